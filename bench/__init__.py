@@ -1,0 +1,1 @@
+"""Benchmarks: what a device, a link and a strategy cost."""

@@ -1,0 +1,1 @@
+"""The verifier: wire format, sessions, HTTP app."""

@@ -1,0 +1,1 @@
+"""Profiles (TOML) and the configuration they fill."""

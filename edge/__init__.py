@@ -1,0 +1,1 @@
+"""The device: generation loop, uncertainty, policies, the link to the cloud."""

@@ -1,0 +1,1 @@
+"""Model preparation: convert, quantise, measure, check."""
