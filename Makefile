@@ -1,0 +1,58 @@
+# `make chat` and `make test` set everything up themselves; each can be the first.
+# Variables: PYTHON (the interpreter for the virtual environment), VENV (its folder),
+# ARGS (flags for the chat), CMAKE_ARGS (flags for the compilation of llama.cpp).
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: help chat test fast lint types test-parity clean FORCE
+
+help:
+	@echo 'make chat         chat with the demo pair'
+	@echo 'make test         lint, types and all tests'
+	@echo 'make fast         the quick tests only'
+	@echo 'make lint types   one of the checks'
+	@echo 'make test-parity  the tests against torch and transformers too (a large download)'
+	@echo 'make clean        remove what was built'
+
+chat: $(VENV)/.ready-cloud
+	@$(BIN)/uhlm-edge chat $(ARGS)
+
+test: lint types
+	@$(BIN)/pytest
+
+fast: $(VENV)/.ready-test
+	@$(BIN)/pytest -m 'not slow'
+
+lint: $(VENV)/.ready-test
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+
+types: $(VENV)/.ready-test .typecheck/uhlm_edge
+	@MYPYPATH=.typecheck $(BIN)/mypy -p uhlm_edge
+
+test-parity: $(VENV)/.ready-parity
+	@$(BIN)/pytest
+
+clean:
+	rm -rf $(VENV) .typecheck build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+.typecheck/uhlm_edge:
+	@mkdir -p .typecheck && ln -s .. $@
+
+# What each set of extras is for. A stamp is the last thing written, so a broken setup is resumed.
+EXTRAS_cloud = cloud
+EXTRAS_test = cloud,quantize,bench,dev
+EXTRAS_parity = $(EXTRAS_test),parity
+
+# A virtual environment knows its own path: one that was moved or copied is made anew.
+ifneq "$(shell cat '$(VENV)/.path' 2>/dev/null)" "$(abspath $(VENV))"
+MOVED = FORCE
+endif
+
+$(VENV)/.ready-%: pyproject.toml $(MOVED)
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || \
+		{ echo 'setup: Python 3.10 to 3.13 is needed and $(PYTHON) is none: name one, for instance "make $(MAKECMDGOALS) PYTHON=python3.12"' >&2; exit 2; }
+	@$(PYTHON) tools/setup_venv.py '$(VENV)' $(EXTRAS_$*)
+	@touch $(VENV)/.ready-cloud $@
