@@ -53,7 +53,9 @@ def is_usable(home: Path) -> bool:
     """Whether `home` is a whole virtual environment that was made where it lies now."""
     note = home / ".path"
     made_at = note.read_text(encoding="utf-8").strip() if note.exists() else ""
-    return made_at == str(home) and all((home / "bin" / name).exists() for name in ("python", "pip"))
+    return made_at == str(home) and all(
+        (home / "bin" / name).exists() for name in ("python", "pip")
+    )
 
 
 def problem(*, compiles: bool) -> str:
