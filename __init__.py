@@ -1,3 +1,3 @@
-"""uhlm-edge: a small model on the device that asks a large model in the cloud only when it is unsure."""
+"""uhlm-edge: a small model on the device that asks a large one in the cloud only when unsure."""
 
 __version__ = "0.1.0"

@@ -1,1 +1,1 @@
-"""What device and cloud share: engine, vocabulary, chat template, distributions, accept and resample."""
+"""What both sides share: engine, vocabulary, chat template, distributions, accept, resample."""
