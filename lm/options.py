@@ -1,0 +1,28 @@
+"""How a model is loaded and run."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["CacheType", "EngineOptions"]
+
+CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
+
+
+class EngineOptions(BaseModel):
+    """Options of the llama.cpp engine; 0 means "let it choose" where so said."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n_ctx: int = Field(0, ge=0, description="ids the context holds; 0: as the model was trained")
+    n_batch: int = Field(512, ge=1, description="most ids in one pass")
+    n_threads: int = Field(0, ge=0, description="threads for single ids; 0: one per core, at most 4")
+    n_threads_batch: int = Field(0, ge=0, description="threads for many ids; 0: one per core")
+    n_gpu_layers: int = Field(0, ge=-1, description="layers on the GPU; -1: all")
+    flash_attention: Literal["auto", "on", "off"] = "auto"
+    cache_type_k: CacheType = "f16"
+    cache_type_v: CacheType = "f16"
+    mmap: bool = True
+    mlock: bool = False

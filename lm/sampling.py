@@ -1,0 +1,194 @@
+"""From logits to distributions, and the rule of speculative sampling. Pure functions.
+
+Two kinds of distribution occur. The device's q is sparse and rounded (`Distribution`): what is
+sampled from, sent, and verified against are the same integers, so nothing is approximated. The
+LLM's p is the full softmax in float64 under the same sampler, never cut or rounded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from .errors import EngineError
+
+__all__ = ["TOTAL", "Distribution", "Sampler", "accept", "rejection", "resample"]
+
+TOTAL = 1 << 16
+"""What the integer weights of a Distribution sum to."""
+
+Probs = NDArray[np.float64]
+"""A distribution over the whole vocabulary, shape (V,), float64, sums to 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class Distribution:
+    """A sparse distribution: `weights[i] / TOTAL` is the probability of `ids[i]`.
+
+    Shapes: ids (n,) int64, ascending; weights (n,) int64, each at least 1, sum TOTAL.
+    """
+
+    ids: NDArray[np.int64]
+    weights: NDArray[np.int64]
+
+    def weight(self, token: int) -> int:
+        """The weight of `token`, 0 if it is not among the ids."""
+        i = int(self.ids.searchsorted(token))
+        return int(self.weights[i]) if i < len(self.ids) and self.ids[i] == token else 0
+
+    def draw(self, u: float) -> int:
+        """Inverse CDF in id order at the uniform `u`."""
+        i = int(self.weights.cumsum().searchsorted(int(u * TOTAL), side="right"))
+        return int(self.ids[i])
+
+    def probs(self, n_vocab: int) -> Probs:
+        """The same law as a dense vector, shape (n_vocab,), float64."""
+        dense = np.zeros(n_vocab)
+        dense[self.ids] = self.weights / TOTAL
+        return dense
+
+    @staticmethod
+    def rounded(ids: NDArray[np.int64], mass: Probs) -> Distribution:
+        """Round the law proportional to `mass` at the ascending `ids`.
+
+        The cumulative sum is rounded, not the parts, so the weights sum to TOTAL by construction
+        and each is off by less than one.
+        """
+        cdf = mass.cumsum()
+        edges = np.rint(cdf * (TOTAL / cdf[-1])).astype(np.int64)
+        weights = np.diff(edges, prepend=0)
+        kept = weights > 0
+        if kept.all():
+            return Distribution(ids, weights)
+        return Distribution(ids[kept], weights[kept])
+
+
+class Sampler(BaseModel):
+    """How logits become a distribution. Both sides apply the same one.
+
+    Order: temperature, top-k, top-p, min-p, each on what the one before left, as servers of large
+    models do it. Off: top_k=0, top_p=1, min_p=0. Temperature 0 is greedy.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    temperature: float = Field(0.6, ge=0.0, le=100.0)
+    top_k: int = Field(40, ge=0)
+    top_p: float = Field(0.95, gt=0.0, le=1.0)
+    min_p: float = Field(0.0, ge=0.0, le=1.0)
+
+    def probs(self, logits: NDArray[np.float32]) -> Probs:
+        """The full-support law of `logits` (V,) under this sampler, shape (V,), float64."""
+        if self.temperature == 0.0:
+            one_hot = np.zeros(len(logits))
+            one_hot[int(logits.argmax())] = 1.0
+            return one_hot
+        if self.top_k == 0 and self.top_p >= 1.0 and self.min_p <= 0.0:
+            mass = np.subtract(logits, logits.max(), dtype=np.float64)
+            mass /= self.temperature
+            np.exp(mass, out=mass)
+            mass /= mass.sum()
+            return mass
+        ids, mass = self.support(logits)
+        dense = np.zeros(len(logits))
+        dense[ids] = mass / mass.sum()
+        return dense
+
+    def distribution(self, logits: NDArray[np.float32], wire_top: int = 64) -> Distribution:
+        """The sparse, rounded law of `logits` (V,): at most `wire_top` ids."""
+        if self.temperature == 0.0:
+            best = np.array([int(logits.argmax())], dtype=np.int64)
+            return Distribution(best, np.array([TOTAL], dtype=np.int64))
+        ids, mass = self.support(logits, wire_top)
+        return Distribution.rounded(ids, mass)
+
+    def support(
+        self, logits: NDArray[np.float32], limit: int = 0
+    ) -> tuple[NDArray[np.int64], Probs]:
+        """The ids that the sampler leaves, ascending, and their unnormalised mass.
+
+        Args:
+            logits: shape (V,).
+            limit: at most this many ids, the most likely ones; 0 for no limit.
+
+        Returns:
+            ids (n,) int64 and mass (n,) float64, the largest mass being 1.
+
+        Top-p refers to the mass that top-k left, so without top-k the whole vocabulary counts.
+        """
+        peak = logits.max()
+        if not np.isfinite(peak):
+            raise EngineError("the model gave logits that are not numbers; is its file damaged?")
+        caps = [c for c in (self.top_k, limit) if c]
+        whole_counts = self.top_k == 0 and self.top_p < 1.0
+        ids = _largest(logits, min(caps, default=0), peak)
+        mass = np.exp(np.subtract(logits[ids], peak, dtype=np.float64) / self.temperature)
+        if self.top_p < 1.0:
+            if whole_counts:
+                every = np.subtract(logits, peak, dtype=np.float64) / self.temperature
+                total = float(np.exp(every, out=every).sum())
+            elif 0 < limit < self.top_k:
+                top = _largest(logits, self.top_k, peak)
+                every = np.subtract(logits[top], peak, dtype=np.float64) / self.temperature
+                total = float(np.exp(every).sum())
+            else:
+                total = float(mass.sum())
+            order = np.argsort(-mass, kind="stable")
+            before = np.cumsum(mass[order]) - mass[order]
+            keep = order[before < self.top_p * total]
+            keep.sort()
+            ids, mass = ids[keep], mass[keep]
+        if self.min_p > 0.0:
+            keep = np.flatnonzero(mass >= self.min_p)  # the largest mass is 1
+            ids, mass = ids[keep], mass[keep]
+        return ids, mass
+
+
+def _largest(logits: NDArray[np.float32], n: int, peak: np.float32) -> NDArray[np.int64]:
+    """Ids of the `n` largest logits (0: of all that are finite), ascending."""
+    if n == 0 or n >= len(logits):
+        return np.flatnonzero(logits > -np.inf)
+    if n == 1:
+        return np.array([int(logits.argmax())], dtype=np.int64)
+    # A scan for what is near the peak is 4 times cheaper than a partition of everything, and
+    # nearly always leaves enough: widen until it does.
+    for width in (12.0, 24.0):
+        near = np.flatnonzero(logits > peak - np.float32(width))
+        if len(near) >= n:
+            break
+    else:
+        near = np.flatnonzero(logits > -np.inf)
+    if len(near) > n:
+        near = near[np.argpartition(logits[near], len(near) - n)[len(near) - n :]]
+        near.sort()
+    return near
+
+
+def rejection(p: float, q: float) -> float:
+    """beta = max(0, 1 - p/q): how likely a draft of probability `q` is rejected under `p`."""
+    return max(0.0, 1.0 - p / q)
+
+
+def accept(p: float, q: float, u: float) -> bool:
+    """Accept a draft with probability min(1, p/q), decided by the uniform `u` in [0, 1)."""
+    return u * q < p
+
+
+def resample(p: Probs, q: Distribution | None, u: float) -> int:
+    """Draw from norm(max(0, p - q)) by inverse CDF in id order; from p itself if q is None.
+
+    If nothing is left (p = q up to rounding), a rejection cannot have happened for real, and p is
+    drawn from.
+    """
+    mass = p
+    if q is not None:
+        mass = p.copy()
+        mass[q.ids] = np.maximum(mass[q.ids] - q.weights / TOTAL, 0.0)
+    cdf = mass.cumsum()
+    if cdf[-1] <= 0.0:
+        cdf = p.cumsum()
+    target = min(u * cdf[-1], np.nextafter(cdf[-1], 0.0))  # u * total may round up to total
+    return int(cdf.searchsorted(target, side="right"))
