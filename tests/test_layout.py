@@ -22,7 +22,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PACKAGES = sorted(init.parent.name for init in ROOT.glob("*/__init__.py"))
 MODULES = sorted([*ROOT.glob("*.py"), *(file for p in PACKAGES for file in ROOT.glob(f"{p}/*.py"))])
 SOURCES = sorted([*MODULES, *ROOT.glob("tests/**/*.py"), *ROOT.glob("tools/*.py")])
-TEXTS = sorted([*SOURCES, *ROOT.glob("*.*"), *ROOT.glob("docs/**/*.*"), *ROOT.glob("configs/*")])
+NOTES = [file for kind in ("md", "toml", "svg") for file in ROOT.glob(f"[!.]*/**/*.{kind}")]
+TEXTS = sorted([*SOURCES, *NOTES, *ROOT.glob("*.md"), ROOT / "pyproject.toml", ROOT / "Makefile"])
 
 MAY_IMPORT = {
     "lm": {"models"},

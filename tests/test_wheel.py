@@ -51,10 +51,8 @@ def pip(*arguments: str | Path) -> None:
 
 def run(site: Path, *arguments: str) -> str:
     """Run the environment's Python outside the clone; return what it prints."""
-    command = [site.parents[2] / "bin" / "python", *arguments]
-    return subprocess.run(
-        command, cwd=site.parents[2], check=True, stdout=subprocess.PIPE, text=True
-    ).stdout
+    home = site.parents[2]
+    return subprocess.check_output([str(home / "bin" / "python"), *arguments], cwd=home, text=True)
 
 
 def test_the_wheel_holds_the_packages_and_their_data(wheel: Path, clone: Path) -> None:
