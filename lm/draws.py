@@ -45,7 +45,8 @@ def _words(seed: int, purpose: int, start: int, count: int) -> NDArray[np.float6
         counter=(start - 1) % 2**256,
     )
     raw = np.asarray(generator.random_raw(4 * count))
-    return ((raw >> np.uint64(11)) * 2.0**-53).reshape(count, 4)
+    words: NDArray[np.float64] = (raw >> np.uint64(11)) * 2.0**-53
+    return words.reshape(count, 4)
 
 
 def uniform(seed: int, purpose: Purpose, position: int) -> float:
@@ -100,7 +101,5 @@ class Draws:
     def _table(self, purpose: Purpose, start: int) -> NDArray[np.float64]:
         if purpose < Purpose.THETA:
             return _words(self.seed, purpose, start, _BLOCK)[:, :1]
-        groups = [
-            _words(self.seed, purpose + g, start, _BLOCK) for g in range((self.k + 3) // 4)
-        ]
+        groups = [_words(self.seed, purpose + g, start, _BLOCK) for g in range((self.k + 3) // 4)]
         return np.concatenate(groups, axis=1)[:, : self.k] if groups else np.empty((_BLOCK, 0))

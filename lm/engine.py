@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from .vocab import Vocabulary
 
-__all__ = ["Engine", "Logits"]
+__all__ = ["Context", "Engine", "Logits", "Work"]
 
 Logits = NDArray[np.float32]
 """Raw logits, shape (rows, V), float32."""
@@ -57,4 +57,46 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free what the model holds. Closing twice is fine."""
+        ...
+
+
+class Work(NamedTuple):
+    """Tokens to append to one sequence, and how many rows of logits to return for the last."""
+
+    sequence: int
+    tokens: Sequence[int]
+    rows: int = 1
+
+
+class Context(Protocol):
+    """Several sequences in one pool of cells: what a verifier runs on.
+
+    Implementations: `lm/llama_engine.py` and a fake in the tests. One owner thread.
+    """
+
+    @property
+    def vocab(self) -> Vocabulary:
+        """The vocabulary of the model."""
+        ...
+
+    @property
+    def n_ctx(self) -> int:
+        """Cells of the pool, shared by all sequences."""
+        ...
+
+    def length(self, sequence: int) -> int:
+        """How many ids the sequence holds."""
+        ...
+
+    def decode(self, works: Sequence[Work]) -> list[Logits]:
+        """Append tokens to sequences, each at most once; for each its rows, shape (rows, V).
+
+        Raises:
+            ContextFull: no room; the sequences are as before.
+            EngineError: the model failed; the sequences are as before.
+        """
+        ...
+
+    def truncate(self, n: int, sequence: int) -> None:
+        """Forget the ids of a sequence from position `n` on."""
         ...

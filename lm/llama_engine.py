@@ -6,33 +6,25 @@ import ctypes
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from llama_cpp import llama_cpp as ll
 from numpy.typing import NDArray
 
-from .engine import Logits
+from .engine import Logits, Work
 from .errors import ContextFull, EngineError, ModelError
 from .llama_model import LlamaModel
 from .options import EngineOptions
 from .vocab import Vocabulary
 
-__all__ = ["LlamaContext", "LlamaEngine", "Work"]
+__all__ = ["LlamaContext", "LlamaEngine"]
 
 _FLASH = {
     "auto": ll.LLAMA_FLASH_ATTN_TYPE_AUTO,
     "on": ll.LLAMA_FLASH_ATTN_TYPE_ENABLED,
     "off": ll.LLAMA_FLASH_ATTN_TYPE_DISABLED,
 }
-
-
-class Work(NamedTuple):
-    """Tokens to append to one sequence, and how many rows of logits to return for the last."""
-
-    sequence: int
-    tokens: Sequence[int]
-    rows: int = 1
 
 
 class LlamaContext:
@@ -88,6 +80,10 @@ class LlamaContext:
         self._memory = ll.llama_get_memory(self._handle)
         self._batch = _Batch(self._n_batch)
         self._width = ll.llama_vocab_n_tokens(ll.llama_model_get_vocab(model.handle))
+
+    @property
+    def vocab(self) -> Vocabulary:
+        return self.model.vocab
 
     def length(self, sequence: int = 0) -> int:
         """How many ids the sequence holds."""
@@ -175,9 +171,7 @@ class _Batch:
         self._wanted = np.zeros(n, dtype=np.int8)
         pointer = ctypes.POINTER(ctypes.c_int32)
         base, step = self._sequences.ctypes.data, self._sequences.itemsize
-        self._pointers = (pointer * n)(
-            *(ctypes.cast(base + i * step, pointer) for i in range(n))
-        )
+        self._pointers = (pointer * n)(*(ctypes.cast(base + i * step, pointer) for i in range(n)))
         self.struct = ll.llama_batch(
             n_tokens=0,
             token=_as(self._tokens, ctypes.c_int32),
@@ -219,9 +213,7 @@ class LlamaEngine:
         ModelError: the file is refused, or no context can be made.
     """
 
-    def __init__(
-        self, path: Path, options: EngineOptions | None = None, max_rows: int = 1
-    ) -> None:
+    def __init__(self, path: Path, options: EngineOptions | None = None, max_rows: int = 1) -> None:
         options = options or EngineOptions()
         self.model = LlamaModel(path, options)
         trained = self.model.n_ctx_train

@@ -18,7 +18,9 @@ class EngineOptions(BaseModel):
 
     n_ctx: int = Field(0, ge=0, description="ids the context holds; 0: as the model was trained")
     n_batch: int = Field(512, ge=1, description="most ids in one pass")
-    n_threads: int = Field(0, ge=0, description="threads for single ids; 0: one per core, at most 4")
+    n_threads: int = Field(
+        0, ge=0, description="threads for single ids; 0: one per core, at most 4"
+    )
     n_threads_batch: int = Field(0, ge=0, description="threads for many ids; 0: one per core")
     n_gpu_layers: int = Field(0, ge=-1, description="layers on the GPU; -1: all")
     flash_attention: Literal["auto", "on", "off"] = "auto"

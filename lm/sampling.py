@@ -87,14 +87,14 @@ class Sampler(BaseModel):
             one_hot[int(logits.argmax())] = 1.0
             return one_hot
         if self.top_k == 0 and self.top_p >= 1.0 and self.min_p <= 0.0:
-            mass = np.subtract(logits, logits.max(), dtype=np.float64)
+            mass: Probs = np.subtract(logits, logits.max(), dtype=np.float64)
             mass /= self.temperature
             np.exp(mass, out=mass)
             mass /= mass.sum()
             return mass
-        ids, mass = self.support(logits)
+        ids, part = self.support(logits)
         dense = np.zeros(len(logits))
-        dense[ids] = mass / mass.sum()
+        dense[ids] = part / part.sum()
         return dense
 
     def distribution(self, logits: NDArray[np.float32], wire_top: int = 64) -> Distribution:

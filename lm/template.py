@@ -1,4 +1,4 @@
-"""Render a conversation by the model's own chat template. A template is code from a file: sandboxed.
+"""Render a conversation by the model's own chat template, which is code from a file: sandboxed.
 
 Bounds: the source, what is rendered, the time, and single operations that could eat the memory.
 """

@@ -1,0 +1,141 @@
+"""Ids and distributions as bytes: what makes an upload small."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..lm.sampling import TOTAL, Distribution, Probs
+
+__all__ = [
+    "Malformed",
+    "OutOfRange",
+    "check_distribution",
+    "pack_contrast",
+    "pack_distribution",
+    "pack_ids",
+    "prefix_hash",
+    "require",
+    "u16",
+    "unpack_contrast",
+    "unpack_distribution",
+    "unpack_ids",
+]
+
+PREFIX_BYTES = 8
+
+
+class Malformed(ValueError):
+    """The bytes are no message of this protocol (HTTP 400)."""
+
+
+class OutOfRange(ValueError):
+    """A well-formed message with impossible values (HTTP 422)."""
+
+
+def require(condition: bool, error: type[ValueError], message: str) -> None:
+    """Raise `error` unless the condition holds."""
+    if not condition:
+        raise error(message)
+
+
+def prefix_hash(ids: Sequence[int]) -> bytes:
+    """blake2b-64 over the ids as little-endian uint32."""
+    return hashlib.blake2b(
+        np.asarray(ids, dtype="<u4").tobytes(), digest_size=PREFIX_BYTES
+    ).digest()
+
+
+def pack_ids(ids: Iterable[int]) -> bytes:
+    """Ids as LEB128: two bytes up to 16,383, three up to two million."""
+    out = bytearray()
+    for value in ids:
+        while value > 0x7F:
+            out.append(value & 0x7F | 0x80)
+            value >>= 7
+        out.append(value)
+    return bytes(out)
+
+
+def unpack_ids(raw: bytes, limit: int, error: type[ValueError] = OutOfRange) -> list[int]:
+    """The ids again; at most `limit`, each below 2**31."""
+    ids: list[int] = []
+    value = shift = 0
+    for byte in raw:
+        value |= (byte & 0x7F) << shift
+        if byte & 0x80:
+            shift += 7
+            require(shift <= 28, Malformed, "an id is too long")
+            continue
+        ids.append(value)
+        value = shift = 0
+        require(len(ids) <= limit, error, "too many tokens")
+    require(shift == 0, Malformed, "the last id is cut off")
+    return ids
+
+
+def pack_distribution(distribution: Distribution) -> bytes:
+    """n, n ascending ids as differences, n - 1 weights of 16 bits; the sum gives the last."""
+    ids = distribution.ids.tolist()
+    steps = [ids[0], *(b - a for a, b in pairwise(ids))]
+    return pack_ids([len(ids), *steps]) + distribution.weights[:-1].astype("<u2").tobytes()
+
+
+def unpack_distribution(raw: bytes, limit: int) -> Distribution:
+    """The distribution again; its values are checked by `check_distribution`."""
+    ends = [i for i, byte in enumerate(raw[: 5 * (limit + 1)]) if byte < 0x80]
+    require(bool(ends), Malformed, "an empty distribution")
+    (n,) = unpack_ids(raw[: ends[0] + 1], 1)
+    require(1 <= n <= limit, OutOfRange, "too many ids in a distribution")
+    # Everything after n: n varints, then 2 (n - 1) bytes.
+    split = len(raw) - 2 * (n - 1)
+    require(split > ends[0], Malformed, "a distribution is cut off")
+    steps = unpack_ids(raw[ends[0] + 1 : split], n)
+    require(len(steps) == n, Malformed, "a distribution has too few ids")
+    weights = u16(raw[split:]).astype(np.int64)
+    last = TOTAL - int(weights.sum())
+    return Distribution(np.cumsum(steps, dtype=np.int64), np.append(weights, last))
+
+
+def pack_contrast(p: Probs) -> bytes:
+    """The ids with at least a tenth of the peak's probability, and their logarithms (float32)."""
+    ids = np.flatnonzero(p >= 0.1 * p.max())
+    steps = np.diff(ids, prepend=0).tolist()
+    return pack_ids([len(ids), *steps]) + np.log(p[ids]).astype("<f4").tobytes()
+
+
+def unpack_contrast(raw: bytes, n_vocab: int) -> tuple[NDArray[np.int64], Probs]:
+    """Ids (n,), ascending, and log-probabilities (n,); raises Malformed."""
+    end = next((i for i, byte in enumerate(raw) if byte < 0x80), None)
+    require(end is not None, Malformed, "an empty contrast")
+    (n,) = unpack_ids(raw[: (end or 0) + 1], 1, Malformed)
+    split = len(raw) - 4 * n
+    require(n > 0 and split > 0, Malformed, "a contrast is cut off")
+    steps = unpack_ids(raw[(end or 0) + 1 : split], n, Malformed)
+    require(len(steps) == n, Malformed, "a contrast has too few ids")
+    ids = np.cumsum(steps, dtype=np.int64)
+    require(bool((np.diff(ids) > 0).all()) and ids[-1] < n_vocab, Malformed, "ids of a contrast")
+    log_p = np.frombuffer(raw[split:], dtype="<f4").astype(np.float64)
+    require(bool((log_p <= 0.0).all()), Malformed, "log-probabilities of a contrast")
+    return ids, log_p
+
+
+def check_distribution(distribution: Distribution, limit: int, n_vocab: int) -> None:
+    """Refuse ids or weights that no Distribution has."""
+    ids, weights = distribution.ids, distribution.weights
+    require(ids.ndim == 1 and ids.shape == weights.shape, OutOfRange, "ids and weights differ")
+    require(0 < len(ids) <= limit, OutOfRange, "too many ids in a distribution")
+    require(ids[0] >= 0 and ids[-1] < n_vocab, OutOfRange, "unknown token id")
+    require(bool((np.diff(ids) > 0).all()), OutOfRange, "ids must ascend")
+    require(bool((weights > 0).all()), OutOfRange, "weights must be positive")
+    require(int(weights.sum()) == TOTAL, OutOfRange, f"weights must sum to {TOTAL}")
+
+
+def u16(raw: bytes) -> NDArray[np.uint16]:
+    """Little-endian 16-bit numbers."""
+    require(len(raw) % 2 == 0, Malformed, "16-bit weights")
+    return np.frombuffer(raw, dtype="<u2")

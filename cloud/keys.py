@@ -1,0 +1,59 @@
+"""API keys of a verifier: held as hashes, compared in constant time."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..lm.errors import ConfigError
+
+__all__ = ["Keys", "read_key_file"]
+
+
+class Keys:
+    """The keys that are let in; none at all lets everybody in (loopback only)."""
+
+    def __init__(self, keys: Iterable[str] = ()) -> None:
+        self._hashes = [_hash(key) for key in keys if key]
+
+    def __bool__(self) -> bool:
+        return bool(self._hashes)
+
+    def __repr__(self) -> str:
+        return f"Keys({len(self._hashes)})"
+
+    def owner(self, authorization: str | None) -> str | None:
+        """Who sent this `authorization` header: an opaque name, or None if nobody known."""
+        if not self._hashes:
+            return ""
+        scheme, _, key = (authorization or "").partition(" ")
+        given = _hash(key.strip())
+        found = None
+        for known in self._hashes:  # all of them, so that the time tells nothing
+            if hmac.compare_digest(known, given):
+                found = known.hex()
+        return found if scheme.lower() == "bearer" else None
+
+
+def _hash(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def read_key_file(path: Path) -> list[str]:
+    """The keys in a file, one a line; lines that begin with # are remarks.
+
+    Raises:
+        ConfigError: it cannot be read, or others than its owner can read it.
+    """
+    try:
+        mode = path.stat().st_mode
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"key file {path}: {error}") from None
+    if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ConfigError(f"key file {path} can be read by others; run: chmod 600 {path}")
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]

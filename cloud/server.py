@@ -1,0 +1,123 @@
+"""Run the verifier: load the large model, listen, stop in order."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from pathlib import Path
+
+import uvicorn
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..lm.errors import ConfigError, ResourceError
+from ..lm.llama_engine import LlamaContext
+from ..lm.llama_model import LlamaModel
+from ..lm.options import EngineOptions
+from .app import Service, make_app
+from .keys import Keys
+from .verifier import Verifier
+from .wire import Limits
+from .worker import Worker
+
+__all__ = ["VerifierOptions", "load_service", "serve"]
+
+
+class VerifierOptions(BaseModel):
+    """Options of `uhlm-edge cloud`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str = "127.0.0.1"
+    port: int = Field(8787, ge=0, le=65535, description="0: any free one")
+    sessions: int = Field(64, ge=1, le=256, description="conversations held at once")
+    sessions_per_key: int = Field(64, ge=1)
+    cells: int = Field(0, ge=0, description="ids held for all sessions; 0: 8 full contexts")
+    queue: int = Field(64, ge=1, description="calls that may wait")
+    key_file: Path | None = None
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    limits: Limits = Limits()
+    engine: EngineOptions = EngineOptions()
+
+
+def load_service(model: Path, options: VerifierOptions, keys: Keys) -> Service:
+    """Load the model and make everything that the routes need.
+
+    Raises:
+        ModelError: the model is refused.
+    """
+    llm = LlamaModel(model, options.engine)
+    n_ctx = min(options.engine.n_ctx or llm.n_ctx_train, llm.n_ctx_train)
+    cells = options.cells or 8 * n_ctx
+    context = LlamaContext(llm, options.engine, cells, options.sessions, max_rows=64)
+    return Service(
+        verifier=Verifier(context, n_ctx, options.sessions, options.sessions_per_key),
+        vocab=llm.vocab,
+        model_name=llm.name,
+        worker=Worker(options.queue),
+        limits=options.limits,
+        keys=keys,
+    )
+
+
+def bind(options: VerifierOptions, keys: Keys) -> socket.socket:
+    """Take the address before the model is loaded: a port in use is known at once.
+
+    Raises:
+        ConfigError: another address than loopback without a key.
+        ResourceError: the address cannot be had.
+    """
+    if not keys and not _is_loopback(options.host):
+        raise ConfigError(
+            f"{options.host} can be reached by others, so the verifier wants a key: set "
+            "UHLM_API_KEY, or key_file in the [verifier] section"
+        )
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((options.host, options.port))
+    except OSError as error:
+        listener.close()
+        raise ResourceError(
+            f"cannot listen on {options.host} port {options.port}: {error.strerror or error}; "
+            "choose another with --port"
+        ) from None
+    return listener
+
+
+def serve(service: Service, options: VerifierOptions, listener: socket.socket) -> None:
+    """Answer until told to stop (SIGINT, SIGTERM): running calls finish, new ones get 503."""
+    config = uvicorn.Config(
+        make_app(service),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        lifespan="off",
+        timeout_graceful_shutdown=30,
+        ssl_certfile=options.tls_certificate,
+        ssl_keyfile=options.tls_key,
+    )
+    server = uvicorn.Server(config)
+    stop = server.handle_exit
+
+    def handle_exit(*signal: object) -> None:
+        service.ready = False
+        stop(*signal)  # type: ignore[arg-type]
+
+    server.handle_exit = handle_exit  # type: ignore[method-assign]
+    try:
+        server.run(sockets=[listener])
+    finally:
+        service.ready = False
+        service.worker.close()
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

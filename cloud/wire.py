@@ -1,0 +1,385 @@
+"""The one call between device and cloud, as bytes. Both sides import this module.
+
+Positional MessagePack arrays; the same fields by name in JSON, for people with curl. Whatever comes
+in is hostile until decoded here: sizes, types, ranges and sums are checked, and nothing is
+allocated before its size is known to be allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import msgpack
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..lm.sampling import TOTAL, Distribution, Sampler
+from ..lm.targets import LLM, Target
+from .codec import (
+    PREFIX_BYTES,
+    Malformed,
+    OutOfRange,
+    check_distribution,
+    pack_distribution,
+    pack_ids,
+    prefix_hash,
+    require,
+    u16,
+    unpack_distribution,
+    unpack_ids,
+)
+
+__all__ = [
+    "MEDIA_TYPE",
+    "VERSION",
+    "Conflict",
+    "Limits",
+    "Malformed",
+    "OutOfRange",
+    "Reply",
+    "Request",
+    "Settings",
+    "Timing",
+    "prefix_hash",
+]
+
+VERSION = 1
+MEDIA_TYPE = "application/msgpack"
+
+
+class Limits(BaseModel):
+    """What a verifier takes in one call; `/v1/info` publishes it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    body_bytes: int = Field(1 << 20, ge=1024)
+    tokens_per_call: int = Field(4096, ge=16)
+    drafts_per_call: int = Field(64, ge=1)
+    supply_per_call: int = Field(64, ge=1)
+    wire_top: int = Field(256, ge=1, description="ids in one Distribution")
+
+
+class Settings(BaseModel):
+    """What stays the same for a whole reply; part of the session.
+
+    `origin` is the index of the reply's first id in the verifier's ids: random numbers count from
+    there.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sampler: Sampler = Sampler()
+    target: Target = LLM
+    seed: int = Field(0, ge=0, lt=2**64)
+    origin: int = Field(0, ge=0, lt=2**31)
+
+    def pack(self) -> list[Any]:
+        """Positional: half the bytes of the names."""
+        s = self.sampler
+        target = None if self.target == LLM else self.target.model_dump()
+        return [
+            _small(s.temperature),
+            s.top_k,
+            _small(s.top_p),
+            _small(s.min_p),
+            target,
+            self.seed,
+            self.origin,
+        ]
+
+    @staticmethod
+    def unpack(value: Any) -> Settings:
+        """From the packed list, or from JSON names.
+
+        Raises:
+            OutOfRange: a value is not allowed.
+        """
+        try:
+            if isinstance(value, dict):
+                return Settings.model_validate(value)
+            temperature, top_k, top_p, min_p, target, seed, origin = value
+            names = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+            return Settings.model_validate(
+                {"sampler": names, "target": target or LLM, "seed": seed, "origin": origin}
+            )
+        except (ValidationError, TypeError, ValueError) as error:
+            raise OutOfRange(f"settings: {_first_line(error)}") from None
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call. `weights` are the rounded q(token) TOTAL of the last ids before the drafts, those
+    that the device skipped; the last `len(drafts)` of `tokens` are drafts to judge.
+
+    Args:
+        id: 32-bit counter of calls in this session; every try of one call carries the same.
+        start: ids before it are already held.
+        prefix: blake2b-64 over them.
+        tokens: ids from `start` on.
+        weights: of skipped tokens, each 1..TOTAL.
+        drafts: what each draft was drawn from.
+        supply: how many tokens the LLM may add.
+        settings: sent with `start` = 0, with every re-send, and when a reply begins.
+    """
+
+    id: int
+    start: int
+    prefix: bytes
+    tokens: Sequence[int]
+    weights: Sequence[int] = ()
+    drafts: Sequence[Distribution] = ()
+    supply: int = 0
+    settings: Settings | None = None
+
+    def pack(self) -> bytes:
+        """MessagePack, as small as it gets."""
+        drafts = [pack_distribution(d) for d in self.drafts]
+        weights = np.array(self.weights, dtype=np.uint32).astype("<u2").tobytes()
+        settings = self.settings.pack() if self.settings else None
+        body: bytes = msgpack.packb(
+            [
+                VERSION,
+                self.id,
+                self.start,
+                self.prefix,
+                pack_ids(self.tokens),
+                len(drafts),
+                [weights, *drafts],
+                self.supply,
+                settings,
+            ]
+        )
+        return body
+
+    @staticmethod
+    def unpack(body: bytes, limits: Limits, n_vocab: int) -> Request:
+        """Decode and check a MessagePack body.
+
+        Raises:
+            Malformed: it is not this protocol.
+            OutOfRange: it is, with impossible values.
+        """
+        version, call, start, prefix, tokens, judge, q, supply, settings = _fields(body, 9)
+        require(version == VERSION, Malformed, f"protocol version must be {VERSION}")
+        require(isinstance(tokens, bytes) and isinstance(prefix, bytes), Malformed, "bytes")
+        require(isinstance(q, list) and bool(q), Malformed, "q must be a list")
+        require(all(isinstance(part, bytes) for part in q), Malformed, "q must hold bytes")
+        _integers(call, start, judge, supply)
+        require(len(q) - 1 == judge, OutOfRange, "judge and the number of distributions differ")
+        require(judge <= limits.drafts_per_call, OutOfRange, "too many drafts")
+        request = Request(
+            id=call,
+            start=start,
+            prefix=prefix,
+            tokens=unpack_ids(tokens, limits.tokens_per_call),
+            weights=[int(w) or TOTAL for w in u16(q[0])],
+            drafts=[unpack_distribution(part, limits.wire_top) for part in q[1:]],
+            supply=supply,
+            settings=None if settings is None else Settings.unpack(settings),
+        )
+        request.check(limits, n_vocab)
+        return request
+
+    @staticmethod
+    def from_json(value: Any, limits: Limits, n_vocab: int) -> Request:
+        """The same from JSON with the fields' names; prefix in hex."""
+        try:
+            q = value.get("q") or {}
+            request = Request(
+                id=value["id"],
+                start=value["start"],
+                prefix=bytes.fromhex(value.get("prefix", prefix_hash([]).hex())),
+                tokens=list(value["tokens"]),
+                weights=list(q.get("weights", [])),
+                drafts=[
+                    Distribution(np.array(d["ids"], np.int64), np.array(d["weights"], np.int64))
+                    for d in q.get("drafts", [])
+                ],
+                supply=value.get("supply", 0),
+                settings=Settings.unpack(value["settings"]) if value.get("settings") else None,
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            if isinstance(error, OutOfRange):
+                raise
+            raise Malformed(f"not a request: {error}") from None
+        require(value.get("v", VERSION) == VERSION, Malformed, f"version must be {VERSION}")
+        require(
+            value.get("judge", len(request.drafts)) == len(request.drafts),
+            OutOfRange,
+            "judge and the number of distributions differ",
+        )
+        _integers(request.id, request.start, request.supply, *request.tokens, *request.weights)
+        request.check(limits, n_vocab)
+        return request
+
+    def check(self, limits: Limits, n_vocab: int) -> None:
+        """Refuse what no honest device would send."""
+        require(0 <= self.id < 2**32, OutOfRange, "id must be 32 bits")
+        require(0 <= self.start < 2**31, OutOfRange, "start out of range")
+        require(len(self.prefix) == PREFIX_BYTES, Malformed, "prefix must be 8 bytes")
+        require(len(self.tokens) <= limits.tokens_per_call, OutOfRange, "too many tokens")
+        require(len(self.drafts) <= limits.drafts_per_call, OutOfRange, "too many drafts")
+        require(
+            len(self.weights) + len(self.drafts) <= len(self.tokens),
+            OutOfRange,
+            "more weights and drafts than tokens",
+        )
+        require(0 <= self.supply <= limits.supply_per_call, OutOfRange, "supply out of range")
+        require(all(0 <= t < n_vocab for t in self.tokens), OutOfRange, "unknown token id")
+        require(all(1 <= w <= TOTAL for w in self.weights), OutOfRange, "a weight is impossible")
+        judged = self.tokens[len(self.tokens) - len(self.drafts) :]
+        for token, draft in zip(judged, self.drafts, strict=True):
+            check_distribution(draft, limits.wire_top, n_vocab)
+            require(draft.weight(token) > 0, OutOfRange, "a draft is not in its distribution")
+
+
+class Timing(NamedTuple):
+    """Microseconds a call spent in the verifier's queue and in the model."""
+
+    queue: int = 0
+    model: int = 0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The verdict.
+
+    Args:
+        id, start: those of the request.
+        accepted: how many drafts stand.
+        tokens: a replacement, or supplied tokens.
+        betas: of the skipped tokens that came with a weight, then of the drafts looked at.
+        held: how many ids the verifier holds now.
+        us: where the time went.
+        proposal: the LLM's own next token, not settled (ensemble).
+        distributions: the LLM's law at each asked position (ensemble), as bytes.
+    """
+
+    id: int
+    start: int
+    accepted: int
+    tokens: Sequence[int]
+    betas: Sequence[float]
+    held: int
+    us: Timing = field(default_factory=Timing)
+    proposal: int | None = None
+    distributions: Sequence[bytes] = ()
+
+    def pack(self) -> bytes:
+        """MessagePack; betas as 32-bit floats."""
+        body: bytes = msgpack.packb(
+            [
+                self.id,
+                self.start,
+                self.accepted,
+                pack_ids(self.tokens),
+                self.proposal,
+                list(self.distributions),
+                np.asarray(self.betas, dtype="<f4").tobytes(),
+                self.held,
+                list(self.us),
+            ]
+        )
+        return body
+
+    def to_json(self) -> dict[str, Any]:
+        """The same by name."""
+        return {
+            "id": self.id,
+            "start": self.start,
+            "accepted": self.accepted,
+            "tokens": list(self.tokens),
+            "proposal": self.proposal,
+            "distributions": [d.hex() for d in self.distributions],
+            "betas": [float(b) for b in self.betas],
+            "held": self.held,
+            "us": list(self.us),
+        }
+
+    @staticmethod
+    def unpack(body: bytes, request: Request, n_vocab: int) -> Reply:
+        """Decode the answer to `request`. It is not trusted.
+
+        Raises:
+            Malformed: it is no answer, or not the answer to this request.
+        """
+        call, start, accepted, tokens, proposal, distributions, betas, held, us = _fields(body, 9)
+        judge = len(request.drafts)
+        _integers(call, start, accepted, held)
+        require(isinstance(tokens, bytes) and isinstance(betas, bytes), Malformed, "bytes")
+        require((call, start) == (request.id, request.start), Malformed, "another call's reply")
+        require(accepted <= judge, Malformed, "more accepted than drafted")
+        ids = unpack_ids(tokens, max(1, request.supply), Malformed)
+        if accepted < judge:
+            require(len(ids) == 1, Malformed, "a rejection needs one replacement")
+        else:
+            require(len(ids) <= request.supply, Malformed, "more supplied than asked for")
+        require(all(t < n_vocab for t in ids), Malformed, "unknown token id")
+        require(len(betas) % 4 == 0, Malformed, "betas")
+        values = np.frombuffer(betas, dtype="<f4").astype(float).tolist()
+        looked = min(accepted + 1, judge)
+        require(len(values) == len(request.weights) + looked, Malformed, "number of betas")
+        require(all(0.0 <= b <= 1.0 for b in values), Malformed, "a beta is no probability")
+        end = request.start + len(request.tokens) - judge + accepted + len(ids)
+        require(held <= end, Malformed, "holds more than was sent")
+        require(isinstance(us, list) and len(us) == 2, Malformed, "us")
+        _integers(*us)
+        require(isinstance(distributions, list), Malformed, "distributions")
+        require(all(isinstance(d, bytes) for d in distributions), Malformed, "distributions")
+        if proposal is not None:
+            _integers(proposal)
+            require(proposal < n_vocab, Malformed, "unknown proposal")
+        return Reply(call, start, accepted, ids, values, held, Timing(*us), proposal, distributions)
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """409: the verifier holds fewer ids than `start`, another prefix, or no settings."""
+
+    held: int
+    held_prefix: bytes
+
+    def to_json(self) -> dict[str, Any]:
+        """What stands beside `error` in the body."""
+        return {"held": self.held, "held_prefix": self.held_prefix.hex()}
+
+    @staticmethod
+    def from_json(value: Any) -> Conflict:
+        """Raises Malformed if it is not one."""
+        try:
+            held, prefix = value["held"], bytes.fromhex(value["held_prefix"])
+        except (KeyError, TypeError, ValueError):
+            raise Malformed("not a conflict") from None
+        _integers(held)
+        return Conflict(held, prefix)
+
+
+def _fields(body: bytes, n: int) -> list[Any]:
+    try:
+        value = msgpack.unpackb(body, raw=False, strict_map_key=True)
+    except (ValueError, msgpack.UnpackException, RecursionError) as error:
+        raise Malformed(f"not MessagePack: {_first_line(error)}") from None
+    require(isinstance(value, list) and len(value) == n, Malformed, f"not an array of {n}")
+    fields: list[Any] = value
+    return fields
+
+
+def _integers(*values: Any) -> None:
+    require(
+        all(type(v) is int and 0 <= v < 2**63 for v in values),
+        Malformed,
+        "a number is not a natural number",
+    )
+
+
+def _small(value: float) -> float | int:
+    return int(value) if value == int(value) else value
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,80 @@
+"""The one thread that owns the model's context. Calls wait their turn."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+__all__ = ["Closed", "Full", "Worker"]
+
+T = TypeVar("T")
+
+
+class Full(Exception):
+    """The queue is as long as it may be."""
+
+
+class Closed(Exception):
+    """The worker is stopping and takes nothing new."""
+
+
+class Worker:
+    """Runs jobs one after another in a thread of its own.
+
+    Args:
+        limit: how many jobs may wait.
+    """
+
+    def __init__(self, limit: int = 64) -> None:
+        self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(limit)
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="uhlm-model", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that have not begun."""
+        return self._jobs.qsize()
+
+    def submit(self, job: Callable[[int], T]) -> Future[T]:
+        """Run `job(microseconds waited)` later.
+
+        Raises:
+            Full: too many jobs wait.
+            Closed: it is stopping.
+        """
+        if self._closed:
+            raise Closed
+        future: Future[T] = Future()
+        queued = time.perf_counter()
+
+        def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                result = job(int((time.perf_counter() - queued) * 1e6))
+            except BaseException as error:  # whatever it is belongs to whoever asked
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        try:
+            self._jobs.put_nowait(run)
+        except queue.Full:
+            raise Full from None
+        return future
+
+    def close(self) -> None:
+        """Finish what was submitted, then end the thread."""
+        if not self._closed:
+            self._closed = True
+            self._jobs.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
