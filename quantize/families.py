@@ -151,7 +151,9 @@ class Layout:
             return None
         heads = self.heads if part == "attn_q" else self.kv_heads
         rows = np.arange(heads * self.head_dim, dtype=np.intp)
-        return rows.reshape(heads, 2, self.head_dim // 2).swapaxes(1, 2).reshape(-1)
+        split = rows.reshape(heads, 2, self.head_dim // 2)
+        order: NDArray[np.intp] = split.swapaxes(1, 2).reshape(-1)
+        return order
 
     def offset(self, name: str) -> float:
         """What is added to each weight: gemma stores its norms as differences from 1."""

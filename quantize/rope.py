@@ -18,7 +18,13 @@ from ..lm.errors import ModelError
 
 __all__ = ["Rope", "read_rope"]
 
-KINDS = ("default", "linear", "llama3", "yarn")
+_NEEDED: Mapping[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "yarn": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}
+KINDS = tuple(_NEEDED)
 
 
 @dataclass(frozen=True)
@@ -113,15 +119,7 @@ def read_rope(config: Mapping[str, Any], local_base: float | None = None) -> Rop
         raise ModelError(
             f"config.json: rope scaling of kind {kind!r} is not supported; {', '.join(KINDS)} are"
         )
-    needs = {"linear": ("factor",), "yarn": ("factor",)}.get(kind, ())
-    if kind == "llama3":
-        needs = (
-            "factor",
-            "low_freq_factor",
-            "high_freq_factor",
-            "original_max_position_embeddings",
-        )
-    for key in needs:
+    for key in _NEEDED[kind]:
         if not isinstance(scaling.get(key), int | float):
             raise ModelError(f"config.json: rope scaling {kind} needs a number for {key}")
     if kind == "yarn" and scaling.get("truncate") is False:
