@@ -44,6 +44,8 @@ SLACK = 2e-5
 BLOCK = 4096
 """Terms per dot product: short sums lose few digits, and BLAS starts no threads for them."""
 
+ONES = np.ones(BLOCK, dtype=np.float32)
+
 TINY = 1e-30
 """Added to each sum over the tail, so that it has a logarithm. S is at least 1."""
 
@@ -85,7 +87,7 @@ def sampled(logits: Row, draft: int, theta_uniforms: Floats, perturb_uniforms: F
     differs: NDArray[np.bool_] = perturb_uniforms * (head + np.exp(lower)) > weight
     agrees = perturb_uniforms * (head + np.exp(upper)) <= weight
     for k in (differs == agrees).nonzero()[0]:  # neither: decided by the whole sum
-        total = head[k] + float(_tail(split, beta[k]).sum())
+        total = head[k] + float(_tail(split, 4, 4.0 * beta[k]).sum())
         differs[k] = perturb_uniforms[k] * total > weight[k]
     return int(differs.sum()) / len(beta)
 
@@ -110,7 +112,7 @@ def expected(logits: Row, draft: int, points: int = 20) -> float:
     error = np.maximum(most - softmax, softmax - least)
     while error.sum() > TOLERANCE * points:
         k = int(error.argmax())
-        softmax[k] = weight[k] / (head[k] + float(_tail(split, beta[k]).sum()))
+        softmax[k] = weight[k] / (head[k] + float(_tail(split, 4, 4.0 * beta[k]).sum()))
         error[k] = 0.0
     return 1.0 - float(softmax.sum()) / points
 
@@ -145,29 +147,34 @@ def _weight_and_head(split: _Split, draft: int, beta: Floats) -> tuple[Floats, F
     return weight, head
 
 
-def _tail(split: _Split, beta: float) -> Row:
-    """Return exp(b y) over the tail in blocks, 0 for what fills them up, shape (blocks, BLOCK)."""
+def _tail(split: _Split, root: int, stretch: float = 1.0) -> Row:
+    """Return exp(stretch y / root) over the tail, in blocks filled up with 0: (blocks, BLOCK).
+
+    `root` is a power of two, at least 4: the logits are scaled by it exactly, and cannot overflow.
+    """
     size = len(split.logits)
     exponents = np.empty((-(-size // BLOCK), BLOCK), dtype=np.float32)
     flat = exponents.reshape(-1)
     flat[size:] = -np.inf
     inside = flat[:size]
-    with np.errstate(over="ignore"):  # to -inf, as it should
-        np.subtract(split.logits, np.float32(split.top), out=inside)
-        inside *= np.float32(min(beta, 1e30))
+    np.multiply(split.logits, np.float32(1.0 / root), out=inside)
+    inside -= np.float32(split.top / root)
     inside[split.head] = -np.inf
+    if stretch != 1.0:
+        with np.errstate(over="ignore"):
+            flat *= np.float32(min(stretch, 1e30))
     return np.exp(exponents, out=exponents)
 
 
 def _tail_nodes(split: _Split, root: int, first: int) -> Floats:
     """Return log S over the tail at b = first/root, ..., 1: one exp, then products only."""
-    a = _tail(split, 1.0 / root)
-    powers = [np.ones(BLOCK, dtype=np.float32), a]
+    a = _tail(split, root)
+    powers = [ONES, a]
     while len(powers) <= root // 2:
         powers.append(powers[-1] * a)
     sums = np.empty((root + 1 - first, len(a)), dtype=np.float32)
-    for row, m in enumerate(range(first, root + 1)):
-        np.vecdot(powers[m // 2], powers[m - m // 2], out=sums[row])
+    for m in range(first, root + 1):
+        np.vecdot(powers[m // 2], powers[m - m // 2], out=sums[m - first])
     logs: Floats = np.log(sums.sum(axis=1, dtype=np.float64) + TINY)
     return logs
 
@@ -175,9 +182,9 @@ def _tail_nodes(split: _Split, root: int, first: int) -> Floats:
 def _bounds(beta: Floats, nodes: Floats, root: int, cut: float) -> tuple[Floats, Floats]:
     """Return bounds on log S over the tail for each b >= 1/2, shapes (K,).
 
-    `nodes` is log S at b = ..., 1 in steps of 1 / root. Each chord between two of them is above
-    log S on its own stretch of b and below it everywhere else; so is, from b = 1 on, the line of
-    slope -cut, for no y of the tail exceeds -cut.
+    `nodes` is log S at b = ..., 1 in steps of 1 / root. The line through two neighbours is above
+    log S between them and below it everywhere else; so is, from b = 1 on, the line of slope -cut,
+    for no y of the tail exceeds -cut. So at any b the highest line is above, the next one below.
     """
     first = root + 1 - len(nodes)
     slopes = np.empty(len(nodes))
@@ -185,12 +192,10 @@ def _bounds(beta: Floats, nodes: Floats, root: int, cut: float) -> tuple[Floats,
     slopes *= root
     slopes[-1] = -cut
     starts = np.arange(first, root + 1) / root
-    lines = nodes[:, None] + slopes[:, None] * (beta - starts[:, None])
-    own = np.minimum(root * beta, root).astype(np.intp) - first, np.arange(len(beta))
-    upper = lines[own] + SLACK
-    lines[own] = -np.inf
+    lines = nodes + slopes * (beta[:, None] - starts)
+    lines.sort(axis=1)
     # An error at two nodes grows with the distance along the line through them.
-    return lines.max(axis=0) - SLACK * (1.0 + 2.0 * root * beta), upper
+    return lines[:, -2] - SLACK * (1.0 + 2.0 * root * beta), lines[:, -1] + SLACK
 
 
 def _interpolate(beta: Floats, nodes: Floats) -> Floats:
