@@ -17,15 +17,13 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from .. import __version__
-from ..lm.draws import SCHEME
 from ..lm.errors import ContextFull, EngineError
 from ..lm.vocab import Vocabulary
+from ..lm.worker import Closed, Full, Worker
 from .codec import Malformed, OutOfRange
 from .keys import Keys
 from .verifier import Verifier
-from .wire import MEDIA_TYPE, VERSION, Conflict, Limits, Request
-from .worker import Closed, Full, Worker
+from .wire import MEDIA_TYPE, Conflict, Info, Limits, Request
 
 __all__ = ["Service", "make_app"]
 
@@ -46,23 +44,18 @@ class Service:
     keys: Keys
     ready: bool = True
 
-    def info(self) -> dict[str, Any]:
+    def info(self) -> Info:
         """What a device must know before it can ask."""
-        n, digest = self.vocab.fingerprint
-        return {
-            "model": self.model_name,
-            "level": 3,
-            "fingerprint": [n, digest],
-            "template": self.vocab.template,
-            "bos": self.vocab.bos,
-            "eos": self.vocab.eos,
-            "end_ids": sorted(self.vocab.end_ids),
-            "n_ctx": self.verifier.n_ctx,
-            "limits": self.limits.model_dump(),
-            "protocol": VERSION,
-            "version": __version__,
-            "random": SCHEME,
-        }
+        return Info(
+            model=self.model_name,
+            fingerprint=self.vocab.fingerprint,
+            template=self.vocab.template,
+            bos=self.vocab.bos,
+            eos=self.vocab.eos,
+            end_ids=self.vocab.end_ids,
+            n_ctx=self.verifier.n_ctx,
+            limits=self.limits,
+        )
 
 
 def make_app(service: Service) -> Starlette:
@@ -73,7 +66,7 @@ def make_app(service: Service) -> Starlette:
         return JSONResponse({"ready": service.ready}, status)
 
     async def info(_: HttpRequest, __: str) -> Response:
-        return JSONResponse(service.info())
+        return Response(service.info().model_dump_json(), media_type="application/json")
 
     async def verify(http: HttpRequest, owner: str) -> Response:
         session_id = _session_id(http.headers.get("x-session-id", ""))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,11 +14,11 @@ from ..lm.errors import ConfigError, ResourceError
 from ..lm.llama_engine import LlamaContext
 from ..lm.llama_model import LlamaModel
 from ..lm.options import EngineOptions
+from ..lm.worker import Worker
 from .app import Service, make_app
 from .keys import Keys
 from .verifier import Verifier
 from .wire import Limits
-from .worker import Worker
 
 __all__ = ["VerifierOptions", "load_service", "serve"]
 
@@ -54,7 +55,7 @@ def load_service(model: Path, options: VerifierOptions, keys: Keys) -> Service:
         verifier=Verifier(context, n_ctx, options.sessions, options.sessions_per_key),
         vocab=llm.vocab,
         model_name=llm.name,
-        worker=Worker(options.queue),
+        worker=Worker("uhlm-model", options.queue),
         limits=options.limits,
         keys=keys,
     )
@@ -99,19 +100,24 @@ def serve(service: Service, options: VerifierOptions, listener: socket.socket) -
         ssl_certfile=options.tls_certificate,
         ssl_keyfile=options.tls_key,
     )
-    server = uvicorn.Server(config)
-    stop = server.handle_exit
-
-    def handle_exit(*signal: object) -> None:
-        service.ready = False
-        stop(*signal)  # type: ignore[arg-type]
-
-    server.handle_exit = handle_exit  # type: ignore[method-assign]
+    server = _Server(config, service)
     try:
         server.run(sockets=[listener])
     finally:
         service.ready = False
         service.worker.close()
+
+
+class _Server(uvicorn.Server):
+    """Says "not ready" from the moment it is told to stop."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._service.ready = False
+        super().handle_exit(sig, frame)
 
 
 def _is_loopback(host: str) -> bool:

@@ -15,8 +15,11 @@ import msgpack
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from .. import __version__
+from ..lm.draws import SCHEME
 from ..lm.sampling import TOTAL, Distribution, Sampler
 from ..lm.targets import LLM, Target
+from ..lm.vocab import Fingerprint
 from .codec import (
     PREFIX_BYTES,
     Malformed,
@@ -35,6 +38,7 @@ __all__ = [
     "MEDIA_TYPE",
     "VERSION",
     "Conflict",
+    "Info",
     "Limits",
     "Malformed",
     "OutOfRange",
@@ -233,6 +237,25 @@ class Request:
         for token, draft in zip(judged, self.drafts, strict=True):
             check_distribution(draft, limits.wire_top, n_vocab)
             require(draft.weight(token) > 0, OutOfRange, "a draft is not in its distribution")
+
+
+class Info(BaseModel):
+    """What a verifier says about itself (`GET /v1/info`): what a device needs before it asks."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    model: str = Field(max_length=200)
+    fingerprint: Fingerprint
+    template: str | None = None
+    bos: str = ""
+    eos: str = ""
+    end_ids: frozenset[int]
+    n_ctx: int = Field(ge=1)
+    limits: Limits
+    random: str = SCHEME
+    level: int = Field(3, ge=0, le=3, description="3: exact, the cache follows the session")
+    protocol: int = VERSION
+    version: str = __version__
 
 
 class Timing(NamedTuple):

@@ -18,6 +18,7 @@ from .vocab import Kind, Vocabulary
 __all__ = ["LlamaModel", "LlamaVocabulary"]
 
 _log = logging.getLogger("uhlm_edge.llama")
+_log.addHandler(logging.NullHandler())  # silent unless somebody listens
 _LEVELS = {2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
 _KINDS = {
     ll.LLAMA_TOKEN_ATTR_UNKNOWN: Kind.UNKNOWN,

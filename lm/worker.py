@@ -1,4 +1,4 @@
-"""The one thread that owns the model's context. Calls wait their turn."""
+"""A thread that does one job after another: owner of a context, or of a connection."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ class Worker:
     """Runs jobs one after another in a thread of its own.
 
     Args:
+        name: of the thread.
         limit: how many jobs may wait.
     """
 
-    def __init__(self, limit: int = 64) -> None:
+    def __init__(self, name: str, limit: int = 64) -> None:
         self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(limit)
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="uhlm-model", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     @property

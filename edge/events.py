@@ -1,0 +1,80 @@
+"""What the loop says, event by event. Terminal, JSON, server and benchmarks only read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ..lm.sampling import Distribution
+
+__all__ = ["Draft", "Event", "Judged", "Notice", "Source", "Token"]
+
+Source = Literal["edge", "cloud"]
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A token that the device proposes and nothing has settled yet.
+
+    Attributes:
+        index: position in the reply.
+        id: the token.
+        q: what it was drawn from.
+        uncertainty: u of METHOD section 2, None if nobody asked for it.
+        reward: the head's acceptance probability, None if nobody asked for it.
+    """
+
+    index: int
+    id: int
+    q: Distribution
+    uncertainty: float | None = None
+    reward: float | None = None
+
+    @property
+    def weight(self) -> int:
+        """The rounded q(id) TOTAL: what is sent for a skipped token."""
+        return self.q.weight(self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A settled token of the reply.
+
+    Attributes:
+        index: position in the reply.
+        id: the token.
+        text: the text it completes; "" in the middle of a character and at the end of text.
+        source: who wrote it: `edge` (the draft stands) or `cloud` (replaced or supplied).
+        uncertainty: u of the draft, None if it was not measured.
+        uploaded: the verifier was asked about this very token.
+        accepted: its verdict; None if it gave none.
+        time: seconds since the reply began.
+    """
+
+    index: int
+    id: int
+    text: str
+    source: Source
+    uncertainty: float | None
+    uploaded: bool
+    accepted: bool | None
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a later call told about a skipped token: its rejection probability."""
+
+    index: int
+    uncertainty: float | None
+    beta: float
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something the user should know once, in one line."""
+
+    text: str
+
+
+Event = Token | Judged | Notice

@@ -1,0 +1,307 @@
+"""The generation loop: draft, decide, verify, settle."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from ..cloud.wire import Info, Reply
+from ..lm.draws import Draws, Purpose
+from ..lm.errors import CloudError, VocabularyMismatch
+from ..lm.sampling import Sampler
+from ..lm.vocab import TextDecoder, Vocabulary
+from .events import Draft, Event, Judged, Notice, Source, Token
+from .remote import Call, Remote
+from .stats import Stats
+from .strategy import Strategy
+from .tape import Tape
+from .uncertainty import Estimator, sampled
+
+__all__ = ["Device", "Prompt", "ReplyLoop"]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What to reply to.
+
+    Attributes:
+        ids: the conversation as the device's template renders it.
+        render: the same for the verifier's, once it is known which that is.
+        seed: of this reply.
+        max_tokens: ids of the reply at most.
+    """
+
+    ids: Sequence[int]
+    render: Callable[[Info], list[int]]
+    seed: int
+    max_tokens: int
+
+
+@dataclass(frozen=True)
+class Device:
+    """What stays the same from reply to reply on the device.
+
+    Attributes:
+        tape: ids and engine.
+        sampler: how q is made from logits; the verifier applies the same.
+        wire_top: most ids in q.
+        k: perturbed samples per draft.
+        estimator: of u.
+        measure: estimate u even if the policy does not ask for it.
+    """
+
+    tape: Tape
+    sampler: Sampler
+    wire_top: int = 64
+    k: int = 20
+    estimator: Estimator = sampled
+    measure: bool = False
+
+    @property
+    def vocab(self) -> Vocabulary:
+        return self.tape.engine.vocab
+
+
+class ReplyLoop:
+    """One reply. Iterate `events()`; what it yields is settled and never taken back.
+
+    A draft that the policy skips is settled at once, unless a call is under way or the scope is
+    `all`: then it waits for the verdict, because a rejection takes back what follows it. So only
+    the newest draft can ask for an upload, and at most one call is under way.
+
+    Args:
+        device: the model on the device.
+        remote: the session with the verifier, None to stay offline.
+        strategy: policy, scope, target.
+        prompt: what to reply to.
+        pipelined: draft on while a call is under way; None: when that pays, by measured times.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        remote: Remote | None,
+        strategy: Strategy,
+        prompt: Prompt,
+        pipelined: bool | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.stats = Stats(strategy.name)
+        self.tokens: list[Token] = []
+        self.ended = False
+        self._device, self._tape = device, device.tape
+        self._remote = remote
+        self._strategy = strategy
+        self._pipelined = pipelined
+        self._clock = clock
+        self._draws = Draws(prompt.seed, device.k)
+        self._decoder = TextDecoder(device.vocab)
+        self._drafts: list[Draft] = []  # drafted, not settled
+        self._asking = False  # the newest draft is to be uploaded
+        self._call: Call | None = None
+        self._begun = clock()
+        self._tape.restart(prompt.ids)
+        self._origin = len(prompt.ids)
+        self._limit = min(prompt.max_tokens, self._tape.room)
+        self.ended = self._limit <= 0
+        if remote is not None:
+            remote.begin(prompt.render, device.sampler, strategy.target, prompt.seed)
+
+    def events(self) -> Iterator[Event]:
+        """Run to the end of the reply. Closing the iterator discards what is not settled."""
+        try:
+            while not self.ended or self._call is not None or self._audit_due():
+                for event in self._round():
+                    self.stats.add(event)
+                    yield event
+        finally:
+            self._discard()
+            self.stats.elapsed = self._clock() - self._begun
+
+    def _round(self) -> Iterator[Event]:
+        """Draft, decide, verify, settle."""
+        if self._call is not None and (self._call.done or self._must_wait()):
+            yield from self._settle_call(self._call)
+        elif self._audit_due():
+            self._ask([], audit=True)
+        elif not self._strategy.drafts and self._online():
+            self._ask([])
+        else:
+            draft = self._draft()
+            self._drafts.append(draft)
+            self._asking = self._online() and self._wants(draft)
+        if self._call is None:
+            yield from self._settle_skipped()
+            if self._asking:
+                self._ask(self._drafts)
+
+    # Draft
+
+    def _draft(self) -> Draft:
+        """Draw the next token from q, and measure what the policy needs to know about it."""
+        begun = self._clock()
+        device, index = self._device, len(self.tokens) + len(self._drafts)
+        row = self._tape.row()
+        q = device.sampler.distribution(row, device.wire_top)
+        token = q.draw(self._draws.one(Purpose.DRAFT, index))
+        u = None
+        if device.measure or "uncertainty" in self._strategy.policy.needs:
+            thetas, perturbs = self._draws.thetas(index), self._draws.perturbs(index)
+            u = device.estimator(row, token, thetas, perturbs)
+        self._tape.append(token)
+        self.stats.drafts += 1
+        self.stats.device_time += self._clock() - begun
+        return Draft(index, token, q, u)
+
+    # Decide
+
+    def _online(self) -> bool:
+        return self._remote is not None and self._remote.ready
+
+    def _wants(self, draft: Draft) -> bool:
+        """Is this draft to be uploaded?"""
+        if self._strategy.policy.upload(draft, self._draws):
+            return True
+        if self._strategy.scope != "all":
+            return False
+        unsent = len(self._drafts) - (len(self._call.drafts) if self._call else 0)
+        return unsent >= self._strategy.draft_limit or self._no_draft_after(draft)
+
+    def _no_draft_after(self, draft: Draft) -> bool:
+        """Does it end the text, or reach the limit?"""
+        return draft.id in self._ends or draft.index + 1 >= self._limit
+
+    def _must_wait(self) -> bool:
+        """Is there nothing to do before the verdict?"""
+        if self.ended or self._asking or self._strategy.scope == "none" or not self._pipelining:
+            return True
+        return bool(self._drafts) and self._no_draft_after(self._drafts[-1])
+
+    @property
+    def _pipelining(self) -> bool:
+        if self._pipelined is not None:
+            return self._pipelined
+        round_trip = self._remote.round_trip if self._remote else None
+        return round_trip is not None and round_trip > self.stats.device_time_per_draft
+
+    def _audit_due(self) -> bool:
+        """Is it time to ask about nothing but the tokens skipped so far?"""
+        longest = self._strategy.policy.audit_after
+        if longest is None or self._call is not None or self._asking or not self._online():
+            return False
+        skipped = self._remote.n_skipped if self._remote else 0
+        return skipped > 0 and (self.ended or skipped >= longest)
+
+    # Verify
+
+    def _ask(self, drafts: Sequence[Draft], audit: bool = False) -> None:
+        """Send a call. Its drafts are the first of those not settled."""
+        assert self._remote is not None  # noqa: S101 - only asked while online
+        judged = drafts if self._strategy.scope in ("last", "all") else []
+        supply = 0 if audit else self._strategy.supply
+        self._call = self._remote.submit(judged, supply)
+        self._asking = False
+        self.stats.audits += audit
+        self.stats.uploads += not audit
+
+    # Settle
+
+    def _settle_skipped(self) -> Iterator[Event]:
+        """Drafts that nobody will judge."""
+        if self._strategy.scope == "all" and self._online():
+            return
+        ready = len(self._drafts) - self._asking
+        for draft in self._drafts[:ready]:
+            yield from self._settle_draft(draft)
+        del self._drafts[:ready]
+
+    def _settle_draft(self, draft: Draft, uploaded: bool = False) -> Iterator[Event]:
+        if not self.ended:
+            if self._remote is not None:
+                self._remote.skip(draft)
+            yield self._token(draft.id, "edge", draft.uncertainty, uploaded, None)
+
+    def _settle_call(self, call: Call) -> Iterator[Event]:
+        """Wait for the verdict and do as it says; without one, go on as the device alone."""
+        assert self._remote is not None  # noqa: S101 - there was a call
+        self._call = None
+        begun = self._clock()
+        try:
+            reply = self._remote.conclude(call)
+        except (CloudError, VocabularyMismatch) as error:
+            self.stats.wait_time += self._clock() - begun
+            self._asking = False
+            if self.stats.offline_reason is None:
+                self.stats.offline_reason = str(error)
+                yield Notice(f"{error}; going on with the device alone")
+            for i, draft in enumerate(self._drafts):
+                yield from self._settle_draft(draft, uploaded=i < max(1, len(call.drafts)))
+            self._drafts.clear()
+            return
+        self.stats.wait_time += self._clock() - begun
+        self.stats.cloud_time += reply.us.model / 1e6
+        yield from self._learn(call, reply)
+        yield from self._settle_verdict(call, reply)
+
+    def _learn(self, call: Call, reply: Reply) -> Iterator[Event]:
+        """The betas of the tokens skipped before: policies learn from them."""
+        n = len(reply.betas) - self._looked_at(call, reply)
+        for draft, beta in zip(call.skipped[len(call.skipped) - n :], reply.betas, strict=False):
+            judged = Judged(draft.index, draft.uncertainty, beta)
+            self._strategy.policy.observe(judged)
+            yield judged
+
+    def _settle_verdict(self, call: Call, reply: Reply) -> Iterator[Event]:
+        for draft in call.drafts[: reply.accepted]:
+            if not self.ended:
+                yield self._token(draft.id, "edge", draft.uncertainty, True, True)
+        if not reply.tokens:
+            del self._drafts[: reply.accepted]
+            return
+        # A replacement or supplied tokens: what was drafted from here on is void.
+        rejected = self._drafts[reply.accepted] if len(self._drafts) > reply.accepted else None
+        verdict = False if call.drafts else None
+        self._drafts.clear()
+        self._asking = False
+        self._tape.rollback(self._origin + len(self.tokens))
+        for i, token in enumerate(reply.tokens):
+            if not self.ended:
+                self._tape.append(token)
+                u = rejected.uncertainty if rejected is not None and i == 0 else None
+                yield self._token(token, "cloud", u, True, verdict)
+
+    @staticmethod
+    def _looked_at(call: Call, reply: Reply) -> int:
+        """How many drafts got a beta."""
+        return min(reply.accepted + 1, len(call.drafts))
+
+    @property
+    def _ends(self) -> frozenset[int]:
+        """A reply ends at an end-of-text id of either model."""
+        info = self._remote.info if self._remote is not None else None
+        ends = self._device.vocab.end_ids
+        return ends if info is None else ends | info.end_ids
+
+    def _token(
+        self, token: int, source: Source, u: float | None, uploaded: bool, accepted: bool | None
+    ) -> Token:
+        """The next token of the reply; the reply ends at an end of text or at the limit."""
+        text = self._decoder.feed(token)
+        self.ended = token in self._ends or len(self.tokens) + 1 >= self._limit
+        if self.ended:
+            text += self._decoder.end()
+        settled = Token(
+            len(self.tokens), token, text, source, u, uploaded, accepted,
+            self._clock() - self._begun,
+        )  # fmt: skip
+        self.tokens.append(settled)
+        return settled
+
+    def _discard(self) -> None:
+        """Drop what is not settled, on both sides."""
+        if self._call is not None and self._remote is not None:
+            self._remote.abandon()
+        self._call = None
+        self._drafts.clear()
+        self._tape.rollback(self._origin + len(self.tokens))

@@ -1,0 +1,64 @@
+"""A strategy is a policy, a scope and a target. Every system of the method is one of these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ..lm.targets import LLM, Target
+from .policy import Always, Never, Policy, RandomRate, UncertainAbove
+
+__all__ = ["STRATEGIES", "Scope", "Strategy", "StrategyName", "make_strategy"]
+
+Scope = Literal["last", "all", "none"]
+"""What an upload lets the LLM judge: the newest draft; every draft since the last upload; nothing,
+the LLM supplies the token instead."""
+
+StrategyName = Literal["local", "cloud", "hlm", "uhlm", "rand"]
+STRATEGIES: tuple[StrategyName, ...] = ("local", "cloud", "hlm", "uhlm", "rand")
+
+_CHUNK = 16  # tokens that `cloud` asks for at once: the text still flows
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """Which drafts are uploaded, what is judged, and what the text should follow.
+
+    Attributes:
+        name: as on the command line.
+        policy: decides after each draft.
+        scope: what an upload lets the LLM judge.
+        target: what the accept test aims at.
+        supply: tokens that the LLM supplies per upload.
+        drafts: whether the device drafts at all while the cloud is there.
+        draft_limit: most drafts in one upload (scope `all`).
+    """
+
+    name: str
+    policy: Policy
+    scope: Scope = "last"
+    target: Target = LLM
+    supply: int = 0
+    drafts: bool = True
+    draft_limit: int = 8
+
+
+def make_strategy(name: StrategyName, *, threshold: float = 0.073, rate: float = 0.1) -> Strategy:
+    """The strategy of that name.
+
+    Args:
+        name: one of STRATEGIES.
+        threshold: of u (`uhlm`).
+        rate: share of uploads (`rand`).
+    """
+    match name:
+        case "local":
+            return Strategy(name, Never())
+        case "cloud":
+            return Strategy(name, Always(), scope="none", supply=_CHUNK, drafts=False)
+        case "hlm":
+            return Strategy(name, Always())
+        case "uhlm":
+            return Strategy(name, UncertainAbove(threshold))
+        case "rand":
+            return Strategy(name, RandomRate(rate))
