@@ -1,8 +1,10 @@
 """What u costs: the plain way against `edge/uncertainty.py`, on real and on flat rows.
 
 Rules of the figures:
-- One thread. All ways are timed in turn on the same row with the same uniforms, so that a change
-  of clock or a busy neighbour meets all of them. The uniforms are drawn outside the timed part.
+- One thread. On each row all ways are timed in turn with the same uniforms, so that a change of
+  clock or a busy neighbour meets all of them. The uniforms are drawn outside the timed part.
+- Each way is called on a row once after other data has swept the caches, as a model's weights do
+  between two tokens (`us_cold`), then `repeats` times warm: the other figures are of these.
 - `plain` is the definition (arXiv 2412.12687): per draw a float64 softmax of z / theta and a token
   from it by its cumulative sum. `one_shot` is a float32 softmax over a (K, V) array.
 - Agreement is the share of u equal to that of the same comparisons in float64, draw by draw.
@@ -30,6 +32,9 @@ Floats = NDArray[np.float64]
 DRAWS = 20
 """K, as published."""
 
+SWEEP = 16 * 2**20
+"""Float32 values, 64 MB: more than the caches of a device hold."""
+
 
 class Cost(TypedDict):
     """The cost of one way to get u, over `n` timed calls."""
@@ -41,6 +46,7 @@ class Cost(TypedDict):
     us: float  # median, microseconds
     us_p10: float
     us_p90: float
+    us_cold: float  # median with cold caches
     ratio: float  # of the medians: plain / this
     agreement: float | None  # share of u equal to the float64 comparisons; None where not drawn so
     error: float | None  # largest difference from float64: comparisons, or the midpoint rule
@@ -53,7 +59,7 @@ def measure(
     repeats: int = 5,
     seed: int = 0,
 ) -> list[Cost]:
-    """Time each way on `rows` real and `rows` flat rows per vocabulary, `repeats` times each.
+    """Time each way on `rows` real and `rows` flat rows per vocabulary, 1 + `repeats` times each.
 
     Args:
         real_rows: logits of a device model, shape (n, V0), float32; `rows` of them are drawn.
@@ -86,18 +92,21 @@ def _measure_rows(kind: str, rows: list[Row], repeats: int, rng: np.random.Gener
         "expected": lambda logits, draft, theta, perturb: expected(logits, draft),
     }
     times: dict[str, list[int]] = {way: [] for way in ways}
+    cold: dict[str, list[int]] = {way: [] for way in ways}
     errors: dict[str, list[float]] = {way: [] for way in ways}
+    sweep = np.ones(SWEEP, dtype=np.float32)
     for row in rows:
         draft = int(rng.choice(len(row), p=_softmax(row, 1.0)))
         mean = midpoints(row, draft, DRAWS)
-        for _ in range(repeats):
-            uniforms = rng.random(DRAWS), rng.random(DRAWS)
-            drawn = compared(row, draft, *uniforms)
-            for way, u_of in ways.items():
+        uniforms = [(rng.random(DRAWS), rng.random(DRAWS)) for _ in range(1 + repeats)]
+        drawn = [compared(row, draft, *pair) for pair in uniforms]
+        for way, u_of in ways.items():
+            sweep.sum()
+            for turn, (theta, perturb) in enumerate(uniforms):
                 start = perf_counter_ns()
-                u = u_of(row, draft, *uniforms)
-                times[way].append(perf_counter_ns() - start)
-                errors[way].append(abs(u - (mean if way == "expected" else drawn)))
+                u = u_of(row, draft, theta, perturb)
+                (times if turn else cold)[way].append(perf_counter_ns() - start)
+                errors[way].append(abs(u - (mean if way == "expected" else drawn[turn])))
     costs = []
     plain_us = float(np.median(times["plain"])) / 1e3
     for way in ways:
@@ -112,6 +121,7 @@ def _measure_rows(kind: str, rows: list[Row], repeats: int, rng: np.random.Gener
                 us=float(median),
                 us_p10=float(p10),
                 us_p90=float(p90),
+                us_cold=float(np.median(cold[way])) / 1e3,
                 ratio=plain_us / float(median),
                 agreement=float((error == 0).mean()) if way in ("one_shot", "sampled") else None,
                 error=None if way == "plain" else float(error.max()),
@@ -140,7 +150,8 @@ def compared(logits: Row, draft: int, theta_uniforms: Floats, perturb_uniforms: 
 def one_shot(logits: Row, draft: int, theta_uniforms: Floats, perturb_uniforms: Floats) -> float:
     """Return u from one float32 softmax over a (K, V) array."""
     beta = (0.5 / theta_uniforms).astype(np.float32)
-    weights = np.exp(beta[:, None] * (logits - logits.max()))
+    weights = beta[:, None] * (logits - logits.max())
+    np.exp(weights, out=weights)
     return float((perturb_uniforms > weights[:, draft] / weights.sum(axis=1)).mean())
 
 

@@ -35,16 +35,17 @@ Estimator = Callable[[Row, int, Floats, Floats], float]
 HEAD_CUTS = (8.0, 4.0, 2.0, 1.0)
 """How far below the maximum the head may reach, in nats: the first that keeps it small is used."""
 
-HEAD_LIMIT = 512
+HEAD_LIMIT = 192
 """How many ids the head may hold: it costs K exps per id."""
 
-SLACK = 2e-5
-"""Bound on the relative error of a float32 sum over the tail (blocks of `BLOCK` terms)."""
+SLACK = 5e-5
+"""Bound on the relative error of a sum over the tail: float32 exps, products, `BLOCK` terms."""
 
 BLOCK = 4096
 """Terms per dot product: short sums lose few digits, and BLAS starts no threads for them."""
 
 ONES = np.ones(BLOCK, dtype=np.float32)
+"""What a block is multiplied with to be summed: faster than its sum."""
 
 TINY = 1e-30
 """Added to each sum over the tail, so that it has a logarithm. S is at least 1."""

@@ -5,11 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from uhlm_edge.bench import uncertainty
 from uhlm_edge.bench.uncertainty import compared, measure, midpoints, one_shot, plain, stretch
 from uhlm_edge.lm.errors import UsageError
 
 
-def test_every_way_is_measured_on_every_kind_of_row_and_size() -> None:
+def test_every_way_is_measured_on_every_kind_of_row_and_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(uncertainty, "SWEEP", 1000)
     rows = np.random.default_rng(0).normal(scale=3.0, size=(3, 200)).astype(np.float32)
     costs = measure(rows, vocab_sizes=(200, 5000), rows=4, repeats=2)
     assert [(c["vocab"], c["rows"], c["way"]) for c in costs] == [
@@ -21,6 +25,7 @@ def test_every_way_is_measured_on_every_kind_of_row_and_size() -> None:
     for cost in costs:
         assert cost["n"] == 8
         assert 0.0 < cost["us_p10"] <= cost["us"] <= cost["us_p90"]
+        assert cost["us_cold"] > 0.0
         if cost["way"] == "plain":
             assert cost["ratio"] == 1.0
             assert cost["error"] is None
