@@ -57,7 +57,7 @@ FROM_NODES = np.linalg.inv(np.vander(np.arange(3, 9) / 8.0))
 """Polynomial coefficients, highest power first, from values at b = 3/8, 4/8, ..., 1."""
 
 TOLERANCE = 1e-3
-"""Guaranteed error of `expected` against its midpoint rule; what is measured is 100 times less."""
+"""Guaranteed error of `expected` against its midpoint rule; it is rarely a tenth of that."""
 
 
 class _Split(NamedTuple):

@@ -130,6 +130,23 @@ def test_the_mean_of_sampled_is_expected() -> None:
     assert u == pytest.approx(expected(logits, draft), abs=4 * 0.5 / 200)
 
 
+def test_without_any_bound_the_whole_sums_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_bounds(beta: Floats, nodes: Floats, root: int, cut: float) -> tuple[Floats, Floats]:
+        return np.full_like(beta, -INF), np.full_like(beta, 100.0)
+
+    monkeypatch.setattr(uncertainty, "_bounds", no_bounds)
+    rng = np.random.default_rng(10)
+    for gap in (0.0, 3.0, 10.0):
+        logits = row(rng, 9000, 2.0, gap)
+        draft = int(logits.argmax())
+        theta, perturb = rng.random(20), rng.random(20)
+        assert sampled(logits, draft, theta, perturb) == plain(logits, draft, 2 * theta, perturb)
+        assert expected(logits, draft) == pytest.approx(midpoints(logits, draft, 20), abs=1e-3)
+        monkeypatch.setattr(uncertainty, "TOLERANCE", 0.0)
+        assert expected(logits, draft) == pytest.approx(midpoints(logits, draft, 20), abs=1e-6)
+        monkeypatch.setattr(uncertainty, "TOLERANCE", 1e-3)
+
+
 def test_theta_zero_compares_with_the_argmax() -> None:
     logits = np.array([1.0, 3.0, 3.0, 2.0], dtype=np.float32)
     zeros, perturb = np.zeros(4), np.array([0.0, 0.25, 0.49, 0.51])
