@@ -165,7 +165,7 @@ class StrategyCost:
     up_bytes_per_call: float
     down_bytes_per_call: float
     drafts_per_call: float = 1.0
-    """Distributions in one upload: the published format pays for each."""
+    """Distributions in one upload: the published format pays for each. 0: it sends none."""
     rejection_rate: float = 0.0
     """Share of calls whose verdict rolls the device back."""
     pipelined: bool = False
@@ -185,7 +185,9 @@ class StrategyCost:
             raise UsageError(f"{self.strategy}: a rejection rate lies between 0 and 1")
 
     def as_published(self, vocabulary: int) -> StrategyCost:
-        """The same decisions with the published upload instead of ours."""
+        """The same decisions with the published upload in place of ours."""
+        if self.drafts_per_call == 0:
+            return self
         return replace(self, up_bytes_per_call=self.drafts_per_call * published_bytes(vocabulary))
 
 
