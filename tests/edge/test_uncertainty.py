@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from uhlm_edge.edge import uncertainty
-from uhlm_edge.edge.uncertainty import estimator, expected, sampled
+from uhlm_edge.edge.uncertainty import TOLERANCE, estimator, expected, sampled
 from uhlm_edge.lm.errors import EngineError
 
 Floats = NDArray[np.float64]
@@ -72,7 +72,7 @@ def test_sampled_equals_the_definition_on_any_logits(
     theta, perturb = rng.random(20), rng.random(20)
     draft = pick % len(logits)
     assert sampled(logits, draft, theta, perturb) == plain(logits, draft, 2 * theta, perturb)
-    assert expected(logits, draft) == pytest.approx(midpoints(logits, draft, 20), abs=3e-4)
+    assert expected(logits, draft) == pytest.approx(midpoints(logits, draft, 20), abs=TOLERANCE)
 
 
 def midpoints(logits: NDArray[np.float32], draft: int, points: int) -> float:
@@ -144,7 +144,7 @@ def test_without_any_bound_the_whole_sums_decide(monkeypatch: pytest.MonkeyPatch
         assert expected(logits, draft) == pytest.approx(midpoints(logits, draft, 20), abs=1e-3)
         monkeypatch.setattr(uncertainty, "TOLERANCE", 0.0)
         assert expected(logits, draft) == pytest.approx(midpoints(logits, draft, 20), abs=1e-6)
-        monkeypatch.setattr(uncertainty, "TOLERANCE", 1e-3)
+        monkeypatch.setattr(uncertainty, "TOLERANCE", TOLERANCE)
 
 
 def test_theta_zero_compares_with_the_argmax() -> None:
