@@ -157,8 +157,8 @@ def energy_bars(rows: Sequence[Row], path: Path) -> Path:
             bottom += values
         for i, row in enumerate(rows):
             if row.get("prompt_j") is None and row.get("generation_j") is None:
-                ax.annotate("device not\nmeasured", (i, bottom[i]), (0, 4), ha="center", va="bottom",
-                            textcoords="offset points", color=GREY, fontsize=9)  # fmt: skip
+                ax.annotate("device not\nmeasured", (i, bottom[i]), (0, 4), color=GREY, fontsize=9,
+                            textcoords="offset points", ha="center", va="bottom")  # fmt: skip
             else:
                 ax.annotate(f"{bottom[i]:.3g}", (i, bottom[i]), (0, 3), ha="center", va="bottom",
                             textcoords="offset points", fontsize=9)  # fmt: skip
