@@ -39,6 +39,7 @@ class Service:
     verifier: Verifier
     vocab: Vocabulary
     model_name: str
+    backend: str
     worker: Worker
     limits: Limits
     keys: Keys

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
-import stat
 from collections.abc import Iterable
-from pathlib import Path
 
-from ..lm.errors import ConfigError
-
-__all__ = ["Keys", "read_key_file"]
+__all__ = ["Keys"]
 
 
 class Keys:
@@ -41,19 +36,3 @@ class Keys:
 
 def _hash(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
-
-
-def read_key_file(path: Path) -> list[str]:
-    """The keys in a file, one a line; lines that begin with # are remarks.
-
-    Raises:
-        ConfigError: it cannot be read, or others than its owner can read it.
-    """
-    try:
-        mode = path.stat().st_mode
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"key file {path}: {error}") from None
-    if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ConfigError(f"key file {path} can be read by others; run: chmod 600 {path}")
-    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]

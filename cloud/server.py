@@ -8,37 +8,17 @@ from pathlib import Path
 from types import FrameType
 
 import uvicorn
-from pydantic import BaseModel, ConfigDict, Field
 
 from ..lm.errors import ConfigError, ResourceError
 from ..lm.llama_engine import LlamaContext
 from ..lm.llama_model import LlamaModel
-from ..lm.options import EngineOptions
 from ..lm.worker import Worker
 from .app import Service, make_app
 from .keys import Keys
+from .options import VerifierOptions
 from .verifier import Verifier
-from .wire import Limits
 
-__all__ = ["VerifierOptions", "load_service", "serve"]
-
-
-class VerifierOptions(BaseModel):
-    """Options of `uhlm-edge cloud`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    host: str = "127.0.0.1"
-    port: int = Field(8787, ge=0, le=65535, description="0: any free one")
-    sessions: int = Field(64, ge=1, le=256, description="conversations held at once")
-    sessions_per_key: int = Field(64, ge=1)
-    cells: int = Field(0, ge=0, description="ids held for all sessions; 0: 8 full contexts")
-    queue: int = Field(64, ge=1, description="calls that may wait")
-    key_file: Path | None = None
-    tls_certificate: Path | None = None
-    tls_key: Path | None = None
-    limits: Limits = Limits()
-    engine: EngineOptions = EngineOptions()
+__all__ = ["bind", "load_service", "serve"]
 
 
 def load_service(model: Path, options: VerifierOptions, keys: Keys) -> Service:
@@ -55,6 +35,7 @@ def load_service(model: Path, options: VerifierOptions, keys: Keys) -> Service:
         verifier=Verifier(context, n_ctx, options.sessions, options.sessions_per_key),
         vocab=llm.vocab,
         model_name=llm.name,
+        backend=llm.backend,
         worker=Worker("uhlm-model", options.queue),
         limits=options.limits,
         keys=keys,

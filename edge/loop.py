@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..cloud.wire import Info, Reply
 from ..lm.draws import Draws, Purpose
@@ -49,6 +49,7 @@ class Device:
         k: perturbed samples per draft.
         estimator: of u.
         measure: estimate u even if the policy does not ask for it.
+        backend: which backend took the layers, as it says itself.
     """
 
     tape: Tape
@@ -57,6 +58,7 @@ class Device:
     k: int = 20
     estimator: Estimator = sampled
     measure: bool = False
+    backend: str = ""
 
     @property
     def vocab(self) -> Vocabulary:
@@ -100,6 +102,7 @@ class ReplyLoop:
         self._drafts: list[Draft] = []  # drafted, not settled
         self._asking = False  # the newest draft is to be uploaded
         self._call: Call | None = None
+        self._traffic = replace(remote.link.traffic) if remote is not None else None
         self._begun = clock()
         self._tape.restart(prompt.ids)
         self._origin = len(prompt.ids)
@@ -118,6 +121,8 @@ class ReplyLoop:
         finally:
             self._discard()
             self.stats.elapsed = self._clock() - self._begun
+            if self._remote is not None and self._traffic is not None:
+                self.stats.add_traffic(self._traffic, self._remote.link.traffic)
 
     def _round(self) -> Iterator[Event]:
         """Draft, decide, verify, settle."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from .events import Event, Token
+from .link import Traffic
 
 __all__ = ["Stats"]
 
@@ -44,8 +45,6 @@ class Stats:
     wire_up: int = 0
     wire_down: int = 0
     offline_reason: str | None = None
-    llm_positions: int = 0
-    uploads_bytes: list[int] = field(default_factory=list, repr=False)
 
     def add(self, event: Event) -> None:
         """Count a settled token."""
@@ -58,6 +57,14 @@ class Stats:
             self.from_llm += 1
         if event.accepted is False:
             self.rejected += 1
+
+    def add_traffic(self, before: Traffic, after: Traffic) -> None:
+        """Count what went over the link in between."""
+        self.calls += after.calls - before.calls
+        self.uplink_bytes += after.payload_up - before.payload_up
+        self.downlink_bytes += after.payload_down - before.payload_down
+        self.wire_up += after.wire_up - before.wire_up
+        self.wire_down += after.wire_down - before.wire_down
 
     @property
     def device_time_per_draft(self) -> float:

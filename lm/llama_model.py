@@ -10,6 +10,7 @@ from typing import Any
 
 from llama_cpp import llama_cpp as ll
 
+from .. import models
 from .errors import ModelError
 from .gguf_check import check
 from .options import EngineOptions
@@ -116,6 +117,7 @@ class LlamaModel:
         self.handle: Any = None
         self.path = path
         self.header = check(path)
+        models.verify(path)
         params = ll.llama_model_default_params()
         params.n_gpu_layers = options.n_gpu_layers
         params.load_mode = {

@@ -80,6 +80,15 @@ class Vocabulary(ABC):
         return n
 
     @cached_property
+    def control_names(self) -> list[str]:
+        """The names of the control ids ("<|end|>")."""
+        return [
+            piece.decode("utf-8", "replace")
+            for piece, kind in zip(self.pieces, self.kinds, strict=True)
+            if kind == Kind.CONTROL and piece
+        ]
+
+    @cached_property
     def fingerprint(self) -> Fingerprint:
         """Equal for two models exactly when the ids they use mean the same."""
         digest = hashlib.blake2b(digest_size=16)

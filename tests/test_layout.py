@@ -28,8 +28,8 @@ TEXTS = sorted([*SOURCES, *NOTES, *ROOT.glob("*.md"), ROOT / "pyproject.toml", R
 MAY_IMPORT = {
     "lm": {"models"},
     "models": {"lm"},
-    "configs": {"lm", "models"},
-    "edge": {"lm", "cloud.wire"},
+    "configs": {"lm", "models", "cloud.options"},
+    "edge": {"lm", "models", "configs", "cloud.wire"},
     "cloud": {"lm"},
     "quantize": {"lm"},
     "bench": {"lm", "models", "configs", "edge", "cloud", "quantize"},

@@ -1,0 +1,65 @@
+"""`uhlm-edge cloud`: from options to a running verifier."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+from .. import models
+from ..lm.key_file import read_key_file
+from .keys import Keys
+from .options import VerifierOptions
+from .server import bind, load_service, serve
+
+__all__ = ["run_verifier"]
+
+
+def run_verifier(
+    options: VerifierOptions,
+    fd: int | None = None,
+    until_eof: bool = False,
+    environment: Mapping[str, str] = os.environ,
+) -> None:
+    """Listen, load the model, answer until told to stop.
+
+    Args:
+        options: the [verifier] section.
+        fd: a listening socket made by a parent process.
+        until_eof: stop when stdin closes: when the parent is gone.
+        environment: of the process, for the key.
+
+    Raises:
+        ConfigError: another address than loopback without a key, or a key file that others read.
+        ModelError: the model is refused.
+        ResourceError: the address cannot be had.
+    """
+    given = [environment["UHLM_API_KEY"]] if environment.get("UHLM_API_KEY") else []
+    if options.key_file is not None:
+        given += read_key_file(options.key_file.expanduser())
+    keys = Keys(given)
+    listener = bind(options, keys) if fd is None else socket.socket(fileno=fd)
+    listener.listen(128)
+    model = options.model
+    path = models.path_of(model) if model in models.SHIPPED else Path(model).expanduser()
+    service = load_service(path, options, keys)
+    if until_eof:
+        threading.Thread(target=_stop_at_eof, name="uhlm-parent", daemon=True).start()
+    if fd is None:
+        host, port = listener.getsockname()[:2]
+        scheme = "https" if options.tls_certificate else "http"
+        key = "" if keys else ", open to every program on this machine (set UHLM_API_KEY to lock)"
+        url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+        print(f"uhlm-edge: {service.model_name} at {url}{key}", file=sys.stderr, flush=True)
+        print(f"uhlm-edge: layers on {service.backend}", file=sys.stderr, flush=True)
+    serve(service, options, listener)
+
+
+def _stop_at_eof() -> None:
+    while os.read(0, 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,31 @@
+"""Options of the verifier."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..lm.options import EngineOptions
+from .wire import Limits
+
+__all__ = ["VerifierOptions"]
+
+
+class VerifierOptions(BaseModel):
+    """Options of `uhlm-edge cloud`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field("demo-llm", description="GGUF file, or the name of a shipped model")
+    host: str = "127.0.0.1"
+    port: int = Field(8787, ge=0, le=65535, description="0: any free one")
+    sessions: int = Field(64, ge=1, le=256, description="conversations held at once")
+    sessions_per_key: int = Field(64, ge=1)
+    cells: int = Field(0, ge=0, description="ids held for all sessions; 0: 8 full contexts")
+    queue: int = Field(64, ge=1, description="calls that may wait")
+    key_file: Path | None = None
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    limits: Limits = Limits()
+    engine: EngineOptions = EngineOptions()

@@ -1,0 +1,83 @@
+"""What can be configured, in sections; frozen, and unknown keys are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..cloud.options import VerifierOptions
+from ..lm.options import EngineOptions
+from ..lm.sampling import Sampler
+
+__all__ = [
+    "ChatOptions",
+    "CloudOptions",
+    "Config",
+    "DeviceOptions",
+    "StrategyName",
+    "StrategyOptions",
+    "Threshold",
+]
+
+StrategyName = Literal["local", "cloud", "hlm", "uhlm", "rand"]
+Threshold = float | Literal["averse", "prone"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DeviceOptions(_Section):
+    """The model on the device."""
+
+    model: str = Field("demo-slm", description="GGUF file, or the name of a shipped model")
+    wire_top: int = Field(64, ge=1, le=256, description="most ids in a distribution")
+    engine: EngineOptions = EngineOptions()
+
+
+class StrategyOptions(_Section):
+    """When to ask the cloud."""
+
+    name: StrategyName = "uhlm"
+    threshold: Threshold = Field(0.073, description="of u: a number, averse or prone")
+    rate: float = Field(0.1, ge=0.0, le=1.0, description="share of uploads of `rand`")
+    estimator: Literal["sampled", "expected"] = "sampled"
+    samples: int = Field(20, ge=1, le=256, description="perturbed samples per draft")
+    pipelined: Literal["auto", "on", "off"] = "auto"
+    slope: float | None = Field(None, description="a of the fit beta = a u + b, for averse, prone")
+    intercept: float | None = Field(None, description="b of the fit")
+    delta: float | None = Field(None, ge=0.0, le=1.0, description="P(p(d) < q(d)), for prone")
+
+
+class CloudOptions(_Section):
+    """Where the verifier is, as the device sees it."""
+
+    url: str | None = Field(None, description="of the verifier; unset: none, or the demo's own")
+    demo: bool = Field(False, description="start a verifier on this machine if no url is set")
+    key_file: Path | None = Field(None, description="file with the API key; or UHLM_API_KEY")
+    ca_file: Path | None = Field(None, description="certificates to trust instead of the system's")
+    deadline: float = Field(10.0, gt=0.0, le=600.0, description="seconds for a whole call")
+    connect_timeout: float = Field(2.0, gt=0.0, le=600.0)
+    offline: bool = False
+    require: bool = Field(False, description="fail if the verifier cannot be reached")
+
+
+class ChatOptions(_Section):
+    """A conversation."""
+
+    system: str = Field("", description="system message")
+    max_tokens: int = Field(256, ge=1, description="most ids of a reply")
+    seed: int | None = Field(None, ge=0, lt=2**64, description="unset: another one each time")
+
+
+class Config(_Section):
+    """Everything."""
+
+    device: DeviceOptions = DeviceOptions()
+    sampler: Sampler = Sampler()
+    strategy: StrategyOptions = StrategyOptions()
+    cloud: CloudOptions = CloudOptions()
+    verifier: VerifierOptions = VerifierOptions()
+    chat: ChatOptions = ChatOptions()

@@ -1,0 +1,160 @@
+"""Put the layers of configuration together: flag > environment > file > profile > default."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from ..lm.errors import ConfigError
+from .config import Config
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["Loaded", "config_folder", "load_config", "profiles"]
+
+_FOLDER = Path(__file__).parent
+_NOT_PROFILES = {"catalogue"}
+_OTHER_VARIABLES = {"UHLM_API_KEY", "UHLM_NO_CLOUD", "UHLM_CONFIG", "UHLM_PROFILE", "UHLM_MODELS"}
+
+Path_ = tuple[str, ...]
+"""A key: ("device", "engine", "n_ctx")."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A configuration, and where each value that is no default came from."""
+
+    config: Config
+    origins: Mapping[Path_, str]
+
+    def rows(self) -> Iterator[tuple[str, Any, str]]:
+        """Each key with its value and where that came from."""
+        for path, value in _leaves(self.config):
+            yield ".".join(path), value, self.origins.get(path, "default")
+
+
+def profiles() -> list[str]:
+    """The names of the profiles that come with the package."""
+    return sorted({file.stem for file in _FOLDER.glob("*.toml")} - _NOT_PROFILES)
+
+
+def config_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where the user's own files are: config.toml, calibrations."""
+    base = environment.get("XDG_CONFIG_HOME") or "~/.config"
+    return Path(base).expanduser() / "uhlm-edge"
+
+
+def load_config(
+    flags: Mapping[Path_, Any],
+    profile: str | None = None,
+    file: Path | None = None,
+    environment: Mapping[str, str] = os.environ,
+) -> Loaded:
+    """Read all layers.
+
+    Args:
+        flags: values from the command line; None means "not given".
+        profile: name of a profile; None for UHLM_PROFILE, else `demo`.
+        file: a config file; None for UHLM_CONFIG, else the user's config.toml if there is one.
+        environment: of the process.
+
+    Raises:
+        ConfigError: an unknown profile, key or variable, or a value out of range.
+    """
+    name = profile or environment.get("UHLM_PROFILE") or "demo"
+    if name not in profiles():
+        raise ConfigError(f"no profile named {name!r}; there are: {', '.join(profiles())}")
+    layers: list[tuple[str, dict[Path_, Any]]] = [
+        (f"profile {name}", _read(_FOLDER / f"{name}.toml"))
+    ]
+    chosen = file or (Path(given) if (given := environment.get("UHLM_CONFIG")) else None)
+    own = chosen or config_folder(environment) / "config.toml"
+    if chosen is not None or own.exists():
+        layers.append((str(own), _read(own)))
+    layers.append(("environment", _from_environment(environment)))
+    layers.append(("flag", {k: v for k, v in flags.items() if v is not None}))
+
+    merged: dict[Path_, Any] = {}
+    origins: dict[Path_, str] = {}
+    known = [path for path, _ in _leaves(Config())]
+    for origin, values in layers:
+        for path, value in values.items():
+            if path not in known:
+                raise ConfigError(_unknown(".".join(path), [".".join(k) for k in known], origin))
+            merged[path] = value
+            origins[path] = origin
+    try:
+        return Loaded(Config.model_validate(_nested(merged)), origins)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = tuple(str(part) for part in first["loc"])
+        path = next((k for k in known if path[: len(k)] == k), path)
+        raise ConfigError(
+            f"{'.'.join(path)} = {merged.get(path)!r} ({origins.get(path, 'default')}): "
+            f"{first['msg'][:1].lower()}{first['msg'][1:]}"
+        ) from None
+
+
+def _read(file: Path) -> dict[Path_, Any]:
+    try:
+        return dict(_flat(tomllib.loads(file.read_text("utf-8"))))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"config file {file}: {reason}") from None
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[Path_, Any]:
+    names = {"UHLM_" + "_".join(path).upper(): path for path, _ in _leaves(Config())}
+    values: dict[Path_, Any] = {}
+    for variable, value in environment.items():
+        if not variable.startswith("UHLM_") or variable in _OTHER_VARIABLES:
+            continue
+        if variable not in names:
+            raise ConfigError(_unknown(variable, [*names, *_OTHER_VARIABLES], "environment"))
+        values[names[variable]] = value
+    if environment.get("UHLM_NO_CLOUD", "") not in ("", "0"):
+        values["cloud", "offline"] = True
+    return values
+
+
+def _unknown(key: str, known: list[str], origin: str) -> str:
+    close = difflib.get_close_matches(key, known, 1)
+    hint = f"; did you mean {close[0]}?" if close else "; see `uhlm-edge config show`"
+    return f"unknown key {key} ({origin}){hint}"
+
+
+def _leaves(model: BaseModel, prefix: Path_ = ()) -> Iterator[tuple[Path_, Any]]:
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        if isinstance(value, BaseModel):
+            yield from _leaves(value, (*prefix, name))
+        else:
+            yield (*prefix, name), value
+
+
+def _flat(table: Mapping[str, Any], prefix: Path_ = ()) -> Iterator[tuple[Path_, Any]]:
+    for name, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, (*prefix, name))
+        else:
+            yield (*prefix, name), value
+
+
+def _nested(values: Mapping[Path_, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for path, value in values.items():
+        node = tree
+        for name in path[:-1]:
+            node = node.setdefault(name, {})
+        node[path[-1]] = value
+    return tree

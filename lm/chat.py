@@ -1,0 +1,41 @@
+"""From messages to ids: the model's template, and what people typed kept as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .errors import ModelError
+from .template import ChatTemplate, Message
+from .vocab import Vocabulary
+
+__all__ = ["encode_chat"]
+
+
+def encode_chat(
+    vocab: Vocabulary, template: ChatTemplate, messages: Sequence[Message]
+) -> list[int]:
+    """Ids of a conversation, ending where the assistant's next message begins.
+
+    A message that contains the name of a control token ("<|end|>") could end itself early and
+    speak as somebody else. Such a text is tokenised apart from the template around it.
+
+    Raises:
+        ModelError: the template refuses the conversation.
+    """
+    if not any(name in message["content"] for message in messages for name in vocab.control_names):
+        return vocab.tokenize(template.render(messages), special=True)
+    # Private-use characters stand for the contents while the template runs.
+    marks = [f"\ue000{i}\ue001" for i in range(len(messages))]
+    blanked: list[Message] = [
+        {"role": message["role"], "content": mark}
+        for message, mark in zip(messages, marks, strict=True)
+    ]
+    rest = template.render(blanked)
+    ids: list[int] = []
+    for message, mark in zip(messages, marks, strict=True):
+        before, found, rest = rest.partition(mark)
+        if not found:
+            raise ModelError("the chat template cannot be used with text that names control tokens")
+        ids += vocab.tokenize(before, special=True)
+        ids += vocab.tokenize(message["content"], special=False)
+    return ids + vocab.tokenize(rest, special=True)
