@@ -1,0 +1,84 @@
+"""What the numbers were measured on: the device, the build, the model. For every table."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from .. import __version__
+from ..edge.sensors import device_model
+
+__all__ = ["build_info", "machine_info"]
+
+
+def machine_info(root: Path = Path("/")) -> dict[str, object]:
+    """The device: names as llama-bench has them where it has them. Unknown is None."""
+    return {
+        "cpu_info": _cpu(root),
+        "device": device_model(root),
+        "n_cores": _cores(),
+        "memory_bytes": _memory(root),
+        "system": f"{platform.system()} {platform.release()}",
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+    }
+
+
+def build_info() -> dict[str, object]:
+    """The versions that compute: this package, llama.cpp and what it was compiled for."""
+    import llama_cpp
+    from llama_cpp import llama_cpp as ll
+
+    system: bytes = ll.llama_print_system_info()
+    return {
+        "uhlm_edge": __version__,
+        "llama_cpp_python": str(getattr(llama_cpp, "__version__", "")) or None,
+        "build_commit": _symbol(ll, "ggml_commit"),
+        "ggml_version": _symbol(ll, "ggml_version"),
+        "system_info": system.decode("utf-8", "replace").strip(" |"),
+    }
+
+
+def _symbol(library: object, name: str) -> str | None:
+    """A function without arguments that returns a string, if this build has it."""
+    try:
+        function = getattr(library._lib, name)  # type: ignore[attr-defined]
+        function.restype = ctypes.c_char_p
+        value = function()
+    except AttributeError:
+        return None
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else None
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _cpu(root: Path) -> str | None:
+    fields: Mapping[str, str] = _fields(root / "proc/cpuinfo")
+    return fields.get("model name") or fields.get("Model") or platform.processor() or None
+
+
+def _memory(root: Path) -> int | None:
+    match = re.match(r"(\d+) kB", _fields(root / "proc/meminfo").get("MemTotal", ""))
+    return int(match[1]) * 1024 if match else None
+
+
+def _fields(path: Path) -> dict[str, str]:
+    """`name : value` lines; the first of each name."""
+    fields: dict[str, str] = {}
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return fields
+    for line in text.splitlines():
+        name, colon, value = line.partition(":")
+        if colon:
+            fields.setdefault(name.strip(), value.strip())
+    return fields
