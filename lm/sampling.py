@@ -58,7 +58,7 @@ class Distribution:
         and each is off by less than one.
         """
         cdf = mass.cumsum()
-        edges = np.rint(cdf * (TOTAL / cdf[-1])).astype(np.int64)
+        edges = np.rint(cdf / cdf[-1] * TOTAL).astype(np.int64)
         weights = np.diff(edges, prepend=0)
         kept = weights > 0
         if kept.all():
@@ -81,13 +81,18 @@ class Sampler(BaseModel):
     min_p: float = Field(0.0, ge=0.0, le=1.0)
 
     def probs(self, logits: NDArray[np.float32]) -> Probs:
-        """The full-support law of `logits` (V,) under this sampler, shape (V,), float64."""
+        """The full-support law of `logits` (V,) under this sampler, shape (V,), float64.
+
+        Raises:
+            EngineError: the logits are not numbers.
+        """
+        peak = _peak(logits)
         if self.temperature == 0.0:
             one_hot = np.zeros(len(logits))
             one_hot[int(logits.argmax())] = 1.0
             return one_hot
         if self.top_k == 0 and self.top_p >= 1.0 and self.min_p <= 0.0:
-            mass: Probs = np.subtract(logits, logits.max(), dtype=np.float64)
+            mass: Probs = np.subtract(logits, peak, dtype=np.float64)
             mass /= self.temperature
             np.exp(mass, out=mass)
             mass /= mass.sum()
@@ -98,8 +103,13 @@ class Sampler(BaseModel):
         return dense
 
     def distribution(self, logits: NDArray[np.float32], wire_top: int = 64) -> Distribution:
-        """The sparse, rounded law of `logits` (V,): at most `wire_top` ids."""
+        """The sparse, rounded law of `logits` (V,): at most `wire_top` ids.
+
+        Raises:
+            EngineError: the logits are not numbers.
+        """
         if self.temperature == 0.0:
+            _peak(logits)
             best = np.array([int(logits.argmax())], dtype=np.int64)
             return Distribution(best, np.array([TOTAL], dtype=np.int64))
         ids, mass = self.support(logits, wire_top)
@@ -119,9 +129,7 @@ class Sampler(BaseModel):
 
         Top-p refers to the mass that top-k left, so without top-k the whole vocabulary counts.
         """
-        peak = logits.max()
-        if not np.isfinite(peak):
-            raise EngineError("the model gave logits that are not numbers; is its file damaged?")
+        peak = _peak(logits)
         caps = [c for c in (self.top_k, limit) if c]
         whole_counts = self.top_k == 0 and self.top_p < 1.0
         ids = _largest(logits, min(caps, default=0), peak)
@@ -145,6 +153,14 @@ class Sampler(BaseModel):
             keep = np.flatnonzero(mass >= self.min_p)  # the largest mass is 1
             ids, mass = ids[keep], mass[keep]
         return ids, mass
+
+
+def _peak(logits: NDArray[np.float32]) -> np.float32:
+    """The largest logit; NaN anywhere is NaN here, and refused."""
+    peak: np.float32 = logits.max()
+    if not np.isfinite(peak):
+        raise EngineError("the model gave logits that are not numbers; is its file damaged?")
+    return peak
 
 
 def _largest(logits: NDArray[np.float32], n: int, peak: np.float32) -> NDArray[np.int64]:

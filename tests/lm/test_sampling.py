@@ -1,0 +1,203 @@
+"""From logits to laws: what is sampled from, sent and verified against are the same integers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from uhlm_edge.lm.errors import EngineError
+from uhlm_edge.lm.sampling import TOTAL, Distribution, Sampler, accept, rejection, resample
+
+MASSES = st.lists(st.floats(0, 1e30), min_size=1, max_size=300).filter(lambda m: sum(m) > 0)
+SAMPLERS = st.builds(
+    Sampler,
+    temperature=st.sampled_from([0.1, 0.6, 1.0, 3.0]),
+    top_k=st.sampled_from([0, 1, 2, 5, 40, 1000]),
+    top_p=st.sampled_from([0.01, 0.5, 0.95, 1.0]),
+    min_p=st.sampled_from([0.0, 0.05, 1.0]),
+)
+
+
+def logits(seed: int, n: int = 60, spread: float = 3.0) -> np.ndarray:
+    return (np.random.default_rng(seed).standard_normal(n) * spread).astype(np.float32)
+
+
+def plain(row: np.ndarray, sampler: Sampler, limit: int = 0) -> dict[int, float]:
+    """The sampler as its docstring says it, one id after another; no ties."""
+    scaled = [float(x) / sampler.temperature for x in row]
+    peak = max(scaled)
+    mass = {i: math.exp(x - peak) for i, x in enumerate(scaled)}
+    order = sorted(mass, key=lambda i: -mass[i])
+    if sampler.top_k:
+        order = order[: sampler.top_k]
+    total, before, kept = sum(mass[i] for i in order), 0.0, []
+    for i in order:
+        if sampler.top_p < 1.0 and before >= sampler.top_p * total:
+            break
+        kept.append(i)
+        before += mass[i]
+    kept = [i for i in kept if mass[i] >= sampler.min_p]
+    if limit:
+        kept = kept[:limit]
+    total = sum(mass[i] for i in kept)
+    return {i: mass[i] / total for i in sorted(kept)}
+
+
+# Distribution
+
+
+@given(MASSES)
+def test_rounded_weights_sum_to_the_total_and_are_off_by_less_than_one(mass: list[float]) -> None:
+    law = Distribution.rounded(np.arange(len(mass)), np.array(mass))
+    assert law.weights.sum() == TOTAL
+    assert (law.weights > 0).all()
+    exact = np.array(mass) / sum(mass) * TOTAL
+    given_weights = np.array([law.weight(i) for i in range(len(mass))])
+    assert (abs(given_weights - exact) < 1.0 + 1e-6).all()
+
+
+def test_the_law_of_draw_is_the_weights_by_enumeration_of_u() -> None:
+    law = Sampler(top_k=0, top_p=1.0).distribution(logits(1), wire_top=16)
+    counts = np.bincount([law.draw(i / TOTAL) for i in range(TOTAL)], minlength=60)
+    assert (counts / TOTAL == law.probs(60)).all()
+    assert law.draw(np.nextafter(1.0, 0.0)) == law.ids[-1]
+
+
+def test_an_id_that_is_not_there_has_no_weight() -> None:
+    law = Distribution(np.array([3, 5]), np.array([1, TOTAL - 1]))
+    assert [law.weight(i) for i in range(7)] == [0, 0, 0, 1, 0, TOTAL - 1, 0]
+
+
+@pytest.mark.parametrize("wire_top", [1, 2, 16, 64])
+def test_at_most_wire_top_ids_and_the_most_likely_ones(wire_top: int) -> None:
+    row = logits(2, 300)
+    law = Sampler(temperature=3.0, top_k=0, top_p=1.0).distribution(row, wire_top)
+    assert set(law.ids) == set(np.argsort(-row)[:wire_top])
+
+
+# Sampler
+
+
+@given(st.integers(0, 10**6), SAMPLERS)
+def test_probs_are_those_of_a_plain_sampler(seed: int, sampler: Sampler) -> None:
+    row = logits(seed)
+    law = plain(row, sampler)
+    probs = sampler.probs(row)
+    assert np.flatnonzero(probs).tolist() == list(law)
+    assert probs[list(law)] == pytest.approx(list(law.values()), rel=1e-5)
+    assert probs.sum() == pytest.approx(1.0, abs=1e-12)
+
+
+@given(st.integers(0, 10**6), SAMPLERS, st.sampled_from([1, 3, 30, 64]))
+def test_the_distribution_is_the_rounded_law_of_the_same_sampler(
+    seed: int, sampler: Sampler, wire_top: int
+) -> None:
+    row = logits(seed)
+    law = plain(row, sampler, wire_top)
+    rounded = sampler.distribution(row, wire_top)
+    assert set(rounded.ids) <= set(law)
+    for i, p in law.items():
+        assert abs(rounded.weight(i) - p * TOTAL) < 1.01
+
+
+def test_without_a_cut_every_id_keeps_its_mass() -> None:
+    row = logits(3, 500)
+    probs = Sampler(temperature=1.0, top_k=0, top_p=1.0).probs(row)
+    assert (probs > 0).all()
+
+
+def test_temperature_zero_is_the_most_likely_id_and_the_first_among_equals() -> None:
+    row = np.array([1.0, 4.0, 4.0, -np.inf], np.float32)
+    greedy = Sampler(temperature=0.0)
+    assert greedy.probs(row).tolist() == [0.0, 1.0, 0.0, 0.0]
+    law = greedy.distribution(row)
+    assert (law.ids.tolist(), law.weights.tolist()) == ([1], [TOTAL])
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7])
+def test_ties_leave_as_many_ids_as_were_asked_for(n: int) -> None:
+    row = np.array([2.0, 0.0, 2.0, 2.0, 0.0, 0.0, 0.0], np.float32)
+    probs = Sampler(top_k=n, top_p=1.0).probs(row)
+    assert (probs > 0).sum() == n
+    assert (Sampler(top_k=n, top_p=1.0).probs(row) == probs).all()
+
+
+def test_masked_ids_never_come_back() -> None:
+    row = np.full(100, -np.inf, np.float32)
+    row[[10, 20]] = [0.0, -100.0]
+    for sampler in (Sampler(), Sampler(top_k=0), Sampler(top_k=0, top_p=1.0), Sampler(top_k=50)):
+        assert set(np.flatnonzero(sampler.probs(row))) <= {10, 20}
+        assert set(sampler.distribution(row).ids) <= {10, 20}
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize(
+    "sampler", [Sampler(), Sampler(temperature=0.0), Sampler(top_k=0, top_p=1.0), Sampler(top_k=0)]
+)
+def test_logits_that_are_not_numbers_are_refused(bad: float, sampler: Sampler) -> None:
+    row = logits(4)
+    row[7] = bad
+    with pytest.raises(EngineError, match="not numbers"):
+        sampler.probs(row)
+    with pytest.raises(EngineError, match="not numbers"):
+        sampler.distribution(row)
+
+
+def test_logits_that_are_all_masked_are_refused() -> None:
+    with pytest.raises(EngineError):
+        Sampler().distribution(np.full(5, -np.inf, np.float32))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"temperature": -0.1},
+        {"temperature": math.nan},
+        {"temperature": math.inf},
+        {"top_k": -1},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+        {"top_p": math.nan},
+        {"min_p": -0.1},
+        {"min_p": math.nan},
+        {"topk": 1},
+    ],
+)
+def test_a_sampler_refuses_what_is_no_setting(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValidationError):
+        Sampler.model_validate(wrong)
+
+
+# The rule
+
+
+def test_a_draft_is_accepted_with_probability_one_minus_beta() -> None:
+    for p, q in ((0.1, 0.4), (0.4, 0.1), (0.0, 0.3), (0.25, 0.25), (1.0, 1.0)):
+        accepted = sum(accept(p, q, i / 4096) for i in range(4096)) / 4096
+        assert accepted == pytest.approx(1.0 - rejection(p, q), abs=1 / 4096)
+    assert not accept(0.0, 0.3, 0.0)  # what the target rules out is out at any u
+
+
+@given(st.floats(0, 1, exclude_max=True), st.integers(0, 1000))
+def test_a_replacement_is_one_that_the_residual_allows(u: float, seed: int) -> None:
+    p, q = Sampler(top_k=5).probs(logits(seed)), Sampler(top_k=5).distribution(logits(seed + 1))
+    token = resample(p, q, u)
+    assert p[token] > q.weight(token) / TOTAL
+
+
+def test_without_q_the_draw_is_from_p() -> None:
+    p = np.array([0.0, 0.5, 0.0, 0.25, 0.25, 0.0])
+    counts = np.bincount([resample(p, None, i / 64) for i in range(64)], minlength=6)
+    assert (counts / 64 == p).all()
+    assert resample(p, None, np.nextafter(1.0, 0.0)) == 4
+
+
+def test_equal_laws_leave_no_residual_and_p_is_drawn_from() -> None:
+    law = Distribution(np.array([1, 2]), np.array([TOTAL // 2, TOTAL // 2]))
+    assert resample(law.probs(4), law, 0.0) == 1
+    assert resample(law.probs(4), law, 0.99) == 2
