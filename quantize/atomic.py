@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..lm.errors import ResourceError
 
-__all__ = ["atomic_output", "free_bytes", "human_bytes", "require_space"]
+__all__ = ["atomic_output", "free_bytes", "human_bytes", "require_space", "scratch_file"]
 
 MARGIN = 16 << 20
 """Bytes of the disk that are left alone."""
@@ -70,6 +70,18 @@ def atomic_output(path: Path) -> Iterator[Path]:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise ResourceError(f"{path}: cannot be written: {error.strerror}") from error
         raise
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def scratch_file(path: Path) -> Iterator[Path]:
+    """A path beside `path` for a large file that is needed for a while, removed at the end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_stale(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
     finally:
         part.unlink(missing_ok=True)
 
