@@ -5,6 +5,7 @@ Heavy modules are imported inside the commands, so that `--help` is quick.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -13,13 +14,30 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .lm.errors import UhlmError, UsageError
+from .lm.text import one_line
 
 if TYPE_CHECKING:
     from .configs.layers import Loaded
 
 __all__ = ["app", "main"]
 
+
+class _Stopped(Exception):
+    """Ctrl-C, or nobody reads stdout any more; the cause says which."""
+
+
+class _Commands(typer.core.TyperGroup):
+    """All commands. typer would end the process at what `main` has a message for."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, BrokenPipeError) as error:
+            raise _Stopped from error
+
+
 app = typer.Typer(
+    cls=_Commands,
     name="uhlm-edge",
     help="A small model on the device that asks a large one in the cloud when it is unsure.",
     no_args_is_help=True,
@@ -197,21 +215,41 @@ def _given(options: dict[str, Any]) -> dict[tuple[str, ...], Any]:
 
 def main() -> None:
     """Run the command. What a user can cause ends in one line and an exit code."""
+    stdout_is_closed = sys.stdout is None
+    _open_closed_streams()
     code = 0
     try:
-        app()
+        if stdout_is_closed and not {"cloud", "--help"} & set(sys.argv):
+            raise UsageError("stdout is closed: there is nowhere to write to")
+        app(prog_name="uhlm-edge")
     except UhlmError as error:
-        print(f"uhlm-edge: {error}", file=sys.stderr)
+        _complain(str(error))
         code = error.exit_code
-    except KeyboardInterrupt:
-        print("uhlm-edge: interrupted", file=sys.stderr)
-        code = 130
-    except BrokenPipeError:
-        # The reader went away. Python would complain again when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        print("uhlm-edge: stdout was closed before the answer was complete", file=sys.stderr)
-        code = 1
+    except _Stopped as stopped:
+        if isinstance(stopped.__cause__, KeyboardInterrupt):
+            _complain("interrupted")
+            code = 130
+        else:
+            # Python would complain again when it closes stdout.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _complain("stdout was closed before everything was written; the rest is lost")
+            code = 1
     sys.exit(code)
+
+
+def _open_closed_streams() -> None:
+    """Give stdin, stdout and stderr that were closed by whoever started us something harmless.
+
+    Otherwise Python has None for them, and the next file or socket gets their number.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # in this order, each gets the lowest number: its own
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+
+
+def _complain(text: str) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        print(f"uhlm-edge: {one_line(text)}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
