@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..cloud.app import Service
+from ..cloud.service import Service
 from ..cloud.wire import Conflict, Info, Reply, Request
 from ..edge.link import Deadline, Traffic
 

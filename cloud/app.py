@@ -7,7 +7,6 @@ import json
 import logging
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
 
 from starlette.applications import Starlette
@@ -18,45 +17,16 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ..lm.errors import ContextFull, EngineError
-from ..lm.vocab import Vocabulary
-from ..lm.worker import Closed, Full, Worker
+from ..lm.worker import Closed, Full
 from .codec import Malformed, OutOfRange
-from .keys import Keys
-from .verifier import Verifier
-from .wire import MEDIA_TYPE, Conflict, Info, Limits, Request
+from .service import Service
+from .wire import MEDIA_TYPE, Conflict, Request
 
-__all__ = ["Service", "make_app"]
+__all__ = ["make_app"]
 
 _log = logging.getLogger("uhlm_edge.cloud")
 _SESSION_ID = re.compile(r"[0-9a-f]{32}")
 Handler = Callable[[HttpRequest, str], Awaitable[Response]]
-
-
-@dataclass
-class Service:
-    """What the routes work with. `ready` goes false when the server begins to stop."""
-
-    verifier: Verifier
-    vocab: Vocabulary
-    model_name: str
-    backend: str
-    worker: Worker
-    limits: Limits
-    keys: Keys
-    ready: bool = True
-
-    def info(self) -> Info:
-        """What a device must know before it can ask."""
-        return Info(
-            model=self.model_name,
-            fingerprint=self.vocab.fingerprint,
-            template=self.vocab.template,
-            bos=self.vocab.bos,
-            eos=self.vocab.eos,
-            end_ids=self.vocab.end_ids,
-            n_ctx=self.verifier.n_ctx,
-            limits=self.limits,
-        )
 
 
 def make_app(service: Service) -> Starlette:

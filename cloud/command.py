@@ -14,7 +14,8 @@ from .. import models
 from ..lm.key_file import read_key_file
 from .keys import Keys
 from .options import VerifierOptions
-from .server import bind, load_service, serve
+from .server import bind, serve
+from .service import load_service
 
 __all__ = ["run_verifier"]
 

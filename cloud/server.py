@@ -1,45 +1,20 @@
-"""Run the verifier: load the large model, listen, stop in order."""
+"""Run the verifier: listen, answer, stop in order."""
 
 from __future__ import annotations
 
 import ipaddress
 import socket
-from pathlib import Path
 from types import FrameType
 
 import uvicorn
 
 from ..lm.errors import ConfigError, ResourceError
-from ..lm.llama_engine import LlamaContext
-from ..lm.llama_model import LlamaModel
-from ..lm.worker import Worker
-from .app import Service, make_app
+from .app import make_app
 from .keys import Keys
 from .options import VerifierOptions
-from .verifier import Verifier
+from .service import Service
 
-__all__ = ["bind", "load_service", "serve"]
-
-
-def load_service(model: Path, options: VerifierOptions, keys: Keys) -> Service:
-    """Load the model and make everything that the routes need.
-
-    Raises:
-        ModelError: the model is refused.
-    """
-    llm = LlamaModel(model, options.engine)
-    n_ctx = min(options.engine.n_ctx or llm.n_ctx_train, llm.n_ctx_train)
-    cells = options.cells or 8 * n_ctx
-    context = LlamaContext(llm, options.engine, cells, options.sessions, max_rows=64)
-    return Service(
-        verifier=Verifier(context, n_ctx, options.sessions, options.sessions_per_key),
-        vocab=llm.vocab,
-        model_name=llm.name,
-        backend=llm.backend,
-        worker=Worker("uhlm-model", options.queue),
-        limits=options.limits,
-        keys=keys,
-    )
+__all__ = ["bind", "serve"]
 
 
 def bind(options: VerifierOptions, keys: Keys) -> socket.socket:

@@ -13,13 +13,9 @@ from typing import Any, NamedTuple
 
 import msgpack
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from numpy.typing import NDArray
 
-from .. import __version__
-from ..lm.draws import SCHEME
-from ..lm.sampling import TOTAL, Distribution, Sampler
-from ..lm.targets import LLM, Target
-from ..lm.vocab import Fingerprint
+from ..lm.sampling import TOTAL, Distribution, Probs
 from .codec import (
     PREFIX_BYTES,
     Malformed,
@@ -30,9 +26,11 @@ from .codec import (
     prefix_hash,
     require,
     u16,
+    unpack_contrast,
     unpack_distribution,
     unpack_ids,
 )
+from .terms import VERSION, Info, Limits, Settings, first_line
 
 __all__ = [
     "MEDIA_TYPE",
@@ -49,67 +47,7 @@ __all__ = [
     "prefix_hash",
 ]
 
-VERSION = 1
 MEDIA_TYPE = "application/msgpack"
-
-
-class Limits(BaseModel):
-    """What a verifier takes in one call; `/v1/info` publishes it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    body_bytes: int = Field(1 << 20, ge=1024)
-    tokens_per_call: int = Field(4096, ge=16)
-    drafts_per_call: int = Field(64, ge=1)
-    supply_per_call: int = Field(64, ge=1)
-    wire_top: int = Field(256, ge=1, description="ids in one Distribution")
-
-
-class Settings(BaseModel):
-    """What stays the same for a whole reply; part of the session.
-
-    `origin` is the index of the reply's first id in the verifier's ids: random numbers count from
-    there.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    sampler: Sampler = Sampler()
-    target: Target = LLM
-    seed: int = Field(0, ge=0, lt=2**64)
-    origin: int = Field(0, ge=0, lt=2**31)
-
-    def pack(self) -> list[Any]:
-        """Positional: half the bytes of the names."""
-        s = self.sampler
-        target = None if self.target == LLM else self.target.model_dump()
-        return [
-            _small(s.temperature),
-            s.top_k,
-            _small(s.top_p),
-            _small(s.min_p),
-            target,
-            self.seed,
-            self.origin,
-        ]
-
-    @staticmethod
-    def unpack(value: Any) -> Settings:
-        """From the packed list, or from JSON names.
-
-        Raises:
-            OutOfRange: a value is not allowed.
-        """
-        try:
-            if isinstance(value, dict):
-                return Settings.model_validate(value)
-            temperature, top_k, top_p, min_p, target, seed, origin = value
-            names = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-            return Settings.model_validate(
-                {"sampler": names, "target": target or LLM, "seed": seed, "origin": origin}
-            )
-        except (ValidationError, TypeError, ValueError) as error:
-            raise OutOfRange(f"settings: {_first_line(error)}") from None
 
 
 @dataclass(frozen=True)
@@ -239,25 +177,6 @@ class Request:
             require(draft.weight(token) > 0, OutOfRange, "a draft is not in its distribution")
 
 
-class Info(BaseModel):
-    """What a verifier says about itself (`GET /v1/info`): what a device needs before it asks."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    model: str = Field(max_length=200)
-    fingerprint: Fingerprint
-    template: str | None = None
-    bos: str = ""
-    eos: str = ""
-    end_ids: frozenset[int]
-    n_ctx: int = Field(ge=1)
-    limits: Limits
-    random: str = SCHEME
-    level: int = Field(3, ge=0, le=3, description="3: exact, the cache follows the session")
-    protocol: int = VERSION
-    version: str = __version__
-
-
 class Timing(NamedTuple):
     """Microseconds a call spent in the verifier's queue and in the model."""
 
@@ -353,8 +272,25 @@ class Reply:
         require(all(isinstance(d, bytes) for d in distributions), Malformed, "distributions")
         if proposal is not None:
             _integers(proposal)
-            require(proposal < n_vocab, Malformed, "unknown proposal")
+            require(len(distributions) == 1, Malformed, "a proposal comes with its distribution")
+            Reply.proposed_from(distributions[0], proposal, n_vocab)
         return Reply(call, start, accepted, ids, values, held, Timing(*us), proposal, distributions)
+
+    @staticmethod
+    def proposed_from(raw: bytes, proposal: int, n_vocab: int) -> Distribution:
+        """The law of the LLM that a proposal was drawn from; raises Malformed."""
+        try:
+            law = unpack_distribution(raw, n_vocab)
+            check_distribution(law, n_vocab, n_vocab)
+        except OutOfRange as error:
+            raise Malformed(str(error)) from None
+        require(law.weight(proposal) > 0, Malformed, "a proposal is not in its distribution")
+        return law
+
+    @staticmethod
+    def contrast_from(raw: bytes, n_vocab: int) -> tuple[NDArray[np.int64], Probs]:
+        """Ids (n,) and log-probabilities (n,) of one position; raises Malformed."""
+        return unpack_contrast(raw, n_vocab)
 
 
 @dataclass(frozen=True)
@@ -383,7 +319,7 @@ def _fields(body: bytes, n: int) -> list[Any]:
     try:
         value = msgpack.unpackb(body, raw=False, strict_map_key=True)
     except (ValueError, msgpack.UnpackException, RecursionError) as error:
-        raise Malformed(f"not MessagePack: {_first_line(error)}") from None
+        raise Malformed(f"not MessagePack: {first_line(error)}") from None
     require(isinstance(value, list) and len(value) == n, Malformed, f"not an array of {n}")
     fields: list[Any] = value
     return fields
@@ -395,14 +331,3 @@ def _integers(*values: Any) -> None:
         Malformed,
         "a number is not a natural number",
     )
-
-
-def _small(value: float) -> float | int:
-    return int(value) if value == int(value) else value
-
-
-def _first_line(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -21,7 +21,7 @@ __all__ = [
     "Threshold",
 ]
 
-StrategyName = Literal["local", "cloud", "hlm", "uhlm", "rand"]
+StrategyName = Literal["local", "cloud", "hlm", "uhlm", "rand", "spec", "ensemble"]
 Threshold = float | Literal["averse", "prone"]
 
 
@@ -45,6 +45,10 @@ class StrategyOptions(_Section):
     rate: float = Field(0.1, ge=0.0, le=1.0, description="share of uploads of `rand`")
     estimator: Literal["sampled", "expected"] = "sampled"
     samples: int = Field(20, ge=1, le=256, description="perturbed samples per draft")
+    draft_limit: int | Literal["auto"] = Field("auto", description="of spec and ensemble")
+    ensemble: Literal["weighted", "contrastive"] = "weighted"
+    weight: float = Field(0.5, ge=0.0, le=1.0, description="of the device in a weighted ensemble")
+    mu: float = Field(0.1, ge=0.0, le=10.0, description="of a contrastive ensemble")
     pipelined: Literal["auto", "on", "off"] = "auto"
     slope: float | None = Field(None, description="a of the fit beta = a u + b, for averse, prone")
     intercept: float | None = Field(None, description="b of the fit")

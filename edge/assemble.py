@@ -12,6 +12,7 @@ from .. import models
 from ..configs.config import Config, StrategyOptions
 from ..lm.errors import CloudError, ConfigError, ModelError
 from ..lm.key_file import read_key_file
+from ..lm.targets import Contrastive, Weighted
 from .assistant import Assistant
 from .demo import DemoVerifier
 from .link import HttpLink
@@ -150,7 +151,15 @@ def find_model(name: str) -> Path:
 
 def strategy_of(options: StrategyOptions) -> Strategy:
     """The strategy that the options name."""
-    return make_strategy(options.name, threshold=threshold_of(options), rate=options.rate)
+    limit = options.draft_limit
+    weighted = options.ensemble == "weighted"
+    return make_strategy(
+        options.name,
+        threshold=threshold_of(options),
+        rate=options.rate,
+        draft_limit=None if limit == "auto" else limit,
+        target=Weighted(weight=options.weight) if weighted else Contrastive(mu=options.mu),
+    )
 
 
 def threshold_of(options: StrategyOptions) -> float:

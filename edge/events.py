@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..lm.sampling import Distribution
 
 __all__ = ["Draft", "Event", "Judged", "Notice", "Source", "Token"]
@@ -22,6 +25,7 @@ class Draft:
         q: what it was drawn from.
         uncertainty: u of METHOD section 2, None if nobody asked for it.
         reward: the head's acceptance probability, None if nobody asked for it.
+        log_q: logarithms of the whole law, shape (V,), kept only for a contrastive target.
     """
 
     index: int
@@ -29,6 +33,7 @@ class Draft:
     q: Distribution
     uncertainty: float | None = None
     reward: float | None = None
+    log_q: NDArray[np.float64] | None = None
 
     @property
     def weight(self) -> int:

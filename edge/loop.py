@@ -10,7 +10,9 @@ from ..cloud.wire import Info, Reply
 from ..lm.draws import Draws, Purpose
 from ..lm.errors import CloudError, VocabularyMismatch
 from ..lm.sampling import Sampler
+from ..lm.targets import LLM, Contrastive
 from ..lm.vocab import TextDecoder, Vocabulary
+from .ensemble import judge_contrast, judge_proposal, log_law
 from .events import Draft, Event, Judged, Notice, Source, Token
 from .remote import Call, Remote
 from .stats import Stats
@@ -96,6 +98,9 @@ class ReplyLoop:
         self._remote = remote
         self._strategy = strategy
         self._pipelined = pipelined
+        self._seed = prompt.seed
+        target = strategy.target
+        self._contrast = target if isinstance(target, Contrastive) else None
         self._clock = clock
         self._draws = Draws(prompt.seed, device.k)
         self._decoder = TextDecoder(device.vocab)
@@ -133,6 +138,7 @@ class ReplyLoop:
         elif not self._strategy.drafts and self._online():
             self._ask([])
         else:
+            self.stats.pipelined |= self._call is not None
             draft = self._draft()
             self._drafts.append(draft)
             self._asking = self._online() and self._wants(draft)
@@ -155,9 +161,13 @@ class ReplyLoop:
             thetas, perturbs = self._draws.thetas(index), self._draws.perturbs(index)
             u = device.estimator(row, token, thetas, perturbs)
         self._tape.append(token)
+        log_q = log_law(row, device.sampler) if self._contrast is not None else None
+        took = self._clock() - begun
         self.stats.drafts += 1
-        self.stats.device_time += self._clock() - begun
-        return Draft(index, token, q, u)
+        self.stats.device_time += took
+        if self._remote is not None:
+            self._remote.pace.drafted(took)
+        return Draft(index, token, q, u, None, log_q)
 
     # Decide
 
@@ -171,7 +181,16 @@ class ReplyLoop:
         if self._strategy.scope != "all":
             return False
         unsent = len(self._drafts) - (len(self._call.drafts) if self._call else 0)
-        return unsent >= self._strategy.draft_limit or self._no_draft_after(draft)
+        return unsent >= self._draft_limit() or self._no_draft_after(draft)
+
+    def _draft_limit(self) -> int:
+        """As configured, or the one that settles the most tokens per second."""
+        limit = self._strategy.draft_limit
+        if limit is None:
+            assert self._remote is not None  # noqa: S101 - only asked while online
+            limit = self._remote.pace.draft_limit(self._pipelining)
+        self.stats.draft_limit = limit
+        return limit
 
     def _no_draft_after(self, draft: Draft) -> bool:
         """Does it end the text, or reach the limit?"""
@@ -185,10 +204,15 @@ class ReplyLoop:
 
     @property
     def _pipelining(self) -> bool:
+        if self._proposes or self._remote is None:
+            return False  # the LLM's proposal comes after all drafts
         if self._pipelined is not None:
             return self._pipelined
-        round_trip = self._remote.round_trip if self._remote else None
-        return round_trip is not None and round_trip > self.stats.device_time_per_draft
+        return self._remote.pace.pipelining_pays
+
+    @property
+    def _proposes(self) -> bool:
+        return self._strategy.target != LLM and self._strategy.supply > 0
 
     def _audit_due(self) -> bool:
         """Is it time to ask about nothing but the tokens skipped so far?"""
@@ -203,9 +227,9 @@ class ReplyLoop:
     def _ask(self, drafts: Sequence[Draft], audit: bool = False) -> None:
         """Send a call. Its drafts are the first of those not settled."""
         assert self._remote is not None  # noqa: S101 - only asked while online
-        judged = drafts if self._strategy.scope in ("last", "all") else []
+        judged = [] if self._strategy.scope == "none" else drafts
         supply = 0 if audit else self._strategy.supply
-        self._call = self._remote.submit(judged, supply)
+        self._call = self._remote.submit(judged, supply, weigh=self._contrast is not None)
         self._asking = False
         self.stats.audits += audit
         self.stats.uploads += not audit
@@ -247,39 +271,63 @@ class ReplyLoop:
         self.stats.wait_time += self._clock() - begun
         self.stats.cloud_time += reply.us.model / 1e6
         yield from self._learn(call, reply)
-        yield from self._settle_verdict(call, reply)
+        if self._contrast is not None and call.drafts:
+            verdict = judge_contrast(
+                call.drafts, reply, self._contrast, self._seed, len(self._device.vocab)
+            )
+            self._remote.keep([draft.id for draft in call.drafts[: verdict.accepted]])
+            tokens = [] if verdict.replacement is None else [verdict.replacement]
+            for token in tokens:
+                self._remote.append(token)
+            yield from self._settle_verdict(call, verdict.accepted, tokens)
+        else:
+            yield from self._settle_verdict(call, reply.accepted, reply.tokens)
+        if reply.proposal is not None and not self.ended:
+            yield self._settle_proposal(reply, reply.proposal)
 
     def _learn(self, call: Call, reply: Reply) -> Iterator[Event]:
         """The betas of the tokens skipped before: policies learn from them."""
-        n = len(reply.betas) - self._looked_at(call, reply)
+        n = len(reply.betas) - call.n_judged(reply) - len(call.drafts) * call.weigh
         for draft, beta in zip(call.skipped[len(call.skipped) - n :], reply.betas, strict=False):
             judged = Judged(draft.index, draft.uncertainty, beta)
             self._strategy.policy.observe(judged)
             yield judged
 
-    def _settle_verdict(self, call: Call, reply: Reply) -> Iterator[Event]:
-        for draft in call.drafts[: reply.accepted]:
+    def _settle_verdict(self, call: Call, accepted: int, tokens: Sequence[int]) -> Iterator[Event]:
+        """The first drafts stand; `tokens` replace the next one, or are supplied."""
+        for draft in call.drafts[:accepted]:
             if not self.ended:
                 yield self._token(draft.id, "edge", draft.uncertainty, True, True)
-        if not reply.tokens:
-            del self._drafts[: reply.accepted]
+        if not tokens:
+            del self._drafts[:accepted]
             return
-        # A replacement or supplied tokens: what was drafted from here on is void.
-        rejected = self._drafts[reply.accepted] if len(self._drafts) > reply.accepted else None
+        # What was drafted from here on is void.
+        void = self._drafts[accepted] if len(self._drafts) > accepted else None
         verdict = False if call.drafts else None
         self._drafts.clear()
         self._asking = False
         self._tape.rollback(self._origin + len(self.tokens))
-        for i, token in enumerate(reply.tokens):
+        for i, token in enumerate(tokens):
             if not self.ended:
                 self._tape.append(token)
-                u = rejected.uncertainty if rejected is not None and i == 0 else None
+                u = void.uncertainty if void is not None and i == 0 else None
                 yield self._token(token, "cloud", u, True, verdict)
 
-    @staticmethod
-    def _looked_at(call: Call, reply: Reply) -> int:
-        """How many drafts got a beta."""
-        return min(reply.accepted + 1, len(call.drafts))
+    def _settle_proposal(self, reply: Reply, proposal: int) -> Token:
+        """The LLM proposes and the device judges: the other half of the ensemble's round."""
+        assert self._remote is not None  # noqa: S101 - there was a call
+        begun = self._clock()
+        q = self._device.sampler.distribution(self._tape.row(), self._device.wire_top)
+        verdict = judge_proposal(
+            reply, proposal, q, self._strategy.target, self._seed, len(self.tokens),
+            len(self._device.vocab),
+        )  # fmt: skip
+        self.stats.device_time += self._clock() - begun
+        stands = verdict.replacement is None
+        token = proposal if verdict.replacement is None else verdict.replacement
+        self._tape.append(token)
+        self._remote.append(token)
+        return self._token(token, "cloud" if stands else "edge", None, True, stands)
 
     @property
     def _ends(self) -> frozenset[int]:

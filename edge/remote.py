@@ -19,6 +19,7 @@ from ..lm.worker import Worker
 from .breaker import Breaker
 from .events import Draft
 from .link import Deadline, Link
+from .pace import Pace
 
 __all__ = ["Call", "Remote"]
 
@@ -32,11 +33,16 @@ class Call:
     begun: float
     drafts: Sequence[Draft]
     skipped: Sequence[Draft]
+    weigh: bool = False
 
     @property
     def done(self) -> bool:
         """Is the answer (or the failure) there?"""
         return self.future.done()
+
+    def n_judged(self, reply: Reply) -> int:
+        """How many of its drafts the reply has a beta of, as the last of its betas."""
+        return 0 if self.weigh else min(reply.accepted + 1, len(self.drafts))
 
 
 class Remote:
@@ -64,7 +70,7 @@ class Remote:
     ) -> None:
         self.link = link
         self.info: Info | None = None
-        self.round_trip: float | None = None  # seconds, smoothed; None before the first answer
+        self.pace = Pace()
         self._vocab = vocab
         self._name = name
         self._seconds = deadline
@@ -136,6 +142,12 @@ class Remote:
         """A token was settled on the device, and its beta is of no interest."""
         (self._tail if self._ids is None else self._ids).append(token)
 
+    def keep(self, tokens: Sequence[int]) -> None:
+        """The device settled tokens that the verifier holds already."""
+        if self._ids is not None:
+            self._ids += tokens
+            self._held += len(tokens)
+
     def submit(self, drafts: Sequence[Draft], supply: int = 0, weigh: bool = False) -> Call:
         """Ask about drafts, or for tokens.
 
@@ -147,11 +159,11 @@ class Remote:
         self._breaker.begin()
         self._calls = (self._calls + 1) % 2**32
         deadline = Deadline(self._seconds)
-        skipped = tuple(self._skipped)
+        drafts, skipped = tuple(drafts), tuple(self._skipped)  # the caller's list goes on growing
         future = self._worker.submit(
             lambda _: self._exchange(drafts, skipped, supply, weigh, deadline)
         )
-        return Call(future, deadline, self._clock(), tuple(drafts), skipped)
+        return Call(future, deadline, self._clock(), drafts, skipped, weigh)
 
     def _exchange(
         self,
@@ -236,9 +248,10 @@ class Remote:
             self._fail(call, error)
             raise
         self._breaker.succeed()
-        took = self._clock() - call.begun
-        self.round_trip = took if self.round_trip is None else 0.8 * self.round_trip + 0.2 * took
         ids = self._render_prompt(self.connect())
+        positions = max(1, reply.held - self._held)
+        self.pace.called(self._clock() - call.begun, reply.us.model / 1e6, positions)
+        self.pace.judged(list(reply.betas[len(reply.betas) - call.n_judged(reply) :]))
         ids += [draft.id for draft in call.drafts[: reply.accepted]]
         ids += reply.tokens
         self._held = min(reply.held, len(ids))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from .events import Event, Token
@@ -24,6 +24,8 @@ class Stats:
         drafts: tokens drafted, thrown away ones included.
         wait_time: what the device spent waiting for the verifier.
         cloud_time: what the verifier said it spent on the model.
+        draft_limit: the newest one in force; None without blocks.
+        pipelined: a draft was made while a call was under way.
     """
 
     strategy: str
@@ -45,6 +47,8 @@ class Stats:
     wire_up: int = 0
     wire_down: int = 0
     offline_reason: str | None = None
+    draft_limit: int | None = None
+    pipelined: bool = False
 
     def add(self, event: Event) -> None:
         """Count a settled token."""
@@ -83,13 +87,12 @@ class Stats:
 
     def to_json(self) -> dict[str, Any]:
         """The names of the command line's last JSON line; times in milliseconds."""
-        plain = asdict(self)
+        as_they_are = (
+            "strategy", "threshold", "draft_limit", "pipelined", "offline_reason", "tokens",
+            "uploads", "calls", "audits", "rejected", "uplink_bytes", "downlink_bytes",
+        )  # fmt: skip
         return {
-            **{
-                name: plain[name]
-                for name in ("tokens", "uploads", "calls", "audits", "rejected", "uplink_bytes",
-                             "downlink_bytes", "strategy", "threshold", "offline_reason")
-            },
+            **{name: getattr(self, name) for name in as_they_are},
             "transmission_rate": round(self.transmission_rate, 6),
             "tokens_per_s": round(self.tokens_per_s, 2),
             "ttft_ms": None if self.first_token is None else round(self.first_token * 1e3, 3),
@@ -98,4 +101,4 @@ class Stats:
             "wait_ms": round(self.wait_time * 1e3, 3),
             "wire_up_bytes": self.wire_up,
             "wire_down_bytes": self.wire_down,
-        }  # fmt: skip
+        }

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from ..lm.targets import LLM, Target
+from ..configs.config import StrategyName
+from ..lm.targets import LLM, Target, Weighted
 from .policy import Always, Never, Policy, RandomRate, UncertainAbove
 
-__all__ = ["STRATEGIES", "Scope", "Strategy", "StrategyName", "make_strategy"]
+__all__ = ["STRATEGIES", "Scope", "Strategy", "make_strategy"]
+
+STRATEGIES: tuple[StrategyName, ...] = get_args(StrategyName)
 
 Scope = Literal["last", "all", "none"]
 """What an upload lets the LLM judge: the newest draft; every draft since the last upload; nothing,
 the LLM supplies the token instead."""
-
-StrategyName = Literal["local", "cloud", "hlm", "uhlm", "rand"]
-STRATEGIES: tuple[StrategyName, ...] = ("local", "cloud", "hlm", "uhlm", "rand")
 
 _CHUNK = 16  # tokens that `cloud` asks for at once: the text still flows
 
@@ -31,7 +31,7 @@ class Strategy:
         target: what the accept test aims at.
         supply: tokens that the LLM supplies per upload.
         drafts: whether the device drafts at all while the cloud is there.
-        draft_limit: most drafts in one upload (scope `all`).
+        draft_limit: most drafts in one upload (scope `all`); None: by measured times.
     """
 
     name: str
@@ -40,16 +40,25 @@ class Strategy:
     target: Target = LLM
     supply: int = 0
     drafts: bool = True
-    draft_limit: int = 8
+    draft_limit: int | None = None
 
 
-def make_strategy(name: StrategyName, *, threshold: float = 0.073, rate: float = 0.1) -> Strategy:
+def make_strategy(
+    name: StrategyName,
+    *,
+    threshold: float = 0.073,
+    rate: float = 0.1,
+    draft_limit: int | None = None,
+    target: Target = LLM,
+) -> Strategy:
     """The strategy of that name.
 
     Args:
         name: one of STRATEGIES.
-        threshold: of u (`uhlm`).
+        threshold: of u (`uhlm`, `spec`).
         rate: share of uploads (`rand`).
+        draft_limit: most drafts in one upload (`spec`, `ensemble`).
+        target: of `ensemble`.
     """
     match name:
         case "local":
@@ -62,3 +71,8 @@ def make_strategy(name: StrategyName, *, threshold: float = 0.073, rate: float =
             return Strategy(name, UncertainAbove(threshold))
         case "rand":
             return Strategy(name, RandomRate(rate))
+        case "spec":
+            return Strategy(name, UncertainAbove(threshold), scope="all", draft_limit=draft_limit)
+        case "ensemble":
+            supply = int(isinstance(target, Weighted))  # the LLM's proposal
+            return Strategy(name, Never(), "all", target, supply, draft_limit=draft_limit)

@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .draws import Purpose, uniform
 from .sampling import TOTAL, Distribution, Probs, accept, rejection, resample
 from .targets import Target, Weighted
 
-__all__ = ["Verdict", "aim", "judge", "supply"]
+__all__ = ["Verdict", "aim", "contrast", "judge", "mixture", "supply"]
 
 
 class Verdict(NamedTuple):
@@ -66,14 +69,40 @@ def supply(p: Probs, seed: int, position: int) -> int:
     return resample(p, None, uniform(seed, Purpose.SUPPLY, position))
 
 
+def mixture(weights: Sequence[float], laws: Sequence[Probs]) -> Probs:
+    """r = sum of w_i p_i over any number of models, shape (V,) (arXiv 2502.01662, section 3).
+
+    Whichever model j proposes, `judge` settles with min(1, r / p_j) and norm(max(0, r - p_j)): a
+    token is settled once every model has scored it, and follows r for every proposer. It stands
+    with probability at least w_j.
+    """
+    r = laws[0] * weights[0]
+    for weight, law in zip(weights[1:], laws[1:], strict=True):
+        r += weight * law
+    return r
+
+
+def contrast(ids: NDArray[np.int64], log_p: Probs, log_q: Probs, mu: float) -> Probs:
+    """r proportional to p q^-mu at `ids`, zero elsewhere (arXiv 2502.01662, section 3).
+
+    Args:
+        ids: where p is at least a tenth of its peak, shape (n,).
+        log_p: logarithms of p there, shape (n,).
+        log_q: logarithms of the device's whole law, shape (V,).
+        mu: how much of the device is taken away.
+    """
+    score = log_p - mu * log_q[ids]
+    mass = np.exp(score - score.max())
+    r = np.zeros(len(log_q))
+    r[ids] = mass / mass.sum()
+    return r
+
+
 def aim(target: Target, q: Distribution, p: Probs) -> Probs:
     """The target r, shape (V,), of one position, from the device's q and the LLM's p.
 
-    Weighted: r = weight q + (1 - weight) p (arXiv 2502.01662, section 3). A contrast is aimed at
-    on the device, which alone has the whole q.
+    A contrast is aimed at on the device, which alone has the whole q.
     """
     if not isinstance(target, Weighted):
         return p
-    r = p * (1.0 - target.weight)
-    r[q.ids] += target.weight * (q.weights / TOTAL)
-    return r
+    return mixture([1.0 - target.weight, target.weight], [p, q.probs(len(p))])
