@@ -13,11 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .bench.commands import register as register_bench
+from .configs.flags import conversation
 from .lm.errors import UhlmError, UsageError
 from .lm.text import one_line
+from .quantize.commands import register as register_quantize
 
 if TYPE_CHECKING:
+    from .configs.config import Config
     from .configs.layers import Loaded
+    from .edge.link import Link
 
 __all__ = ["app", "main"]
 
@@ -48,90 +53,26 @@ app = typer.Typer(
 config_app = typer.Typer(help="See the configuration.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 
-# Options that several commands share. None means "not given": lower layers decide.
 Profile = Annotated[str | None, typer.Option(help="Named profile (default: demo).")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="Config file (TOML).")]
-Model = Annotated[str | None, typer.Option(help="Device model: a GGUF file or a shipped name.")]
-Cloud = Annotated[str | None, typer.Option(help="URL of a verifier.")]
-Offline = Annotated[bool | None, typer.Option("--offline", help="Open no connection at all.")]
-RequireCloud = Annotated[
-    bool | None, typer.Option("--require-cloud", help="Fail (exit 4) without a verifier.")
-]
-StrategyOption = Annotated[
-    str | None, typer.Option("--strategy", help="local, cloud, hlm, uhlm or rand.")
-]
-Threshold = Annotated[
-    str | None, typer.Option(help="Upload when u exceeds it: a number, averse or prone.")
-]
-Rate = Annotated[float | None, typer.Option(help="Share of uploads of rand.")]
-Temperature = Annotated[float | None, typer.Option(help="0 is greedy.")]
-TopK = Annotated[int | None, typer.Option(help="0 is off.")]
-TopP = Annotated[float | None, typer.Option(help="1 is off.")]
-MinP = Annotated[float | None, typer.Option(help="0 is off.")]
-Seed = Annotated[int | None, typer.Option(help="Same seed, same text.")]
-MaxTokens = Annotated[int | None, typer.Option(help="Most tokens of a reply.")]
-System = Annotated[str | None, typer.Option(help="System message.")]
-Threads = Annotated[int | None, typer.Option(help="Threads for single tokens.")]
-GpuLayers = Annotated[int | None, typer.Option(help="Layers on the GPU; -1 is all.")]
-Pipelined = Annotated[
-    bool | None, typer.Option("--pipelined/--no-pipelined", help="Draft on during a call.")
-]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object per line on stdout.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Say which backend took the model.")]
 
 
 @app.command()
-def chat(
-    profile: Profile = None,
-    config: ConfigFile = None,
-    model: Model = None,
-    cloud: Cloud = None,
-    offline: Offline = None,
-    require_cloud: RequireCloud = None,
-    strategy: StrategyOption = None,
-    threshold: Threshold = None,
-    rate: Rate = None,
-    temperature: Temperature = None,
-    top_k: TopK = None,
-    top_p: TopP = None,
-    min_p: MinP = None,
-    seed: Seed = None,
-    max_tokens: MaxTokens = None,
-    system: System = None,
-    threads: Threads = None,
-    gpu_layers: GpuLayers = None,
-    pipelined: Pipelined = None,
-    json: Json = False,
-    verbose: Verbose = False,
-) -> None:
+@conversation
+def chat(config: Config, json: Json = False, verbose: Verbose = False) -> None:
     """Talk to the model. Without a terminal, each line of stdin is a turn."""
     from .edge.repl import chat as run_chat
 
-    run_chat(_load(profile, config, _given(locals())).config, as_json=json, verbose=verbose)
+    run_chat(config, partner(config), as_json=json, verbose=verbose)
 
 
 @app.command()
+@conversation
 def run(
+    config: Config,
     prompt: Annotated[str, typer.Argument(help="What to answer; - reads stdin.")],
-    profile: Profile = None,
-    config: ConfigFile = None,
-    model: Model = None,
-    cloud: Cloud = None,
-    offline: Offline = None,
-    require_cloud: RequireCloud = None,
-    strategy: StrategyOption = None,
-    threshold: Threshold = None,
-    rate: Rate = None,
-    temperature: Temperature = None,
-    top_k: TopK = None,
-    top_p: TopP = None,
-    min_p: MinP = None,
-    seed: Seed = None,
-    max_tokens: MaxTokens = None,
-    system: System = None,
-    threads: Threads = None,
-    gpu_layers: GpuLayers = None,
-    pipelined: Pipelined = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -139,7 +80,16 @@ def run(
     from .edge.repl import answer, read_stdin
 
     text = read_stdin() if prompt == "-" else prompt
-    answer(_load(profile, config, _given(locals())).config, text, as_json=json, verbose=verbose)
+    answer(config, text, partner(config), as_json=json, verbose=verbose)
+
+
+def partner(config: Config) -> Link | None:
+    """A second model in this process in place of a verifier, if one is configured."""
+    if config.strategy.partner is None:
+        return None
+    from .bench.local_link import load_partner
+
+    return load_partner(config)
 
 
 @app.command("cloud")
@@ -151,8 +101,8 @@ def cloud_command(
     port: Annotated[int | None, typer.Option(help="Port; 0 is any free one.")] = None,
     sessions: Annotated[int | None, typer.Option(help="Conversations held at once.")] = None,
     key_file: Annotated[Path | None, typer.Option(help="File with API keys, mode 600.")] = None,
-    threads: Threads = None,
-    gpu_layers: GpuLayers = None,
+    threads: Annotated[int | None, typer.Option(help="Threads for single tokens.")] = None,
+    gpu_layers: Annotated[int | None, typer.Option(help="Layers on the GPU; -1 is all.")] = None,
     fd: Annotated[int | None, typer.Option(hidden=True)] = None,
     until_eof: Annotated[bool, typer.Option("--until-eof", hidden=True)] = False,
 ) -> None:
@@ -187,30 +137,8 @@ def _load(profile: str | None, file: Path | None, flags: dict[tuple[str, ...], A
     return load_config(flags, profile, file)
 
 
-def _given(options: dict[str, Any]) -> dict[tuple[str, ...], Any]:
-    """The flags of `chat` and `run` as keys of the configuration."""
-    keys = {
-        "model": ("device", "model"),
-        "cloud": ("cloud", "url"),
-        "offline": ("cloud", "offline"),
-        "require_cloud": ("cloud", "require"),
-        "strategy": ("strategy", "name"),
-        "threshold": ("strategy", "threshold"),
-        "rate": ("strategy", "rate"),
-        "temperature": ("sampler", "temperature"),
-        "top_k": ("sampler", "top_k"),
-        "top_p": ("sampler", "top_p"),
-        "min_p": ("sampler", "min_p"),
-        "seed": ("chat", "seed"),
-        "max_tokens": ("chat", "max_tokens"),
-        "system": ("chat", "system"),
-        "threads": ("device", "engine", "n_threads"),
-        "gpu_layers": ("device", "engine", "n_gpu_layers"),
-    }
-    flags: dict[tuple[str, ...], Any] = {key: options[name] for name, key in keys.items()}
-    if options["pipelined"] is not None:
-        flags["strategy", "pipelined"] = "on" if options["pipelined"] else "off"
-    return flags
+for register in (register_quantize, register_bench):
+    register(app)
 
 
 def main() -> None:

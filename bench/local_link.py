@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from ..cloud.service import Service
+from ..cloud.keys import Keys
+from ..cloud.service import Service, load_service
 from ..cloud.wire import Conflict, Info, Reply, Request
+from ..configs.config import Config
+from ..edge.assemble import find_model
 from ..edge.link import Deadline, Traffic
 
-__all__ = ["LocalLink"]
+__all__ = ["LocalLink", "load_partner"]
 
 
 class LocalLink:
@@ -35,3 +38,14 @@ class LocalLink:
 
     def reset(self) -> None:
         """There is no connection."""
+
+
+def load_partner(config: Config) -> LocalLink:
+    """The second model of `--partner`, run like a verifier.
+
+    Raises:
+        ModelError: it is refused.
+    """
+    name = config.strategy.partner or config.verifier.model
+    service = load_service(find_model(name), config.verifier, Keys())
+    return LocalLink(service)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -21,8 +21,8 @@ __all__ = [
     "Threshold",
 ]
 
-StrategyName = Literal["local", "cloud", "hlm", "uhlm", "rand", "spec", "ensemble"]
-Threshold = float | Literal["averse", "prone"]
+StrategyName = Literal["local", "cloud", "hlm", "uhlm", "rand", "spec", "reward", "ensemble"]
+Threshold = float | Literal["averse", "prone", "risk", "adaptive"]
 
 
 class _Section(BaseModel):
@@ -33,6 +33,7 @@ class DeviceOptions(_Section):
     """The model on the device."""
 
     model: str = Field("demo-slm", description="GGUF file, or the name of a shipped model")
+    runtime: Literal["llama", "onnx"] = Field("llama", description="what runs the model")
     wire_top: int = Field(64, ge=1, le=256, description="most ids in a distribution")
     engine: EngineOptions = EngineOptions()
 
@@ -41,11 +42,16 @@ class StrategyOptions(_Section):
     """When to ask the cloud."""
 
     name: StrategyName = "uhlm"
-    threshold: Threshold = Field(0.073, description="of u: a number, averse or prone")
+    threshold: Threshold = Field(0.073, description="of u: a number, averse, prone, risk, adaptive")
+    calibration: str | None = Field(None, description="where thresholds come from: name or file")
+    reward_threshold: float = Field(0.5, ge=0.0, le=1.0, description="of `reward`")
     rate: float = Field(0.1, ge=0.0, le=1.0, description="share of uploads of `rand`")
     estimator: Literal["sampled", "expected"] = "sampled"
     samples: int = Field(20, ge=1, le=256, description="perturbed samples per draft")
-    draft_limit: int | Literal["auto"] = Field("auto", description="of spec and ensemble")
+    draft_limit: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
+        "auto", description="drafts in one upload of spec and ensemble"
+    )
+    partner: str | None = Field(None, description="second model on this device: no verifier")
     ensemble: Literal["weighted", "contrastive"] = "weighted"
     weight: float = Field(0.5, ge=0.0, le=1.0, description="of the device in a weighted ensemble")
     mu: float = Field(0.1, ge=0.0, le=10.0, description="of a contrastive ensemble")

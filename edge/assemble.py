@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from .. import models
@@ -15,7 +15,7 @@ from ..lm.key_file import read_key_file
 from ..lm.targets import Contrastive, Weighted
 from .assistant import Assistant
 from .demo import DemoVerifier
-from .link import HttpLink
+from .link import HttpLink, Link
 from .loop import Device
 from .remote import Remote
 from .strategy import Strategy, make_strategy
@@ -29,13 +29,17 @@ _PIPELINED = {"auto": None, "on": True, "off": False}
 
 @contextmanager
 def assemble(
-    config: Config, tell: Callable[[str], None], environment: Mapping[str, str] = os.environ
+    config: Config,
+    tell: Callable[[str], None],
+    link: Link | None = None,
+    environment: Mapping[str, str] = os.environ,
 ) -> Iterator[Assistant]:
     """An assistant as configured, for as long as the context lasts.
 
     Args:
         config: all options.
         tell: takes one line for the user.
+        link: to a verifier that is there already; None: as the configuration says.
         environment: of the process, for the key.
 
     Raises:
@@ -44,7 +48,8 @@ def assemble(
         ConfigError: options that do not fit each other.
     """
     strategy = strategy_of(config.strategy)
-    with _verifier(config, strategy, tell, environment) as link:
+    found = nullcontext(link) if link else _verifier(config, strategy, tell, environment)
+    with found as link:
         device = make_device(config)
         try:
             remote = None if link is None else _remote(config, device, link, tell)
@@ -119,7 +124,7 @@ def make_device(config: Config) -> Device:
     )
 
 
-def _remote(config: Config, device: Device, link: HttpLink, tell: Callable[[str], None]) -> Remote:
+def _remote(config: Config, device: Device, link: Link, tell: Callable[[str], None]) -> Remote:
     name = Path(config.device.model).name.removesuffix(".gguf")
     remote = Remote(link, device.vocab, name, config.cloud.deadline)
     # A verifier that somebody named is asked who it is at once: no text of the user leaves, and a

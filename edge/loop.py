@@ -126,6 +126,7 @@ class ReplyLoop:
         finally:
             self._discard()
             self.stats.elapsed = self._clock() - self._begun
+            self.stats.threshold = self._strategy.policy.threshold
             if self._remote is not None and self._traffic is not None:
                 self.stats.add_traffic(self._traffic, self._remote.link.traffic)
 
@@ -151,8 +152,12 @@ class ReplyLoop:
 
     def _draft(self) -> Draft:
         """Draw the next token from q, and measure what the policy needs to know about it."""
-        begun = self._clock()
         device, index = self._device, len(self.tokens) + len(self._drafts)
+        begun = self._clock()
+        if self._tape.unread > 1:  # a prompt: not the time of a token
+            self._tape.read_all_but_last()
+            self.stats.prefill_time += self._clock() - begun
+            begun = self._clock()
         row = self._tape.row()
         q = device.sampler.distribution(row, device.wire_top)
         token = q.draw(self._draws.one(Purpose.DRAFT, index))

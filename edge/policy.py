@@ -23,6 +23,11 @@ class Policy(Protocol):
         """Most tokens skipped in a row before an audit asks about them; None: no audits."""
         ...
 
+    @property
+    def threshold(self) -> float | None:
+        """What the decision compares with now; None if nothing is compared."""
+        ...
+
     def upload(self, draft: Draft, draws: Draws) -> bool:
         """Ask the verifier about this draft?"""
         ...
@@ -37,6 +42,7 @@ class _Fixed:
 
     needs: frozenset[str] = frozenset()
     audit_after: int | None = None
+    threshold: float | None = None
 
     def observe(self, judged: Judged) -> None:
         """Learns nothing."""

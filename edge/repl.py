@@ -14,6 +14,7 @@ from ..lm.text import one_line
 from .assemble import assemble
 from .assistant import Assistant
 from .events import Event, Judged, Notice, Token
+from .link import Link
 from .terminal import Style, Terminal, legend, summary
 
 __all__ = ["answer", "chat", "read_stdin"]
@@ -30,7 +31,13 @@ _HELP = """\
 Ctrl-C  stop the reply"""
 
 
-def answer(config: Config, text: str, as_json: bool = False, verbose: bool = False) -> None:
+def answer(
+    config: Config,
+    text: str,
+    link: Link | None = None,
+    as_json: bool = False,
+    verbose: bool = False,
+) -> None:
     """Answer one prompt: the answer on stdout, everything else on stderr.
 
     Raises:
@@ -38,7 +45,7 @@ def answer(config: Config, text: str, as_json: bool = False, verbose: bool = Fal
     """
     if not text.strip():
         raise UsageError("the prompt is empty; say something")
-    with assemble(config, _tell) as assistant:
+    with assemble(config, _tell, link) as assistant:
         if verbose:
             _tell(_backend(assistant))
         style = Style.of(sys.stdout)
@@ -47,10 +54,12 @@ def answer(config: Config, text: str, as_json: bool = False, verbose: bool = Fal
             print(summary(assistant.loop.stats, Style.of(sys.stderr)), file=sys.stderr)
 
 
-def chat(config: Config, as_json: bool = False, verbose: bool = False) -> None:
+def chat(
+    config: Config, link: Link | None = None, as_json: bool = False, verbose: bool = False
+) -> None:
     """Turn after turn until the input ends."""
     interactive = sys.stdin.isatty()
-    with assemble(config, _tell) as assistant:
+    with assemble(config, _tell, link) as assistant:
         style = Style.of(sys.stdout)
         status = Style.of(sys.stderr)
         if verbose:

@@ -20,6 +20,7 @@ class Stats:
         uploads: calls that asked about tokens or for tokens.
         from_llm: ids judged or supplied by the LLM on request.
         rejected: drafts that the LLM replaced.
+        prefill_time: the prompt on the device.
         device_time: decode, sampling, uncertainty and policy of all drafts.
         drafts: tokens drafted, thrown away ones included.
         wait_time: what the device spent waiting for the verifier.
@@ -39,6 +40,7 @@ class Stats:
     drafts: int = 0
     elapsed: float = 0.0
     first_token: float | None = None
+    prefill_time: float = 0.0
     device_time: float = 0.0
     wait_time: float = 0.0
     cloud_time: float = 0.0
@@ -96,6 +98,7 @@ class Stats:
             "transmission_rate": round(self.transmission_rate, 6),
             "tokens_per_s": round(self.tokens_per_s, 2),
             "ttft_ms": None if self.first_token is None else round(self.first_token * 1e3, 3),
+            "prefill_ms": round(self.prefill_time * 1e3, 3),
             "edge_ms_per_token": round(self.device_time_per_draft * 1e3, 4),
             "cloud_ms": round(self.cloud_time * 1e3, 3),
             "wait_ms": round(self.wait_time * 1e3, 3),

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from ..configs.config import StrategyName
 from ..lm.targets import LLM, Target, Weighted
-from .policy import Always, Never, Policy, RandomRate, UncertainAbove
+from .policy import Always, Never, Policy, RandomRate, RewardBelow, UncertainAbove
 
 __all__ = ["STRATEGIES", "Scope", "Strategy", "make_strategy"]
 
@@ -49,6 +49,7 @@ def make_strategy(
     threshold: float = 0.073,
     rate: float = 0.1,
     draft_limit: int | None = None,
+    reward_threshold: float = 0.5,
     target: Target = LLM,
 ) -> Strategy:
     """The strategy of that name.
@@ -58,6 +59,7 @@ def make_strategy(
         threshold: of u (`uhlm`, `spec`).
         rate: share of uploads (`rand`).
         draft_limit: most drafts in one upload (`spec`, `ensemble`).
+        reward_threshold: of the expected acceptance (`reward`).
         target: of `ensemble`.
     """
     match name:
@@ -73,6 +75,8 @@ def make_strategy(
             return Strategy(name, RandomRate(rate))
         case "spec":
             return Strategy(name, UncertainAbove(threshold), scope="all", draft_limit=draft_limit)
+        case "reward":
+            return Strategy(name, RewardBelow(reward_threshold), scope="none", supply=1)
         case "ensemble":
             supply = int(isinstance(target, Weighted))  # the LLM's proposal
             return Strategy(name, Never(), "all", target, supply, draft_limit=draft_limit)

@@ -48,6 +48,15 @@ class Tape:
         if self.engine.length > n:
             self.engine.truncate(n)
 
+    @property
+    def unread(self) -> int:
+        """How many ids the engine has not evaluated yet."""
+        return len(self.ids) - self.engine.length
+
+    def read_all_but_last(self) -> None:
+        """Evaluate what is unread, so that `row` has one id left to do."""
+        self.engine.eval(self.ids[self.engine.length : -1], rows=0)
+
     def row(self) -> Logits:
         """The logits after the last id, shape (V,), valid until the next call.
 

@@ -1,0 +1,136 @@
+"""The flags that `chat`, `run` and others share, and the keys they set."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+if TYPE_CHECKING:
+    from .config import Config
+
+__all__ = ["conversation"]
+
+
+class _Flags:
+    """Each flag of a conversation. None means "not given": lower layers decide."""
+
+    profile: Annotated[str | None, typer.Option(help="Named profile (default: demo).")]
+    config_file: Annotated[Path | None, typer.Option("--config", help="Config file (TOML).")]
+    model: Annotated[str | None, typer.Option(help="Device model: a GGUF file or a shipped name.")]
+    cloud: Annotated[str | None, typer.Option(help="URL of a verifier.")]
+    offline: Annotated[bool | None, typer.Option("--offline", help="Open no connection at all.")]
+    require_cloud: Annotated[
+        bool | None, typer.Option("--require-cloud", help="Fail (exit 4) without a verifier.")
+    ]
+    strategy: Annotated[
+        str | None,
+        typer.Option(help="local, cloud, hlm, uhlm, rand, spec, reward or ensemble."),
+    ]
+    threshold: Annotated[
+        str | None,
+        typer.Option(help="Upload when u exceeds it: a number, averse, prone, risk or adaptive."),
+    ]
+    calibration: Annotated[
+        str | None, typer.Option(help="Where thresholds come from: a name or a file.")
+    ]
+    reward_threshold: Annotated[
+        float | None, typer.Option(help="reward: ask when less acceptance is expected.")
+    ]
+    rate: Annotated[float | None, typer.Option(help="rand: share of uploads.")]
+    draft_limit: Annotated[
+        str | None, typer.Option(help="spec, ensemble: drafts in one upload, or auto.")
+    ]
+    partner: Annotated[
+        str | None, typer.Option(help="A second model on this device in place of a verifier.")
+    ]
+    ensemble: Annotated[str | None, typer.Option(help="weighted or contrastive.")]
+    weight: Annotated[float | None, typer.Option(help="Of the device in a weighted ensemble.")]
+    mu: Annotated[float | None, typer.Option(help="Of a contrastive ensemble.")]
+    estimator: Annotated[str | None, typer.Option(help="Of u: sampled or expected.")]
+    samples: Annotated[int | None, typer.Option(help="Perturbed samples per draft.")]
+    pipelined: Annotated[
+        bool | None, typer.Option("--pipelined/--no-pipelined", help="Draft on during a call.")
+    ]
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy.")]
+    top_k: Annotated[int | None, typer.Option(help="0 is off.")]
+    top_p: Annotated[float | None, typer.Option(help="1 is off.")]
+    min_p: Annotated[float | None, typer.Option(help="0 is off.")]
+    seed: Annotated[int | None, typer.Option(help="Same seed, same text.")]
+    max_tokens: Annotated[int | None, typer.Option(help="Most tokens of a reply.")]
+    system: Annotated[str | None, typer.Option(help="System message.")]
+    engine: Annotated[str | None, typer.Option(help="llama or onnx.")]
+    threads: Annotated[int | None, typer.Option(help="Threads for single tokens.")]
+    gpu_layers: Annotated[int | None, typer.Option(help="Layers on the GPU; -1 is all.")]
+
+
+_KEYS: dict[str, tuple[str, ...]] = {
+    "model": ("device", "model"),
+    "cloud": ("cloud", "url"),
+    "offline": ("cloud", "offline"),
+    "require_cloud": ("cloud", "require"),
+    "strategy": ("strategy", "name"),
+    "threshold": ("strategy", "threshold"),
+    "calibration": ("strategy", "calibration"),
+    "reward_threshold": ("strategy", "reward_threshold"),
+    "rate": ("strategy", "rate"),
+    "draft_limit": ("strategy", "draft_limit"),
+    "partner": ("strategy", "partner"),
+    "ensemble": ("strategy", "ensemble"),
+    "weight": ("strategy", "weight"),
+    "mu": ("strategy", "mu"),
+    "estimator": ("strategy", "estimator"),
+    "samples": ("strategy", "samples"),
+    "pipelined": ("strategy", "pipelined"),
+    "temperature": ("sampler", "temperature"),
+    "top_k": ("sampler", "top_k"),
+    "top_p": ("sampler", "top_p"),
+    "min_p": ("sampler", "min_p"),
+    "seed": ("chat", "seed"),
+    "max_tokens": ("chat", "max_tokens"),
+    "system": ("chat", "system"),
+    "engine": ("device", "runtime"),
+    "threads": ("device", "engine", "n_threads"),
+    "gpu_layers": ("device", "engine", "n_gpu_layers"),
+}
+
+
+def conversation(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the flags of a conversation.
+
+    The command takes `config: Config` first, made from the flags and the layers below them; its
+    other parameters stay its own.
+    """
+    flags = get_type_hints(_Flags, include_extras=True)
+    own_hints = get_type_hints(command, localns={"Config": object}, include_extras=True)
+    own = [
+        parameter.replace(annotation=own_hints[name])
+        for name, parameter in inspect.signature(command).parameters.items()
+        if name != "config"
+    ]
+    shared = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint)
+        for name, hint in flags.items()
+    ]
+
+    @functools.wraps(command)
+    def with_flags(**given: Any) -> None:
+        command(_load({name: given.pop(name) for name in flags}), **given)
+
+    as_keywords = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+    with_flags.__signature__ = inspect.Signature([*as_keywords, *shared])  # type: ignore[attr-defined]
+    with_flags.__annotations__ = {p.name: p.annotation for p in [*own, *shared]}
+    return with_flags
+
+
+def _load(given: dict[str, Any]) -> Config:
+    from .layers import load_config
+
+    if given["pipelined"] is not None:
+        given["pipelined"] = "on" if given["pipelined"] else "off"
+    values = {key: given[flag] for flag, key in _KEYS.items()}
+    return load_config(values, given["profile"], given["config_file"]).config
