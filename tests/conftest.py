@@ -1,9 +1,18 @@
-"""For all tests: the quick ones go first."""
+"""For all tests: the quick ones go first, and pytest has the last word."""
 
 from __future__ import annotations
+
+import sys
 
 import pytest
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+def pytest_unconfigure() -> None:
+    """Close what llama_cpp opens at import and leaves open: told at exit, a warning is an error."""
+    if utils := sys.modules.get("llama_cpp._utils"):
+        utils.outnull_file.close()
+        utils.errnull_file.close()
