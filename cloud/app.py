@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from ..lm.errors import ContextFull, EngineError
@@ -60,6 +60,9 @@ def make_app(service: Service) -> Starlette:
             return JSONResponse(reply.to_json())
         return Response(reply.pack(), media_type=MEDIA_TYPE)
 
+    async def metrics(_: HttpRequest, __: str) -> Response:
+        return PlainTextResponse(_prometheus(service), media_type="text/plain; version=0.0.4")
+
     async def forget(http: HttpRequest, owner: str) -> Response:
         key = (owner, _session_id(http.path_params["id"]))
         await asyncio.wrap_future(service.worker.submit(lambda _: service.verifier.store.drop(key)))
@@ -78,6 +81,7 @@ def make_app(service: Service) -> Starlette:
         routes=[
             Route("/health", health),
             Route("/v1/info", keyed(info)),
+            Route("/metrics", keyed(metrics)),
             Route("/v1/verify", keyed(verify), methods=["POST"]),
             Route("/v1/sessions/{id}", keyed(forget), methods=["DELETE"]),
         ],
@@ -92,6 +96,17 @@ def make_app(service: Service) -> Starlette:
             ClientDisconnect: _answer_with(400, "the device hung up"),
         },
     )
+
+
+def _prometheus(service: Service) -> str:
+    """Counters and gauges in Prometheus' text format."""
+    lines = []
+    for name, value in vars(service.verifier.counters).items():
+        lines += [f"# TYPE uhlm_{name}_total counter", f"uhlm_{name}_total {value}"]
+    gauges = {"sessions": len(service.verifier.store), "waiting": service.worker.waiting}
+    for name, value in gauges.items():
+        lines += [f"# TYPE uhlm_{name} gauge", f"uhlm_{name} {value}"]
+    return "\n".join(lines) + "\n"
 
 
 async def _body(http: HttpRequest, limit: int) -> bytes:

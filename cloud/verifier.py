@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,21 @@ from .codec import OutOfRange, pack_contrast, pack_distribution, prefix_hash
 from .sessions import Session, SessionKey, SessionStore
 from .wire import Conflict, Reply, Request, Settings, Timing
 
-__all__ = ["Verifier"]
+__all__ = ["Counters", "Verifier"]
+
+
+@dataclass
+class Counters:
+    """What the verifier did since it started; `/metrics` shows it."""
+
+    calls: int = 0
+    repeats: int = 0
+    conflicts: int = 0
+    passes: int = 0
+    positions: int = 0
+    drafts: int = 0
+    accepted: int = 0
+    supplied: int = 0
 
 
 class Verifier:
@@ -43,6 +57,7 @@ class Verifier:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.n_ctx = n_ctx
+        self.counters = Counters()
         self.store = SessionStore(context, n_sequences, per_owner)
         self._context = context
         self._wire_top = wire_top
@@ -62,7 +77,9 @@ class Verifier:
             EngineError: the model failed.
         """
         session = self.store.use(key)
+        self.counters.calls += 1
         if session.last is not None and session.last.id == request.id:
+            self.counters.repeats += 1
             return session.last
         settings = request.settings or session.settings
         held = len(session.ids)
@@ -71,6 +88,7 @@ class Verifier:
             or request.start > held
             or prefix_hash(session.ids[: request.start]) != request.prefix
         ):
+            self.counters.conflicts += 1
             return Conflict(held, prefix_hash(session.ids))
         begun = self._clock()
         reply = self._answer(session, request, settings)
@@ -86,15 +104,14 @@ class Verifier:
         self._check(request, settings, ids, first_draft, first_weighed)
         stop = len(ids) if request.supply else len(ids) - 1  # the last id needs no row
         rows = self._evaluate(session, ids[:stop], request.start, stop - first_weighed + 1)
-        laws = [self._law(settings, row) for row in rows]
-        skipped, judged = laws[: len(request.weights)], laws[len(request.weights) :]
-        betas = [
-            rejection(float(p[token]), weight / TOTAL)
-            for p, token, weight in zip(skipped, ids[first_weighed:], request.weights, strict=False)
-        ]
-        distributions = (
-            [pack_contrast(p) for p in skipped] if isinstance(settings.target, Contrastive) else []
-        )
+        betas: list[float] = []
+        distributions: list[bytes] = []
+        for row, token, weight in zip(rows, ids[first_weighed:], request.weights, strict=False):
+            p = self._law(settings, row)
+            betas.append(rejection(float(p[token]), weight / TOTAL))
+            if isinstance(settings.target, Contrastive):
+                distributions.append(pack_contrast(p))
+        judged = [self._law(settings, row) for row in rows[len(request.weights) :]]
         verdict = judge(
             ids[first_draft:],
             request.drafts,
@@ -113,6 +130,9 @@ class Verifier:
                 distributions = [pack_distribution(distribution)]
             else:
                 tokens = self._supply(session, request.supply, settings, ids, judged[-1])
+        self.counters.drafts += len(request.drafts)
+        self.counters.accepted += verdict.accepted
+        self.counters.supplied += len(tokens) if verdict.replacement is None else 0
         session.ids = ids + tokens
         return Reply(
             id=request.id,
@@ -143,10 +163,16 @@ class Verifier:
         What is cached from `start` on is dropped: that is the rollback. The id before it is
         evaluated again, so that its row is there; a row of an earlier call is never trusted.
         """
+        #del session.ids[start:]  # should the model fail below, they are not what is cached
         cached = max(0, min(self._context.length(session.sequence), start - 1))
         self._context.truncate(cached, session.sequence)
         self.store.make_room(session, len(ids))
-        (rows,) = self._context.decode([Work(session.sequence, ids[cached:], n_rows)])
+        return self._decode(session, ids[cached:], n_rows)
+
+    def _decode(self, session: Session, tokens: list[int], n_rows: int) -> Logits:
+        (rows,) = self._context.decode([Work(session.sequence, tokens, n_rows)])
+        self.counters.passes += bool(tokens)
+        self.counters.positions += len(tokens)
         return rows
 
     def _law(self, settings: Settings, row: NDArray[np.float32]) -> Probs:
@@ -172,5 +198,4 @@ class Verifier:
             if len(tokens) == n or tokens[-1] in self._ends:
                 return tokens
             self.store.make_room(session, len(ids) + len(tokens))
-            (rows,) = self._context.decode([Work(session.sequence, tokens[-1:], 1)])
-            p = self._law(settings, rows[0])
+            p = self._law(settings, self._decode(session, tokens[-1:], 1)[0])

@@ -93,6 +93,7 @@ class ReplyLoop:
     ) -> None:
         self.stats = Stats(strategy.name)
         self.tokens: list[Token] = []
+        self.proposed: dict[int, Draft] = {}  # the device's last word on each position
         self.ended = False
         self._device, self._tape = device, device.tape
         self._remote = remote
@@ -254,7 +255,7 @@ class ReplyLoop:
         if not self.ended:
             if self._remote is not None:
                 self._remote.skip(draft)
-            yield self._token(draft.id, "edge", draft.uncertainty, uploaded, None)
+            yield self._token(draft.id, "edge", draft, uploaded, None)
 
     def _settle_call(self, call: Call) -> Iterator[Event]:
         """Wait for the verdict and do as it says; without one, go on as the device alone."""
@@ -302,7 +303,7 @@ class ReplyLoop:
         """The first drafts stand; `tokens` replace the next one, or are supplied."""
         for draft in call.drafts[:accepted]:
             if not self.ended:
-                yield self._token(draft.id, "edge", draft.uncertainty, True, True)
+                yield self._token(draft.id, "edge", draft, True, True)
         if not tokens:
             del self._drafts[:accepted]
             return
@@ -315,8 +316,7 @@ class ReplyLoop:
         for i, token in enumerate(tokens):
             if not self.ended:
                 self._tape.append(token)
-                u = void.uncertainty if void is not None and i == 0 else None
-                yield self._token(token, "cloud", u, True, verdict)
+                yield self._token(token, "cloud", None if i else void, True, verdict)
 
     def _settle_proposal(self, reply: Reply, proposal: int) -> Token:
         """The LLM proposes and the device judges: the other half of the ensemble's round."""
@@ -342,9 +342,20 @@ class ReplyLoop:
         return ends if info is None else ends | info.end_ids
 
     def _token(
-        self, token: int, source: Source, u: float | None, uploaded: bool, accepted: bool | None
+        self,
+        token: int,
+        source: Source,
+        draft: Draft | None,
+        uploaded: bool,
+        accepted: bool | None,
     ) -> Token:
         """The next token of the reply; the reply ends at an end of text or at the limit."""
+        u = None
+        if draft is not None:
+            u = draft.uncertainty
+            self.proposed[draft.index] = draft
+            if uploaded and accepted is not None:
+                self._strategy.policy.observe(Judged(draft.index, u, 0.0))  # it risked nothing
         text = self._decoder.feed(token)
         self.ended = token in self._ends or len(self.tokens) + 1 >= self._limit
         if self.ended:

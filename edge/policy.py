@@ -66,6 +66,7 @@ class UncertainAbove(_Fixed):
     """`uhlm`: u > threshold (arXiv 2412.12687)."""
 
     needs = frozenset(["uncertainty"])
+    threshold: float
 
     def __init__(self, threshold: float) -> None:
         self.threshold = threshold
@@ -88,6 +89,7 @@ class RewardBelow(_Fixed):
     """`reward`: the head expects the LLM to disagree (arXiv 2409.13757)."""
 
     needs = frozenset(["uncertainty", "reward"])
+    threshold: float
 
     def __init__(self, threshold: float) -> None:
         self.threshold = threshold
