@@ -27,6 +27,7 @@ class Limits(BaseModel):
     body_bytes: int = Field(1 << 20, ge=1024)
     tokens_per_call: int = Field(4096, ge=16)
     drafts_per_call: int = Field(64, ge=1)
+    weights_per_call: int = Field(256, ge=1, description="skipped tokens weighed: a row each")
     supply_per_call: int = Field(64, ge=1)
     wire_top: int = Field(256, ge=1, description="ids in one Distribution")
 

@@ -163,7 +163,7 @@ class Verifier:
         What is cached from `start` on is dropped: that is the rollback. The id before it is
         evaluated again, so that its row is there; a row of an earlier call is never trusted.
         """
-        #del session.ids[start:]  # should the model fail below, they are not what is cached
+        del session.ids[start:]  # should the model fail below, they are not what is cached
         cached = max(0, min(self._context.length(session.sequence), start - 1))
         self._context.truncate(cached, session.sequence)
         self.store.make_room(session, len(ids))

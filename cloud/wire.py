@@ -128,7 +128,7 @@ class Request:
     def from_json(value: Any, limits: Limits, n_vocab: int) -> Request:
         """The same from JSON with the fields' names; prefix in hex."""
         try:
-            q = value.get("q") or {}
+            q, settings = value.get("q") or {}, value.get("settings")
             request = Request(
                 id=value["id"],
                 start=value["start"],
@@ -136,14 +136,14 @@ class Request:
                 tokens=list(value["tokens"]),
                 weights=list(q.get("weights", [])),
                 drafts=[
-                    Distribution(np.array(d["ids"], np.int64), np.array(d["weights"], np.int64))
+                    Distribution(_naturals(d["ids"]), _naturals(d["weights"]))
                     for d in q.get("drafts", [])
                 ],
                 supply=value.get("supply", 0),
-                settings=Settings.unpack(value["settings"]) if value.get("settings") else None,
+                settings=None if settings is None else Settings.unpack(settings),
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            if isinstance(error, OutOfRange):
+            if isinstance(error, Malformed | OutOfRange):
                 raise
             raise Malformed(f"not a request: {error}") from None
         require(value.get("v", VERSION) == VERSION, Malformed, f"version must be {VERSION}")
@@ -163,6 +163,7 @@ class Request:
         require(len(self.prefix) == PREFIX_BYTES, Malformed, "prefix must be 8 bytes")
         require(len(self.tokens) <= limits.tokens_per_call, OutOfRange, "too many tokens")
         require(len(self.drafts) <= limits.drafts_per_call, OutOfRange, "too many drafts")
+        require(len(self.weights) <= limits.weights_per_call, OutOfRange, "too many weights")
         require(
             len(self.weights) + len(self.drafts) <= len(self.tokens),
             OutOfRange,
@@ -272,6 +273,8 @@ class Reply:
         require(all(isinstance(d, bytes) for d in distributions), Malformed, "distributions")
         if proposal is not None:
             _integers(proposal)
+            asked = request.supply > 0 and accepted == judge and not ids
+            require(asked, Malformed, "a proposal that was not asked for")
             require(len(distributions) == 1, Malformed, "a proposal comes with its distribution")
             Reply.proposed_from(distributions[0], proposal, n_vocab)
         return Reply(call, start, accepted, ids, values, held, Timing(*us), proposal, distributions)
@@ -323,6 +326,12 @@ def _fields(body: bytes, n: int) -> list[Any]:
     require(isinstance(value, list) and len(value) == n, Malformed, f"not an array of {n}")
     fields: list[Any] = value
     return fields
+
+
+def _naturals(values: Any) -> NDArray[np.int64]:
+    require(isinstance(values, list), Malformed, "a list of numbers is missing")
+    _integers(*values)
+    return np.array(values, dtype=np.int64)
 
 
 def _integers(*values: Any) -> None:
