@@ -17,6 +17,7 @@ from .errors import EngineError
 
 __all__ = ["TOTAL", "Distribution", "Sampler", "accept", "rejection", "resample"]
 
+_SPAN = 12.5  # nats below the peak: a quarter of the smallest weight
 TOTAL = 1 << 16
 """What the integer weights of a Distribution sum to."""
 
@@ -122,7 +123,8 @@ class Sampler(BaseModel):
 
         Args:
             logits: shape (V,).
-            limit: at most this many ids, the most likely ones; 0 for no limit.
+            limit: at most this many ids, the most likely ones, and none so unlikely that rounding
+                would leave nothing of it; 0 for no limit.
 
         Returns:
             ids (n,) int64 and mass (n,) float64, the largest mass being 1.
@@ -132,7 +134,7 @@ class Sampler(BaseModel):
         peak = _peak(logits)
         caps = [c for c in (self.top_k, limit) if c]
         whole_counts = self.top_k == 0 and self.top_p < 1.0
-        ids = _largest(logits, min(caps, default=0), peak)
+        ids = _largest(logits, min(caps, default=0), peak, self.temperature * _SPAN * bool(limit))
         mass = np.exp(np.subtract(logits[ids], peak, dtype=np.float64) / self.temperature)
         if self.top_p < 1.0:
             if whole_counts:
@@ -163,21 +165,21 @@ def _peak(logits: NDArray[np.float32]) -> np.float32:
     return peak
 
 
-def _largest(logits: NDArray[np.float32], n: int, peak: np.float32) -> NDArray[np.int64]:
-    """Ids of the `n` largest logits (0: of all that are finite), ascending."""
-    if n == 0 or n >= len(logits):
-        return np.flatnonzero(logits > -np.inf)
+def _largest(
+    logits: NDArray[np.float32], n: int, peak: np.float32, span: float = 0.0
+) -> NDArray[np.int64]:
+    """Ids of the `n` largest logits (0: of all that are finite), ascending.
+
+    With a `span`, those lower than the peak by more than that may be missing.
+    """
     if n == 1:
         return np.array([int(logits.argmax())], dtype=np.int64)
-    # A scan for what is near the peak is 4 times cheaper than a partition of everything, and
-    # nearly always leaves enough: widen until it does.
-    for width in (12.0, 24.0):
-        near = np.flatnonzero(logits > peak - np.float32(width))
-        if len(near) >= n:
-            break
-    else:
+    # A scan for what is near the peak is far cheaper than a partition of everything, and nearly
+    # always leaves enough.
+    near = np.flatnonzero(logits > peak - np.float32(span or 12.0))
+    if not span and (n == 0 or len(near) < n):
         near = np.flatnonzero(logits > -np.inf)
-    if len(near) > n:
+    if 0 < n < len(near):
         near = near[np.argpartition(logits[near], len(near) - n)[len(near) - n :]]
         near.sort()
     return near
