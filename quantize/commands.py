@@ -74,7 +74,11 @@ def quantize(
         else None,
     )
     with _interruptible(), _progress() as (console, stage):
-        prepared = prepare(request, Listener(lambda files: _print_plan(console, files), stage))
+        try:
+            prepared = prepare(request, Listener(lambda files: _print_plan(console, files), stage))
+        except ImportError as error:
+            missing = f"{error.name} is missing; run: pip install 'uhlm-edge[quantize]'"
+            raise UsageError(missing) from None
     _print_result(console, prepared, json_out, png)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from llama_cpp import llama_cpp as ll
 from numpy.typing import NDArray
 
-from ..lm.errors import DataError, EngineError, ModelError, UhlmError
+from ..lm.errors import DataError, EngineError, ModelError
 from ..lm.llama_model import LlamaModel
 from ..lm.options import EngineOptions
 from .gguf_write import Progress
@@ -35,7 +35,7 @@ class _Collector:
     def __init__(self) -> None:
         self.sums: dict[str, NDArray[np.float64]] = {}
         self.counts: dict[str, int] = {}
-        self.error: UhlmError | None = None
+        self.error: BaseException | None = None
         self._layout = find_layout()
         self.callback = ll.ggml_backend_sched_eval_callback(self._see)
 
@@ -50,7 +50,7 @@ class _Collector:
                 return not ask
             if not ask:
                 self._add(name, product.operand(1).read())
-        except UhlmError as error:  # an exception would be lost on its way through C
+        except BaseException as error:  # Ctrl-C too: on its way through C it would be lost
             self.error = error
             return False
         return True

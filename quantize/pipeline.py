@@ -5,6 +5,8 @@ Order: refuse what can be refused, predict every size, ask the disk, and only th
 
 from __future__ import annotations
 
+import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +19,7 @@ from ..lm.errors import ModelError, UsageError
 from ..lm.gguf_check import check
 from ..lm.llama_engine import LlamaEngine
 from ..lm.options import EngineOptions
-from .atomic import free_bytes, require_space, scratch_file
+from .atomic import atomic_output, free_bytes, require_space, scratch_file
 from .convert import Conversion, plan_conversion
 from .gguf_write import DTYPES, Progress
 from .imatrix_file import load_imatrix, save_imatrix
@@ -215,7 +217,13 @@ def _make(
 ) -> None:
     """One file: unquantised types straight from the folder, since F16 may have lost digits."""
     progress = listener.stage(file.path.name)
-    if source.conversion is not None and file.type in DTYPES:
+    if source.conversion is not None and file.type == source.dtype:
+        with atomic_output(file.path) as part:
+            try:
+                os.link(original, part)
+            except OSError:  # a file system without links
+                shutil.copyfile(original, part)
+    elif source.conversion is not None and file.type in DTYPES:
         plan_conversion(source.path, file.type).write(file.path, progress)
     else:
         quantize(original, file.path, file.type, matrix, threads, progress)
@@ -227,10 +235,11 @@ def _make_imatrix(original: Path, path: Path, request: Request, progress: Progre
     engine = LlamaEngine(original, options)
     try:
         random = np.random.default_rng(0)
-        passages = [complete(p, engine, random) for p in encode(request.prompts, engine.vocab)]
+        bos = engine.model.header.metadata.get("tokenizer.ggml.add_bos_token") is True
+        passages = encode(request.prompts, engine.vocab, bos)
+        texts = [complete(passage, engine, random).ids for passage in passages]
     finally:
         engine.close()
-    texts = [passage.ids for passage in passages]
     matrix, chunks = collect_imatrix(original, texts, progress, request.threads)
     save_imatrix(matrix, path, [request.prompts_name or "prompts"], chunks, CHUNK)
 

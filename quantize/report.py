@@ -138,7 +138,8 @@ def measure_quality(
         if pair is not None and cloud is not None:
             require_same(base.vocab.fingerprint, pair.vocab.fingerprint, original.name, cloud.name)
         random = np.random.default_rng(seed)
-        passages = [complete(p, base, random) for p in encode(samples, base.vocab)]
+        bos = base.model.header.metadata.get("tokenizer.ggml.add_bos_token") is True
+        passages = [complete(p, base, random) for p in encode(samples, base.vocab, bos)]
         passages = [p for p in passages if 0 < p.start < len(p.ids)]
         if not passages:
             raise DataError(f"{texts}: nothing is left to measure")

@@ -136,18 +136,21 @@ def _read_line(place: str, line: str) -> Sample:
     return Sample(tuple(read), reply if isinstance(reply, str) else None)
 
 
-def encode(samples: Sequence[Sample], vocab: Vocabulary) -> list[Passage]:
+def encode(samples: Sequence[Sample], vocab: Vocabulary, bos: bool = False) -> list[Passage]:
     """Samples as ids of a vocabulary, conversations through its chat template.
 
-    Of a conversation the reply is measured, of a plain text everything behind its first id.
+    Of a conversation the reply is measured, of a plain text everything behind its first id. With
+    `bos` each piece of a plain text has a begin-of-text id in front, as models want it that add
+    one of their own accord; a chat template brings its own.
     """
     template = ChatTemplate(vocab.template, vocab.bos, vocab.eos)
     passages: list[Passage] = []
     for sample in samples:
         if not sample.messages:
             ids = vocab.tokenize(sample.reply or "")
-            cuts = range(0, len(ids), LONGEST)
-            parts = [tuple(ids[at : at + LONGEST]) for at in cuts]
+            first = vocab.tokenize(vocab.bos, special=True) if bos and vocab.bos else []
+            step = LONGEST - len(first)
+            parts = [(*first, *ids[at : at + step]) for at in range(0, len(ids), step)]
             passages += [Passage(part, 1) for part in parts if len(part) > 1]
             continue
         prompt = vocab.tokenize(template.render(sample.messages), special=True)

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from uhlm_edge.lm.errors import DataError, UsageError, VocabularyMismatch
+from uhlm_edge.lm.llama_engine import LlamaEngine
 from uhlm_edge.quantize.convert import convert
 from uhlm_edge.quantize.llama_quantize import quantize
 from uhlm_edge.quantize.measure import Tally, expected_uncertainty, log_softmax
 from uhlm_edge.quantize.plot import plot_report
 from uhlm_edge.quantize.report import Report, measure_quality
-from uhlm_edge.quantize.samples import BUILT_IN, Sample, read_samples
+from uhlm_edge.quantize.samples import BUILT_IN, Sample, encode, read_samples
 
 from .tiny_models import make
 
@@ -153,6 +154,18 @@ def test_models_of_another_vocabulary_are_refused(files: dict[str, Path]) -> Non
         measure_quality(files["device.F16"], [], *arguments, files["other.F16"], threads=1)
     with pytest.raises(UsageError, match="another vocabulary"):
         measure_quality(files["device.F16"], [files["other.F16"]], *arguments, threads=1)
+
+
+def test_a_plain_text_begins_as_the_model_wants_it(files: dict[str, Path]) -> None:
+    engine = LlamaEngine(files["device.F16"])
+    sample = Sample(reply="the quick brown fox jumps " * 200)
+    with_bos, without = (encode([sample], engine.vocab, bos) for bos in (True, False))
+    (bos,) = engine.vocab.tokenize(engine.vocab.bos, special=True)
+    engine.close()
+    assert len(with_bos) > 1
+    assert all(passage.ids[0] == bos for passage in with_bos)
+    assert max(len(passage.ids) for passage in with_bos) == 512
+    assert sum((p.ids[1:] for p in with_bos), ()) == sum((p.ids for p in without), ())
 
 
 @pytest.mark.parametrize(
