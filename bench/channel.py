@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from ..lm.errors import UsageError
 
 __all__ = [
+    "COLUMNS",
     "SNRS_DB",
     "Channel",
     "Fading",
@@ -39,6 +40,20 @@ __all__ = [
 ]
 
 Fading = Literal["none", "rayleigh"]
+COLUMNS = (
+    "strategy",
+    "uplink",
+    "snr_db",
+    "fading",
+    "round_trip_ms",
+    "upload_ms",
+    "uplink_bytes_per_token",
+    "tokens_per_s",
+    "ratio_to_hlm",
+    "ratio_to_local",
+)
+"""What the Markdown table shows."""
+
 SNRS_DB = (0.0, 5.0, 10.0, 15.0, 20.0)
 
 
@@ -63,6 +78,8 @@ class Channel:
         numbers = (self.snr_db, self.bandwidth_hz, self.round_trip_s, self.coherence_s)
         if not all(math.isfinite(number) for number in numbers):
             raise UsageError("channel parameters must be finite")
+        if self.fading not in ("none", "rayleigh") or self.mean not in ("ergodic", "block"):
+            raise UsageError("fading is none or rayleigh, and its mean ergodic or block")
         if self.bandwidth_hz <= 0 or self.round_trip_s < 0 or self.coherence_s < 0:
             raise UsageError("bandwidth must be above 0, delays must not be negative")
         if self.downlink_bps is not None and not self.downlink_bps > 0:
@@ -160,6 +177,7 @@ class StrategyCost:
     device_ms_per_token: float
     """Time of the device per token of the reply, waiting for the cloud not included."""
     cloud_ms_per_call: float
+    """Time of a call beyond the channel's: verifier, and HTTP at both ends."""
     calls_per_token: float
     """Calls (uploads and audits) per token of the reply."""
     up_bytes_per_call: float

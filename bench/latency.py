@@ -95,8 +95,8 @@ def measure_rates(
     options: EngineOptions | None = None,
     plan: Plan | None = None,
     progress: Callable[[str], None] = lambda _: None,
-) -> list[dict[str, object]]:
-    """Measure one model file. Weights are loaded once per number of threads.
+) -> Iterator[dict[str, object]]:
+    """Measure one model file, row by row. Weights are loaded once per number of threads.
 
     Raises:
         ModelError: the file is refused.
@@ -108,7 +108,6 @@ def measure_rates(
     options, plan = options or EngineOptions(), plan or Plan()
     header = check(path)
     machine, build = machine_info(), build_info()
-    rows: list[dict[str, object]] = []
     cores = machine["n_cores"]
     threads = plan.threads or (options.n_threads or min(int(str(cores)), 4),)
     for count in threads:
@@ -135,10 +134,9 @@ def measure_rates(
                 }
                 runners: dict[str, Runner] = {"bare": bare, "engine": _EngineRunner(engine)}
                 for row in time_runners(runners, plan, len(engine.vocab), progress):
-                    rows.append({**about, **row, **machine, **build})
+                    yield {**about, **row, **machine, **build}
         finally:
             engine.close()
-    return rows
 
 
 class _EngineRunner:
@@ -167,13 +165,12 @@ def time_runners(
     progress: Callable[[str], None] = lambda _: None,
     clock: Callable[[], int] = time.perf_counter_ns,
     heat: Callable[[], HeatState] = read_heat,
-) -> list[dict[str, object]]:
+) -> Iterator[dict[str, object]]:
     """Time each test of the plan on all runners, taking turns, after an untimed round.
 
     Ids are random, from the middle of the vocabulary, and the same for all runners. The garbage
     collector is off while the clock runs.
     """
-    rows: list[dict[str, object]] = []
     random = np.random.default_rng(0)
     for n_prompt, n_gen, n_depth in plan.tests():
         progress(f"{n_prompt or n_gen} ids {'prefill' if n_prompt else f'at depth {n_depth}'}")
@@ -194,25 +191,22 @@ def time_runners(
         flags = throttling_between([before, heat()])
         rates = {name: [1e9 * len(ids) / ns for ns in taken] for name, taken in samples.items()}
         for name, taken in samples.items():
-            rows.append(
-                {
-                    "runner": name,
-                    "n_prompt": n_prompt,
-                    "n_gen": n_gen,
-                    "n_depth": n_depth,
-                    "n": len(taken),
-                    "avg_ns": fmean(taken),
-                    "stddev_ns": stdev(taken),
-                    "avg_ts": fmean(rates[name]),
-                    "stddev_ts": stdev(rates[name]),
-                    "median_ts": median(rates[name]),
-                    "ratio_to_bare": _ratio(samples, name),
-                    "samples_ns": taken,
-                    "test_time": started,
-                    "flags": flags,
-                }
-            )
-    return rows
+            yield {
+                "runner": name,
+                "n_prompt": n_prompt,
+                "n_gen": n_gen,
+                "n_depth": n_depth,
+                "n": len(taken),
+                "avg_ns": fmean(taken),
+                "stddev_ns": stdev(taken),
+                "avg_ts": fmean(rates[name]),
+                "stddev_ts": stdev(rates[name]),
+                "median_ts": median(rates[name]),
+                "ratio_to_bare": _ratio(samples, name),
+                "samples_ns": taken,
+                "test_time": started,
+                "flags": flags,
+            }
 
 
 def _ratio(samples: dict[str, list[int]], name: str) -> float | None:

@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -88,10 +89,13 @@ def slow_link(
     kinds: Sequence[How] = ("netem", "tun", "proxy"),
     start_s: float = 60.0,
     env: Mapping[str, str] | None = None,
+    loopback: bool = False,
 ) -> Iterator[SlowLink]:
     """Start `server` behind a slow link, of the first of `kinds` that this machine allows.
 
-    "{host}" and "{port}" in the server's words are replaced by where it is to listen.
+    "{host}" and "{port}" in the server's words are replaced by where it is to listen. With
+    `loopback`, server and client both see 127.0.0.1, and forwarders at the ends of the link carry
+    their connections over it (they open one over the link for each that they take).
 
     Raises:
         ResourceError: no link of these kinds can be made, or the server does not listen within
@@ -111,15 +115,22 @@ def slow_link(
         else:
             reasons = "; ".join(f"{name}: {why}" for name, why in passed_over.items())
             raise ResourceError(f"no slow link can be made here ({reasons})")
-        host = CLOUD if names is not None else "127.0.0.1"
+        far = names is not None and not loopback
+        host = CLOUD if far else "127.0.0.1"
         port = 8080 if names is not None else _free_port()
-        command = [word.replace("{host}", host).replace("{port}", str(port)) for word in server]
-        if names is not None:
-            command = names.in_cloud(command)
-        process, log = stack.enter_context(_server(command, env))
-        _await(process, log, port, start_s)
+        words = [word.replace("{host}", host).replace("{port}", str(port)) for word in server]
+        command = words if names is None else names.in_cloud(words)
+        _await(*stack.enter_context(_server(command, env)), port, start_s)
         if names is None:
             port = stack.enter_context(delaying_proxy(spec, port))
+        elif loopback:
+            for run, ends in (
+                (names.in_cloud, (CLOUD, "8081", "127.0.0.1", str(port))),
+                (names.in_device, ("127.0.0.1", "8081", CLOUD, "8081")),
+            ):
+                forward = [sys.executable, "-m", "uhlm_edge.bench.forward", *ends]
+                _await(*stack.enter_context(_server(run(forward), env)), 8081, start_s)
+            port = 8081
         yield SlowLink(spec, kind, host, port, passed_over, names)
 
 

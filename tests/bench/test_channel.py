@@ -156,9 +156,11 @@ def test_rows_compare_formats_and_name_their_units() -> None:
         {"round_trip_s": -1.0},
         {"outage": 0.0},
         {"downlink_bps": 0.0},
+        {"fading": "rician"},
+        {"mean": "median"},
     ],
 )
-def test_impossible_channels_are_refused(options: dict[str, float]) -> None:
+def test_impossible_channels_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         Channel(**options)  # type: ignore[arg-type]
 

@@ -59,7 +59,8 @@ def test_runners_take_turns_after_an_untimed_round_and_start_from_the_same_depth
     clock = Clock()
     runners = {"bare": Paced(clock, "bare", 1000), "engine": Paced(clock, "engine", 1250)}
     plan = Plan(prompts=(8,), depths=(16,), generate=4, repeats=3)
-    rows = time_runners(runners, plan, 1000, clock=clock, heat=lambda: COOL)  # type: ignore[arg-type]
+    timed = time_runners(runners, plan, 1000, clock=clock, heat=lambda: COOL)  # type: ignore[arg-type]
+    rows = list(timed)
     assert clock.log[:8] == ["bare prefill 8 at 0", "engine prefill 8 at 0"] * 4
     assert clock.log[8:] == ["bare prefill 16 at 0", "engine prefill 16 at 0"]
     assert [(row["runner"], row["n_prompt"], row["n_gen"], row["n_depth"]) for row in rows] == [
@@ -81,12 +82,14 @@ def test_throttling_during_a_test_flags_its_rows() -> None:
     clock = Clock()
     hot = HeatState({}, (), None, None, ("throttled",), (), 3)
     states = iter([COOL, hot])
-    rows = time_runners(
-        {"engine": Paced(clock, "engine", 10)},  # type: ignore[dict-item]
-        Plan(prompts=(4,), depths=(), repeats=2),
-        1000,
-        clock=clock,
-        heat=lambda: next(states),
+    rows = list(
+        time_runners(
+            {"engine": Paced(clock, "engine", 10)},  # type: ignore[dict-item]
+            Plan(prompts=(4,), depths=(), repeats=2),
+            1000,
+            clock=clock,
+            heat=lambda: next(states),
+        )
     )
     assert rows[0]["flags"] == ["the firmware reported: throttled"]
     assert rows[0]["ratio_to_bare"] is None
@@ -94,7 +97,7 @@ def test_throttling_during_a_test_flags_its_rows() -> None:
 
 def test_the_demo_model_is_measured_beside_bare_llama_cpp() -> None:
     plan = Plan(prompts=(8,), depths=(8,), generate=4, repeats=2, threads=(1,))
-    rows = measure_rates(MODEL, plan=plan)
+    rows = list(measure_rates(MODEL, plan=plan))
     assert [row["runner"] for row in rows] == ["bare", "engine"] * 2
     for row in rows:
         assert isinstance(row["avg_ts"], float)
@@ -118,9 +121,9 @@ def test_a_context_too_short_for_the_plan_and_a_file_that_is_no_model_are_refuse
     tmp_path: Path,
 ) -> None:
     with pytest.raises(UsageError, match="are needed"):
-        measure_rates(MODEL, plan=Plan(prompts=(1_000_000,), depths=(), threads=(1,)))
+        list(measure_rates(MODEL, plan=Plan(prompts=(1_000_000,), depths=(), threads=(1,))))
     with pytest.raises(ModelError):
-        measure_rates(tmp_path / "none.gguf")
+        list(measure_rates(tmp_path / "none.gguf"))
 
 
 ROWS = [

@@ -110,15 +110,17 @@ def usable(kind: How) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("loopback", [False, True])
 @pytest.mark.parametrize("kind", ["netem", "tun", "proxy"])
 def test_a_link_delays_and_limits_as_asked_and_leaves_nothing_behind(
-    kind: How, tmp_path: Path
+    kind: How, loopback: bool, tmp_path: Path
 ) -> None:
     if not usable(kind):
         pytest.skip(f"this machine cannot make a {kind} link")
     spec = LinkSpec(delay_ms=20, down_bps=8e5)
-    with slow_link(spec, server(tmp_path), kinds=[kind]) as link:
+    with slow_link(spec, server(tmp_path), kinds=[kind], loopback=loopback) as link:
         assert link.kind == kind
+        assert (link.host == "127.0.0.1") == (loopback or kind == "proxy")
         done = link.run([sys.executable, "-c", CLIENT, link.host, str(link.port), "40000"], 30)
         assert done.returncode == 0, done.stderr
         times = json.loads(done.stdout)
