@@ -75,11 +75,19 @@ def run(
     prompt: Annotated[str, typer.Argument(help="What to answer; - reads stdin.")],
     json: Json = False,
     verbose: Verbose = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would leave the device; send nothing.")
+    ] = False,
 ) -> None:
     """Answer one prompt; nothing but the answer goes to stdout."""
     from .edge.repl import answer, read_stdin
 
     text = read_stdin() if prompt == "-" else prompt
+    if dry_run:
+        from .edge.dry_run import dry_run as show_what_leaves
+
+        show_what_leaves(config, text)
+        return
     answer(config, text, partner(config), as_json=json, verbose=verbose)
 
 

@@ -270,8 +270,9 @@ class ReplyLoop:
             if self.stats.offline_reason is None:
                 self.stats.offline_reason = str(error)
                 yield Notice(f"{error}; going on with the device alone")
+            asked = 1 if self._strategy.scope == "none" else len(call.drafts)
             for i, draft in enumerate(self._drafts):
-                yield from self._settle_draft(draft, uploaded=i < max(1, len(call.drafts)))
+                yield from self._settle_draft(draft, uploaded=i < asked)
             self._drafts.clear()
             return
         self.stats.wait_time += self._clock() - begun

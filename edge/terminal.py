@@ -94,7 +94,7 @@ def summary(stats: Stats, style: Style) -> str:
     else:
         parts.insert(1, "no uploads")
     if stats.offline_reason:
-        parts.append("the rest without the cloud")
+        parts.append("partly without the cloud")
     return f"{style.dim}[{' · '.join(parts)}]{style.off}"
 
 

@@ -45,7 +45,7 @@ def _words(seed: int, purpose: int, start: int, count: int) -> NDArray[np.float6
         counter=(start - 1) % 2**256,
     )
     raw = np.asarray(generator.random_raw(4 * count))
-    words = np.multiply(raw >> np.uint64(11), 2.0**-53, dtype=np.float64)
+    words: NDArray[np.float64] = np.multiply(raw >> np.uint64(11), 2.0**-53, dtype=np.float64)
     return words.reshape(count, 4)
 
 
