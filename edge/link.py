@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -49,6 +50,10 @@ class Deadline:
     def left(self) -> float:
         """Seconds left, never negative."""
         return max(0.0, self._end - self._clock())
+
+    def cancel(self) -> None:
+        """Let it be over: nobody waits any more, and nothing new is sent."""
+        self._end = -math.inf
 
     def check(self) -> None:
         """Raise DeadlineExceeded if it has passed."""

@@ -31,7 +31,9 @@ class Worker:
     """
 
     def __init__(self, name: str, limit: int = 64) -> None:
-        self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(limit)
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._limit = limit
+        self._lock = threading.Lock()  # nothing is submitted after the last job
         self._closed = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -48,8 +50,6 @@ class Worker:
             Full: too many jobs wait.
             Closed: it is stopping.
         """
-        if self._closed:
-            raise Closed
         future: Future[T] = Future()
         queued = time.perf_counter()
 
@@ -63,18 +63,25 @@ class Worker:
             else:
                 future.set_result(result)
 
-        try:
-            self._jobs.put_nowait(run)
-        except queue.Full:
-            raise Full from None
+        with self._lock:
+            if self._closed:
+                raise Closed
+            if self._jobs.qsize() >= self._limit:
+                raise Full
+            self._jobs.put(run)
         return future
 
     def close(self) -> None:
         """Finish what was submitted, then end the thread."""
-        if not self._closed:
-            self._closed = True
-            self._jobs.put(None)
+        self.retire()
         self._thread.join()
+
+    def retire(self) -> None:
+        """Take nothing new, and end after what was submitted, without waiting for that."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._jobs.put(None)
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
