@@ -196,7 +196,8 @@ def _story(rng: random.Random) -> Task:
             f"{one} buys {n} {thing} at {p} dollars each and {m} {other} at {q} dollars each. "
             f"How much does {one} pay?",
             f"The {thing} cost {n} {_TIMES} {p} = {n * p} dollars. "
-            f"The {other} cost {m} {_TIMES} {q} = {m * q} dollars. Together that is {n * p} + {m * q} = {n * p + m * q} dollars. "
+            f"The {other} cost {m} {_TIMES} {q} = {m * q} dollars. "
+            f"Together that is {n * p} + {m * q} = {n * p + m * q} dollars. "
             f"The answer is {n * p + m * q}.",
         )
     if kind == "pack":
@@ -205,7 +206,8 @@ def _story(rng: random.Random) -> Task:
             f"{one} packs {n} boxes with {p} {thing} each. {two} packs {m} boxes with {q} {thing} "
             f"each. How many {thing} are packed in total?",
             f"{one} packs {n} {_TIMES} {p} = {n * p} {thing}. "
-            f"{two} packs {m} {_TIMES} {q} = {m * q} {thing}. In total there are {n * p} + {m * q} = {n * p + m * q} {thing}. "
+            f"{two} packs {m} {_TIMES} {q} = {m * q} {thing}. "
+            f"In total there are {n * p} + {m * q} = {n * p + m * q} {thing}. "
             f"The answer is {n * p + m * q}.",
         )
     if kind == "give":
@@ -226,7 +228,8 @@ def _story(rng: random.Random) -> Task:
             f"1000-dollar voucher, then spends {spent} dollars on {thing}. "
             "How many dollars are left?",
             f"The tickets cost {price} {_TIMES} {n} = {cost} dollars. "
-            f"That leaves 1000 - {cost} = {left} dollars. After the {thing}, {left} - {spent} = {now} dollars are left. "
+            f"That leaves 1000 - {cost} = {left} dollars. "
+            f"After the {thing}, {left} - {spent} = {now} dollars are left. "
             f"The answer is {now}.",
         )
     friends, each, lost = rng.randint(2, 9), rng.randint(4, 39), 2
@@ -235,7 +238,8 @@ def _story(rng: random.Random) -> Task:
         f"{one} shares {n} {thing} equally among {friends} friends. Each friend then eats or loses "
         f"{lost} of them. How many {thing} does each friend have left?",
         f"Each friend gets {n} {_BY} {friends} = {each} {thing}. "
-        f"After losing {lost}, each friend has {each} - {lost} = {left} {thing}. The answer is {left}.",
+        f"After losing {lost}, each friend has {each} - {lost} = {left} {thing}. "
+        f"The answer is {left}.",
     )
 
 

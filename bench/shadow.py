@@ -101,14 +101,14 @@ class Replay:
         """
         plain = json.loads(line)
         n = len(plain["ids"])
-        columns = [
-            np.array(plain[name], dtype=np.float64)
+        columns = {
+            name: np.array(plain[name], dtype=np.float64)
             for name in ("sampled", "expected", "q", "q_rounded", "p")
-        ]
+        }
         marks = np.array(plain["marks"], dtype=np.float32).reshape(n, len(MARKS))
-        if any(column.shape != (n,) for column in columns):
+        if any(column.shape != (n,) for column in columns.values()):
             raise ValueError("columns of different lengths")
-        return Replay(int(plain["conversation"]), plain["ids"], *columns, marks)
+        return Replay(int(plain["conversation"]), plain["ids"], marks=marks, **columns)
 
 
 def read_prompts(path: Path) -> list[Conversation]:
