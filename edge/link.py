@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from pydantic import ValidationError
 from urllib3.exceptions import HTTPError
 from urllib3.util import SKIP_HEADER
 
+from ..cloud.codec import require
 from ..cloud.wire import MEDIA_TYPE, Conflict, Info, Malformed, Reply, Request
 from ..lm.errors import (
     CloudError,
@@ -28,6 +30,7 @@ from ..lm.errors import (
     Refused,
     Unreachable,
 )
+from .timed import TimedAdapter
 
 __all__ = ["Deadline", "HttpLink", "Link", "Traffic"]
 
@@ -127,10 +130,13 @@ class HttpLink:
 
     def reset(self) -> None:
         self._http = requests.Session()
+        self._http.mount(f"{urlsplit(self.url).scheme}://", TimedAdapter())
         # Looked up once: requests would search the environment at every call.
         self._environment = self._http.merge_environment_settings(
             self.url, {}, True, self._ca_file or True, None
         )
+        if urlsplit(self.url).hostname in _LOOPBACK:
+            self._environment["proxies"] = {}  # whatever http_proxy says: the key stays here
         self._call = self._prepare("POST", "/v1/verify", {"Content-Type": MEDIA_TYPE})
 
     def _prepare(self, method: str, path: str, more: Mapping[str, str]) -> Any:
@@ -170,7 +176,8 @@ class HttpLink:
 
         status, answer, content_type = self._with_tries(prepared, deadline)
         try:
-            if status == 200 and content_type.startswith(MEDIA_TYPE):
+            if status == 200:
+                require(content_type.startswith(MEDIA_TYPE), Malformed, "not a verifier's reply")
                 return Reply.unpack(answer, request, n_vocab)
             if status == 409:
                 return Conflict.from_json(_json(answer))
@@ -244,6 +251,8 @@ def _checked_url(url: str, key: str | None) -> str:
             f"a key is never sent over plain http, except to this machine: use "
             f"https://{parts.netloc}"
         )
+    if key is not None and not re.fullmatch(r"[!-~]+", key):
+        raise ConfigError("the key has characters that no HTTP header can carry; is it complete?")
     return f"{parts.scheme}://{parts.netloc}"
 
 
@@ -273,12 +282,14 @@ def _retry_after(value: str | None) -> float | None:
     """Seconds from a Retry-After header, which holds seconds or a date."""
     if not value:
         return None
-    if value.strip().isdigit():
+    if value.strip().isascii() and value.strip().isdigit():
         return float(value)
     try:
         when = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, TypeError, IndexError, OverflowError):
         return None
+    if when.tzinfo is None:  # "-0000": a time in UTC that says nothing about its place
+        when = when.replace(tzinfo=timezone.utc)
     return max(0.0, (when - datetime.now(timezone.utc)).total_seconds())
 
 

@@ -231,7 +231,8 @@ class Remote:
             settings = settings.model_copy(update={"origin": len(prompt)})
             text = (*prompt, *order.tail)
         ids = [*text, *(draft.id for draft in order.drafts)]
-        if len(ids) + order.supply > info.n_ctx:
+        room = info.n_ctx - len(ids)
+        if room < min(order.supply, 1):
             raise CloudError(f"the text is longer than the context of {info.model} (cloud)")
         weighed = [*order.skipped, *order.drafts] if order.weigh else order.skipped
         request = Request(
@@ -241,7 +242,7 @@ class Remote:
             tokens=ids,
             weights=[draft.weight for draft in weighed],
             drafts=[] if order.weigh else [draft.q for draft in order.drafts],
-            supply=order.supply,
+            supply=min(order.supply, room),
             settings=settings,
         )
         sent = order.settings_sent
