@@ -234,7 +234,8 @@ class ReplyLoop:
         """Send a call. Its drafts are the first of those not settled."""
         assert self._remote is not None  # noqa: S101 - only asked while online
         judged = [] if self._strategy.scope == "none" else drafts
-        supply = 0 if audit else self._strategy.supply
+        room = self._limit - len(self.tokens) - len(judged)  # no token beyond the reply's last
+        supply = 0 if audit else min(self._strategy.supply, room)
         self._call = self._remote.submit(judged, supply, weigh=self._contrast is not None)
         self._asking = False
         self.stats.audits += audit
