@@ -65,7 +65,7 @@ def chat(config: Config, json: Json = False, verbose: Verbose = False) -> None:
     """Talk to the model. Without a terminal, each line of stdin is a turn."""
     from .edge.repl import chat as run_chat
 
-    run_chat(config, partner(config), as_json=json, verbose=verbose)
+    run_chat(config, _partner(config), as_json=json, verbose=verbose)
 
 
 @app.command()
@@ -88,10 +88,10 @@ def run(
 
         show_what_leaves(config, text)
         return
-    answer(config, text, partner(config), as_json=json, verbose=verbose)
+    answer(config, text, _partner(config), as_json=json, verbose=verbose)
 
 
-def partner(config: Config) -> Link | None:
+def _partner(config: Config) -> Link | None:
     """A second model in this process in place of a verifier, if one is configured."""
     if config.strategy.partner is None:
         return None

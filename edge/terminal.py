@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TextIO
@@ -88,7 +87,8 @@ def summary(stats: Stats, style: Style) -> str:
     parts = [f"{stats.tokens} tokens", f"{stats.tokens_per_s:.0f} tokens/s"]
     if stats.uploads:
         percent = 100 * stats.transmission_rate
-        parts.insert(1, f"{stats.uploads} uploads ({percent:.0f} % of the tokens)")
+        uploads = "1 upload" if stats.uploads == 1 else f"{stats.uploads} uploads"
+        parts.insert(1, f"{uploads} ({percent:.0f} % of the tokens)")
         parts.append(f"{stats.rejected} replaced")
         parts.append(f"{stats.uplink_bytes} bytes up")
     else:
@@ -96,8 +96,3 @@ def summary(stats: Stats, style: Style) -> str:
     if stats.offline_reason:
         parts.append("partly without the cloud")
     return f"{style.dim}[{' · '.join(parts)}]{style.off}"
-
-
-def stderr_style() -> Style:
-    """For status lines."""
-    return Style.of(sys.stderr)

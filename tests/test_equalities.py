@@ -1,0 +1,152 @@
+"""The laws of the method end to end, on the demo pair in 32-bit floats.
+
+On quantised models other batch widths run other kernels, whose logits differ; here they agree to
+about 1e-4, so strategies that must write the same ids do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from llama_cpp import llama_cpp as ll
+
+from uhlm_edge import models
+from uhlm_edge.bench.local_link import LocalLink
+from uhlm_edge.cloud.keys import Keys
+from uhlm_edge.cloud.options import VerifierOptions
+from uhlm_edge.cloud.service import Service, load_service
+from uhlm_edge.edge.loop import Device, Prompt, ReplyLoop
+from uhlm_edge.edge.remote import Remote
+from uhlm_edge.edge.strategy import Strategy, make_strategy
+from uhlm_edge.edge.tape import Tape
+from uhlm_edge.lm.llama_engine import LlamaEngine
+from uhlm_edge.lm.options import EngineOptions
+from uhlm_edge.lm.sampling import Sampler
+
+pytestmark = pytest.mark.slow
+
+EXACT = EngineOptions(
+    n_threads=1,
+    n_threads_batch=1,
+    flash_attention="off",
+    cache_type_k="f32",
+    cache_type_v="f32",
+)
+QUESTIONS = [
+    "What is the capital of Peru?",
+    "I'd like to book a table for two in Albany tonight.",
+    "Spell the word farmer.",
+    "Hugo buys 26 candles at 2 dollars each and 12 pencils at 8 dollars each. "
+    "How much does Hugo pay?",
+]
+HLM = make_strategy("hlm")
+
+
+@dataclass
+class Pair:
+    """Both models, and a session between them."""
+
+    engine: LlamaEngine
+    service: Service
+
+    def ids(
+        self,
+        strategy: Strategy,
+        question: str,
+        seed: int,
+        temperature: float,
+        pipelined: bool = False,
+        n: int = 30,
+    ) -> list[int]:
+        vocab = self.engine.vocab
+        text = f"<|begin|><|user|>{question}<|end|><|assistant|>"
+        prompt = vocab.tokenize(text, special=True)
+        device = Device(Tape(self.engine), Sampler(temperature=temperature, top_k=0, top_p=1.0))
+        self.engine.truncate(0)
+        remote = Remote(LocalLink(self.service), vocab, "device")
+        whole = Prompt(prompt, lambda _: list(prompt), seed, n)
+        loop = ReplyLoop(device, remote, strategy, whole, pipelined)
+        for _ in loop.events():
+            pass
+        assert loop.stats.offline_reason is None
+        return [token.id for token in loop.tokens]
+
+
+def in_floats(name: str, folder: Path) -> Path:
+    """A shipped model with all its weights as 32-bit floats."""
+    params = ll.llama_model_quantize_default_params()
+    params.ftype = ll.LLAMA_FTYPE_ALL_F32
+    params.allow_requantize = True
+    out = folder / f"{name}.F32.gguf"
+    source = str(models.path_of(name)).encode()
+    assert ll.llama_model_quantize(source, str(out).encode(), params) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    folder = tmp_path_factory.mktemp("floats")
+    service = load_service(
+        in_floats("demo-llm", folder), VerifierOptions(engine=EXACT, sessions=4), Keys()
+    )
+    engine = LlamaEngine(in_floats("demo-slm", folder), EXACT)
+    yield Pair(engine, service)
+    engine.close()
+    service.worker.close()
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_greedy_hlm_spec_and_cloud_write_the_same_ids(pair: Pair, question: str) -> None:
+    expected = pair.ids(make_strategy("cloud"), question, 1, 0.0)
+    assert pair.ids(HLM, question, 1, 0.0) == expected
+    for limit in (1, 3, 8):
+        spec = make_strategy("spec", draft_limit=limit)
+        assert pair.ids(spec, question, 1, 0.0) == expected
+        assert pair.ids(spec, question, 1, 0.0, pipelined=True) == expected
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("question", QUESTIONS[:3])
+def test_sampled_hlm_and_spec_write_the_same_ids_whatever_the_blocks(
+    pair: Pair, question: str, seed: int
+) -> None:
+    expected = pair.ids(HLM, question, seed, 1.0)
+    eager = make_strategy("uhlm", threshold=-1.0)
+    assert pair.ids(eager, question, seed, 1.0) == expected
+    assert pair.ids(eager, question, seed, 1.0, pipelined=True) == expected
+    for limit in (1, 4):
+        spec = make_strategy("spec", draft_limit=limit)
+        assert pair.ids(spec, question, seed, 1.0) == expected
+        assert pair.ids(spec, question, seed, 1.0, pipelined=True) == expected
+
+
+def test_pipelined_uhlm_writes_the_ids_of_unpipelined_uhlm(pair: Pair) -> None:
+    uhlm = make_strategy("uhlm", threshold=0.1)
+    for question in QUESTIONS:
+        expected = pair.ids(uhlm, question, 5, 1.0)
+        assert pair.ids(uhlm, question, 5, 1.0, pipelined=True) == expected
+
+
+def test_spec_follows_the_law_of_cloud(pair: Pair) -> None:
+    """Two-sample chi-square over the first three ids of many replies, at fixed seeds."""
+    n, question = 300, "I need a restaurant."
+    spec, cloud = make_strategy("spec", draft_limit=3), make_strategy("cloud")
+    counts: dict[tuple[int, ...], list[int]] = {}
+    for seed in range(n):
+        for side, strategy in enumerate((spec, cloud)):
+            # Other seeds for the other side: the same ones would correlate the samples.
+            ids = tuple(pair.ids(strategy, question, seed + side * n, 1.0, n=3))
+            counts.setdefault(ids, [0, 0])[side] += 1
+    common = [pairs for pairs in counts.values() if sum(pairs) >= 10]
+    rare = [sum(pairs[side] for pairs in counts.values() if sum(pairs) < 10) for side in (0, 1)]
+    table = np.array([*common, rare], dtype=float)
+    expected = table.sum(axis=1, keepdims=True) * table.sum(axis=0) / table.sum()
+    chi_square = float(((table - expected) ** 2 / expected).sum())
+    freedom = len(table) - 1
+    assert freedom >= 5
+    # Five standard deviations above the mean of chi-square: about 1e-5 for a true equality.
+    assert chi_square < freedom + 5.0 * (2.0 * freedom) ** 0.5
