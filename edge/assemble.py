@@ -17,7 +17,7 @@ from ..lm.targets import Contrastive, Weighted
 from .assistant import Assistant
 from .demo import DemoVerifier
 from .link import HttpLink, Link
-from .loop import Device
+from .loop import GOING_ON, Device
 from .remote import Remote
 from .strategy import Strategy, make_strategy
 from .tape import Tape
@@ -53,7 +53,9 @@ def assemble(
     with found as link:
         device = make_device(config)
         try:
-            remote = None if link is None else _remote(config, device, link, tell)
+            remote, told = (None, None) if link is None else _remote(config, device, link)
+            if told:
+                tell(told)
             seed = config.chat.seed
             yield Assistant(
                 device,
@@ -63,6 +65,7 @@ def assemble(
                 max_tokens=config.chat.max_tokens,
                 seed=secrets.randbits(63) if seed is None else seed,
                 pipelined=_PIPELINED[config.strategy.pipelined],
+                told=told,
             )
         finally:
             device.tape.engine.close()
@@ -137,7 +140,8 @@ def _engine(config: Config) -> tuple[Engine, str]:
     return engine, engine.model.backend
 
 
-def _remote(config: Config, device: Device, link: Link, tell: Callable[[str], None]) -> Remote:
+def _remote(config: Config, device: Device, link: Link) -> tuple[Remote, str | None]:
+    """The session with the verifier, and what is wrong with that if something is."""
     name = Path(config.device.model).name.removesuffix(".gguf")
     remote = Remote(link, device.vocab, name, config.cloud.deadline)
     # A verifier that somebody named is asked who it is at once: no text of the user leaves, and a
@@ -148,8 +152,8 @@ def _remote(config: Config, device: Device, link: Link, tell: Callable[[str], No
         except CloudError as error:
             if config.cloud.require:
                 raise
-            tell(f"{error}; the device answers alone until it can be reached")
-    return remote
+            return remote, f"{error}; {GOING_ON}"
+    return remote, None
 
 
 def find_model(name: str) -> Path:

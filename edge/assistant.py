@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 
 from ..cloud.wire import Info
 from ..lm.chat import encode_chat
 from ..lm.draws import turn_seed
 from ..lm.errors import UsageError
 from ..lm.template import ChatTemplate, Message
-from .events import Event, Notice
+from .events import Event, Notice, Token
 from .loop import Device, Prompt, ReplyLoop
 from .remote import Remote
 from .strategy import Strategy
@@ -30,6 +31,7 @@ class Assistant:
         max_tokens: ids of a reply at most.
         seed: of the first reply; the following ones derive theirs from it.
         pipelined: see ReplyLoop.
+        told: what is wrong with the verifier, if the user knows already.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Assistant:
         max_tokens: int = 256,
         seed: int = 0,
         pipelined: bool | None = None,
+        told: str | None = None,
     ) -> None:
         self.device = device
         self.remote = remote
@@ -52,6 +55,7 @@ class Assistant:
         self._seed = seed
         self._turn = 0
         self._pipelined = pipelined
+        self._told = told
         vocab = device.vocab
         self._template = ChatTemplate(vocab.template, vocab.bos, vocab.eos)
 
@@ -96,9 +100,19 @@ class Assistant:
         self.messages = messages
         self._turn += 1
         try:
-            yield from loop.events()
+            with closing(loop.events()) as events:
+                yield from filter(self._is_news, events)
         finally:
             self.messages.append({"role": "assistant", "content": self.text})
+
+    def _is_news(self, event: Event) -> bool:
+        """False for what the user was told already, until the verifier has answered again."""
+        if isinstance(event, Notice):
+            known, self._told = self._told, event.text
+            return known != event.text
+        if isinstance(event, Token) and (event.accepted is not None or event.source == "cloud"):
+            self._told = None
+        return True
 
     @property
     def text(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ..cloud.wire import Info, Reply
@@ -20,7 +20,9 @@ from .strategy import Strategy
 from .tape import Tape
 from .uncertainty import Estimator, sampled
 
-__all__ = ["Device", "Prompt", "ReplyLoop"]
+__all__ = ["GOING_ON", "Device", "Prompt", "ReplyLoop"]
+
+GOING_ON = "going on with the device alone"
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class ReplyLoop:
         if remote is not None:
             remote.begin(prompt.render, device.sampler, strategy.target, prompt.seed)
 
-    def events(self) -> Iterator[Event]:
+    def events(self) -> Generator[Event, None, None]:
         """Run to the end of the reply. Closing the iterator discards what is not settled."""
         try:
             while not self.ended or self._call is not None or self._audit_due():
@@ -270,7 +272,7 @@ class ReplyLoop:
             self._asking = False
             if self.stats.offline_reason is None:
                 self.stats.offline_reason = str(error)
-                yield Notice(f"{error}; going on with the device alone")
+                yield Notice(f"{error}; {GOING_ON}")
             asked = 1 if self._strategy.scope == "none" else len(call.drafts)
             for i, draft in enumerate(self._drafts):
                 yield from self._settle_draft(draft, uploaded=i < asked)

@@ -102,7 +102,7 @@ def test_a_reply_that_is_stopped_leaves_both_sides_in_step(
                 said.append(event.id)
             if len(said) > stop:
                 break
-        events.close()  # type: ignore[attr-defined]
+        events.close()
         p.link.release.set()
         assert said == [token.id for token in loop.tokens]
         assert p.device.tape.ids == PROMPT + said
