@@ -153,7 +153,7 @@ def _raise_on_notice(line: str) -> None:
     raise CloudError(line)
 
 
-def main() -> None:
+def _main() -> None:
     """One measurement for another process: arguments as JSON in, the result as JSON out."""
     given = json.loads(sys.argv[1])
     config = Config.model_validate(given["config"])
@@ -161,4 +161,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    _main()

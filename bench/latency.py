@@ -102,8 +102,8 @@ def measure_rates(
         ModelError: the file is refused.
         UsageError: the plan does not fit the model's context.
     """
+    from ..lm.llama_bare import BareContext
     from ..lm.llama_engine import LlamaEngine
-    from .bare import BareContext
 
     options, plan = options or EngineOptions(), plan or Plan()
     header = check(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import re
@@ -30,28 +29,9 @@ def machine_info(root: Path = Path("/")) -> dict[str, object]:
 
 def build_info() -> dict[str, object]:
     """The versions that compute: this package, llama.cpp and what it was compiled for."""
-    import llama_cpp
-    from llama_cpp import llama_cpp as ll
+    from ..lm.llama_build import llama_build
 
-    system: bytes = ll.llama_print_system_info()
-    return {
-        "uhlm_edge": __version__,
-        "llama_cpp_python": str(getattr(llama_cpp, "__version__", "")) or None,
-        "build_commit": _symbol(ll, "ggml_commit"),
-        "ggml_version": _symbol(ll, "ggml_version"),
-        "system_info": system.decode("utf-8", "replace").strip(" |"),
-    }
-
-
-def _symbol(library: object, name: str) -> str | None:
-    """A function without arguments that returns a string, if this build has it."""
-    try:
-        function = getattr(library._lib, name)  # type: ignore[attr-defined]
-        function.restype = ctypes.c_char_p
-        value = function()
-    except AttributeError:
-        return None
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else None
+    return {"uhlm_edge": __version__, **llama_build()}
 
 
 def _cores() -> int:

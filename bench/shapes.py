@@ -20,6 +20,7 @@ from ..lm.errors import UsageError
 from ..lm.gguf_check import check
 from ..lm.gguf_types import ARRAY, STRING
 from ..quantize.atomic import atomic_output, require_space
+from ..quantize.quant_types import QUANT_TYPES
 from .blocks import random_tile
 
 __all__ = ["SHAPES", "Shape", "cache_folder", "make_shape", "write_hollow"]
@@ -127,15 +128,17 @@ def make_shape(
     """
     if name not in SHAPES:
         raise UsageError(f"no shape {name!r}; there are {', '.join(SHAPES)}")
+    if quantisation not in QUANT_TYPES:
+        raise UsageError(f"no quantisation {quantisation!r}; try Q4_K_M, Q4_0, Q8_0 or F16")
     shape = SHAPES[name]
     folder = cache_folder() if folder is None else folder
     path = folder / f"{name}.random-weights.{quantisation}.gguf"
     if path.exists():
         return path
     if quantiser is None:
-        from .llama_shapes import quantise
+        from ..quantize.llama_quantize import quantize
 
-        quantiser = quantise
+        quantiser = quantize
     folder.mkdir(parents=True, exist_ok=True)
     # The hollow file is a hole; Q4_K_M takes up to 0.95 bytes a weight with a large vocabulary.
     require_space(folder, int(shape.parameters * (2.1 if "F16" in quantisation else 1.1)))
@@ -147,7 +150,7 @@ def make_shape(
             quantiser(hollow, part, quantisation)
         finally:
             hollow.unlink(missing_ok=True)
-        fill(part)
+        _fill(part)
     return path
 
 
@@ -170,7 +173,7 @@ def write_hollow(file: BinaryIO, shape: Shape) -> None:
     file.truncate(_padded(len(header)) + offset)
 
 
-def fill(path: Path, seed: int = 0) -> None:
+def _fill(path: Path, seed: int = 0) -> None:
     """Overwrite the data of a GGUF file with random blocks, a MiB at a time."""
     header = check(path)
     tiles: dict[str, bytes] = {}

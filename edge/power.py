@@ -26,6 +26,7 @@ __all__ = [
     "JtopSource",
     "PmicSource",
     "PowerSource",
+    "Quantity",
     "RaplSource",
     "Runner",
     "SensorError",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 
 from uhlm_edge.bench.energy import EnergyReport, Phases, Work, measure_energy
 from uhlm_edge.bench.radio import RadioModel, busy_seconds
-from uhlm_edge.bench.recorder import Recorder, background_sampling
+from uhlm_edge.bench.recorder import Recorder
 from uhlm_edge.edge.power import SensorError
 from uhlm_edge.lm.errors import UsageError
 
@@ -361,55 +360,3 @@ def test_a_radio_tail_is_counted_once_where_calls_overlap() -> None:
         RadioModel()
     with pytest.raises(UsageError):
         RadioModel(active_w=float("nan"))
-
-
-class Steady:
-    """Ten watts, whatever happens."""
-
-    name = "steady"
-    label = "steady"
-    quantity = "watts"
-
-    def read(self) -> float:
-        return 10.0
-
-
-def test_the_sampling_thread_samples_at_its_rate_and_stops() -> None:
-    clock = [0.0]
-    recorder = Recorder(Steady(), lambda: clock[0])  # type: ignore[arg-type]
-    waits: list[float] = []
-    done = threading.Event()
-
-    def wait(stop: threading.Event, seconds: float) -> bool:
-        waits.append(seconds)
-        clock[0] += 0.05
-        if len(waits) < 40:
-            return False
-        done.set()
-        return stop.wait(5)
-
-    extra: list[float] = []
-    with background_sampling(20, wait, lambda: extra.append(clock[0]))(recorder):
-        assert done.wait(5)
-    assert len(recorder.times) == 40
-    assert waits == pytest.approx([0.05] * 40)
-    assert extra == pytest.approx([0.0, 1.0])
-    assert recorder.watts(0.0, 1.9) == pytest.approx(10.0)
-    assert recorder.joules(0.0, 3.0) is None
-    with pytest.raises(UsageError, match="10 to 1000"):
-        background_sampling(5)
-
-
-def test_the_trapezoid_is_exact_on_a_ramp() -> None:
-    clock = [0.0]
-
-    class Ramp(Steady):
-        def read(self) -> float:
-            return 1 + clock[0]
-
-    recorder = Recorder(Ramp(), lambda: clock[0])  # type: ignore[arg-type]
-    for t in (0.0, 0.1, 0.4, 1.0, 2.0):
-        clock[0] = t
-        recorder.take()
-    assert recorder.joules(0.0, 2.0) == pytest.approx(2 + 2)
-    assert recorder.joules(0.25, 1.5) == pytest.approx(1.25 + (1.5**2 - 0.25**2) / 2)

@@ -84,7 +84,7 @@ def test_throttling_during_a_test_flags_its_rows() -> None:
     states = iter([COOL, hot])
     rows = list(
         time_runners(
-            {"engine": Paced(clock, "engine", 10)},  # type: ignore[dict-item]
+            {"engine": Paced(clock, "engine", 10)},
             Plan(prompts=(4,), depths=(), repeats=2),
             1000,
             clock=clock,

@@ -87,7 +87,7 @@ def test_netem_is_told_the_same_link() -> None:
 )
 def test_impossible_links_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(UsageError):
-        LinkSpec(**options)  # type: ignore[arg-type]
+        LinkSpec(**options)
 
 
 def server(tmp_path: Path) -> list[str]:
@@ -138,7 +138,7 @@ def _namespaces() -> str:
 
 @pytest.mark.slow
 def test_tcp_survives_loss_on_a_link_of_packets(tmp_path: Path) -> None:
-    kinds: list[How] = [kind for kind in ("netem", "tun") if usable(kind)]  # type: ignore[misc]
+    kinds: list[How] = [kind for kind in ("netem", "tun") if usable(kind)]
     if not kinds:
         pytest.skip("this machine has no network namespaces")
     spec = LinkSpec(delay_ms=2, loss=0.05)

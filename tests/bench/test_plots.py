@@ -52,7 +52,7 @@ def wide_latency(path: Path) -> Path:
 
 
 def energy(path: Path) -> Path:
-    rows = [
+    rows: list[dict[str, object]] = [
         {"strategy": "local", "prompt_j": 0.12, "generation_j": 0.61, "radio_j": None},
         {"strategy": "hlm", "prompt_j": 0.12, "generation_j": 0.95, "radio_j": 0.31},
         {"strategy": "uhlm", "prompt_j": 0.12, "generation_j": 0.72, "radio_j": 0.11},
@@ -70,7 +70,9 @@ def rejection(path: Path) -> Path:
     u = np.round(random.beta(0.5, 1.2, 3000) * 20) / 20
     beta = np.clip(0.85 * u - 0.03 + random.normal(0, 0.15, 3000), 0, 1)
     marks = {"averse": 0.05, "risk": 0.1, "prone": 0.43, "off the scale": -0.2}
-    return plots.rejection_against_uncertainty(u, beta, path, (0.85, -0.03), marks)
+    return plots.rejection_against_uncertainty(
+        u.tolist(), beta.tolist(), path, (0.85, -0.03), marks
+    )
 
 
 def accuracy(path: Path) -> Path:

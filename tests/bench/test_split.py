@@ -28,7 +28,11 @@ from uhlm_edge.lm.errors import DataError, UsageError
 
 
 def config(strategy: str) -> Config:
-    flags = {("strategy", "name"): strategy, ("chat", "seed"): 1, ("chat", "max_tokens"): 24}
+    flags: dict[tuple[str, ...], object] = {
+        ("strategy", "name"): strategy,
+        ("chat", "seed"): 1,
+        ("chat", "max_tokens"): 24,
+    }
     return load_config(flags, "demo", environment={"XDG_CONFIG_HOME": "/nowhere"}).config
 
 

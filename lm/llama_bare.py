@@ -9,8 +9,8 @@ from typing import Any
 
 from llama_cpp import llama_cpp as ll
 
-from ..lm.errors import EngineError, ModelError
-from ..lm.options import EngineOptions
+from .errors import EngineError, ModelError
+from .options import EngineOptions
 
 __all__ = ["BareContext"]
 
