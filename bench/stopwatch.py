@@ -150,6 +150,9 @@ class _TimedPolicy:
         with self._watch.time("policy"):
             self._policy.observe(judged)
 
+    def save(self) -> None:
+        self._policy.save()
+
 
 class _TimedLink:
     def __init__(self, link: Link, watch: Stopwatch) -> None:

@@ -42,7 +42,10 @@ class StrategyOptions(_Section):
     """When to ask the cloud."""
 
     name: StrategyName = "uhlm"
-    threshold: Threshold = Field(0.073, description="of u: a number, averse, prone, risk, adaptive")
+    threshold: Threshold | None = Field(
+        None, description="of u: a number, averse, prone, risk, adaptive; unset: risk, else 0.073"
+    )
+    target_risk: float = Field(0.001, gt=0.0, lt=1.0, description="of adaptive, per token")
     calibration: str | None = Field(None, description="where thresholds come from: name or file")
     reward_threshold: float = Field(0.5, ge=0.0, le=1.0, description="of `reward`")
     rate: float = Field(0.1, ge=0.0, le=1.0, description="share of uploads of `rand`")

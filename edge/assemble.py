@@ -6,24 +6,25 @@ import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from .. import models
-from ..configs.config import Config, StrategyOptions
+from ..configs.config import Config
 from ..lm.engine import Engine
 from ..lm.errors import CloudError, ConfigError, ModelError
 from ..lm.key_file import read_key_file
-from ..lm.targets import Contrastive, Weighted
 from .assistant import Assistant
+from .calibration import ModelKey, model_digest
 from .demo import DemoVerifier
 from .link import HttpLink, Link
 from .loop import GOING_ON, Device
 from .remote import Remote
-from .strategy import Strategy, make_strategy
 from .tape import Tape
+from .tuning import PUBLISHED_THRESHOLD, find_tuning, needs_calibration, strategy_of
 from .uncertainty import estimator
 
-__all__ = ["api_key", "assemble", "find_model", "make_device", "strategy_of", "threshold_of"]
+__all__ = ["api_key", "assemble", "find_model", "make_device"]
 
 _PIPELINED = {"auto": None, "on": True, "off": False}
 
@@ -48,14 +49,23 @@ def assemble(
         CloudError: no verifier, and the configuration requires one.
         ConfigError: options that do not fit each other.
     """
-    strategy = strategy_of(config.strategy)
-    found = nullcontext(link) if link else _verifier(config, strategy, tell, environment)
+    found = nullcontext(link) if link else _verifier(config, tell, environment)
     with found as link:
         device = make_device(config)
         try:
             remote, told = (None, None) if link is None else _remote(config, device, link)
             if told:
                 tell(told)
+            tuning, options = None, config.strategy
+            if remote is None:  # nobody to ask, so it does not matter when
+                options = options.model_copy(update={"threshold": PUBLISHED_THRESHOLD})
+            elif needs_calibration(options):
+                tuning = find_tuning(config, *_pair(config, device, remote), environment)
+            strategy = strategy_of(options, tuning, environment)
+            if "reward" in strategy.policy.needs and remote is not None:
+                if tuning is None:
+                    raise ConfigError("no reward head for this pair; run `uhlm-edge calibrate`")
+                device = replace(device, head=tuning.head())
             seed = config.chat.seed
             yield Assistant(
                 device,
@@ -73,18 +83,15 @@ def assemble(
 
 @contextmanager
 def _verifier(
-    config: Config,
-    strategy: Strategy,
-    tell: Callable[[str], None],
-    environment: Mapping[str, str],
+    config: Config, tell: Callable[[str], None], environment: Mapping[str, str]
 ) -> Iterator[HttpLink | None]:
     """A link to the verifier that the configuration names, or to the demo's own."""
     cloud = config.cloud
     reason = "--offline or UHLM_NO_CLOUD is set" if cloud.offline else "no verifier is configured"
-    if strategy.name == "local" or cloud.offline or not (cloud.url or cloud.demo):
+    if config.strategy.name == "local" or cloud.offline or not (cloud.url or cloud.demo):
         if cloud.require:
             raise CloudError(f"a verifier is required, but {reason}; give --cloud URL")
-        if strategy.name != "local" and not cloud.offline:
+        if config.strategy.name != "local" and not cloud.offline:
             tell(f"{reason}; the device answers alone (give --cloud URL)")
         yield None
         return
@@ -142,7 +149,7 @@ def _engine(config: Config) -> tuple[Engine, str]:
 
 def _remote(config: Config, device: Device, link: Link) -> tuple[Remote, str | None]:
     """The session with the verifier, and what is wrong with that if something is."""
-    name = Path(config.device.model).name.removesuffix(".gguf")
+    name = _name(Path(config.device.model))
     remote = Remote(link, device.vocab, name, config.cloud.deadline)
     # A verifier that somebody named is asked who it is at once: no text of the user leaves, and a
     # pair that does not fit is refused before anything is written. The demo's fits.
@@ -154,6 +161,27 @@ def _remote(config: Config, device: Device, link: Link) -> tuple[Remote, str | N
                 raise
             return remote, f"{error}; {GOING_ON}"
     return remote, None
+
+
+def _pair(
+    config: Config, device: Device, remote: Remote | None
+) -> tuple[ModelKey, ModelKey | None]:
+    """Which models these are, as far as it is known before the first upload."""
+    path = find_model(config.device.model)
+    digest = model_digest(path) if path.is_file() else None
+    fingerprint = device.vocab.fingerprint
+    own = ModelKey(name=_name(path), vocabulary=fingerprint, digest=digest)
+    if remote is not None and remote.info is not None:
+        name = remote.info.model
+    elif remote is not None and not config.cloud.url:
+        name = _name(find_model(config.strategy.partner or config.verifier.model))
+    else:
+        return own, None
+    return own, ModelKey(name=name, vocabulary=fingerprint)
+
+
+def _name(path: Path) -> str:
+    return path.name.removesuffix(".gguf")
 
 
 def find_model(name: str) -> Path:
@@ -169,40 +197,6 @@ def find_model(name: str) -> Path:
         shipped = ", ".join(sorted(models.SHIPPED))
         raise ModelError(f"no model {name}: give the path of a GGUF file, or one of {shipped}")
     return path
-
-
-def strategy_of(options: StrategyOptions) -> Strategy:
-    """The strategy that the options name."""
-    limit = options.draft_limit
-    weighted = options.ensemble == "weighted"
-    return make_strategy(
-        options.name,
-        threshold=threshold_of(options),
-        rate=options.rate,
-        draft_limit=None if limit == "auto" else limit,
-        target=Weighted(weight=options.weight) if weighted else Contrastive(mu=options.mu),
-    )
-
-
-def threshold_of(options: StrategyOptions) -> float:
-    """The threshold of u as a number.
-
-    averse: beta = a u + b is zero; prone: it reaches Delta (arXiv 2412.12687).
-
-    Raises:
-        ConfigError: the fit that a name refers to is not there.
-    """
-    if isinstance(options.threshold, float):
-        return options.threshold
-    a, b, delta = options.slope, options.intercept, options.delta
-    if a is None or b is None or (options.threshold == "prone" and delta is None):
-        needed = "slope and intercept" + (" and delta" if options.threshold == "prone" else "")
-        raise ConfigError(
-            f"threshold {options.threshold} needs {needed} of a fit in [strategy]; or give a number"
-        )
-    if a <= 0.0:
-        raise ConfigError(f"the fit's slope is {a:g}: uncertainty says nothing here, use hlm")
-    return (-b if options.threshold == "averse" else (delta or 0.0) - b) / a
 
 
 def api_key(config: Config, environment: Mapping[str, str]) -> str | None:

@@ -104,6 +104,7 @@ class Assistant:
                 yield from filter(self._is_news, events)
         finally:
             self.messages.append({"role": "assistant", "content": self.text})
+            self.strategy.policy.save()
 
     def _is_news(self, event: Event) -> bool:
         """False for what the user was told already, until the verifier has answered again."""

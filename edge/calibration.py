@@ -20,6 +20,7 @@ from ..lm.sampling import Sampler
 from ..lm.vocab import Fingerprint
 
 __all__ = [
+    "SHIPPED",
     "Calibration",
     "EstimatorName",
     "GridRow",
@@ -38,6 +39,9 @@ _log = logging.getLogger("uhlm_edge.calibration")
 _log.addHandler(logging.NullHandler())
 
 EstimatorName = Literal["sampled", "expected"]
+SHIPPED = Path(__file__).resolve().parent.parent / "models"
+"""Where the calibrations of the shipped pair lie."""
+
 _MAX_BYTES = 4 << 20
 _CHUNK = 1 << 16
 _CHUNKS = 64
@@ -205,7 +209,7 @@ class Calibration(_Frozen):
         if value is None:
             raise ConfigError(
                 f"calibration {self.name} gives no {choice} threshold: {law.advice}; "
-                "use --strategy adaptive or a number"
+                "use --threshold adaptive, or a number"
             )
         return value
 
@@ -264,16 +268,16 @@ def load(path: Path) -> Calibration:
         raise DataError(f"{path}: no calibration ({where}: {first['msg']})") from None
 
 
-def require_pair(calibration: Calibration, device: ModelKey, cloud: ModelKey) -> None:
-    """Refuse a calibration of another pair.
+def require_pair(calibration: Calibration, device: ModelKey, cloud: ModelKey | None) -> None:
+    """Refuse a calibration of another pair. With no `cloud`, only the device's model counts.
 
     Raises:
         DataError: the message names both pairs.
     """
-    if calibration.device.fits(device) and calibration.cloud.fits(cloud):
+    if calibration.device.fits(device) and (cloud is None or calibration.cloud.fits(cloud)):
         return
     made_for = f"{calibration.device.name} with {calibration.cloud.name}"
-    wanted = f"{device.name} with {cloud.name}"
+    wanted = f"{device.name} with {cloud.name if cloud else 'whatever verifier'}"
     if made_for == wanted:
         wanted += " as they are here (the files differ)"
     raise DataError(
@@ -285,7 +289,7 @@ def require_pair(calibration: Calibration, device: ModelKey, cloud: ModelKey) ->
 def find(
     folders: Sequence[Path],
     device: ModelKey,
-    cloud: ModelKey,
+    cloud: ModelKey | None,
     name: str | None = None,
     sampler: Sampler | None = None,
 ) -> tuple[Calibration, Path] | None:
@@ -294,7 +298,7 @@ def find(
     Args:
         folders: searched in this order; those that do not exist are passed over.
         device: the model on the device.
-        cloud: the model in the cloud.
+        cloud: the model in the cloud, None if it is not known.
         name: take this one (a name, or the path of a file), and no other.
         sampler: of several, one made with this sampler goes first, then the newest.
 

@@ -15,6 +15,7 @@ from ..lm.vocab import TextDecoder, Vocabulary
 from .ensemble import judge_contrast, judge_proposal, log_law
 from .events import Draft, Event, Judged, Notice, Source, Token
 from .remote import Call, Remote
+from .reward import RewardHead
 from .stats import Stats
 from .strategy import Strategy
 from .tape import Tape
@@ -54,6 +55,7 @@ class Device:
         estimator: of u.
         measure: estimate u even if the policy does not ask for it.
         backend: which backend took the layers, as it says itself.
+        head: what expects acceptance, for policies that ask it.
     """
 
     tape: Tape
@@ -63,6 +65,7 @@ class Device:
     estimator: Estimator = sampled
     measure: bool = False
     backend: str = ""
+    head: RewardHead | None = None
 
     @property
     def vocab(self) -> Vocabulary:
@@ -114,6 +117,8 @@ class ReplyLoop:
         self._begun = clock()
         self._tape.restart(prompt.ids)
         self._origin = len(prompt.ids)
+        if device.head is not None:
+            device.head.reset()
         self._limit = min(prompt.max_tokens, self._tape.room)
         self.ended = self._limit <= 0
         if remote is not None:
@@ -169,13 +174,16 @@ class ReplyLoop:
             thetas, perturbs = self._draws.thetas(index), self._draws.perturbs(index)
             u = device.estimator(row, token, thetas, perturbs)
         self._tape.append(token)
+        reward = None
+        if u is not None and device.head is not None:
+            reward = device.head.score(index, row, token, u)
         log_q = log_law(row, device.sampler) if self._contrast is not None else None
         took = self._clock() - begun
         self.stats.drafts += 1
         self.stats.device_time += took
         if self._remote is not None:
             self._remote.pace.drafted(took)
-        return Draft(index, token, q, u, None, log_q)
+        return Draft(index, token, q, u, reward, log_q)
 
     # Decide
 

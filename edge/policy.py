@@ -33,7 +33,11 @@ class Policy(Protocol):
         ...
 
     def observe(self, judged: Judged) -> None:
-        """A skipped token's rejection probability has become known."""
+        """The risk of a settled token has become known: 0 if it was uploaded, else its beta."""
+        ...
+
+    def save(self) -> None:
+        """A reply ended: keep for the next run what was learnt."""
         ...
 
 
@@ -46,6 +50,9 @@ class _Fixed:
 
     def observe(self, judged: Judged) -> None:
         """Learns nothing."""
+
+    def save(self) -> None:
+        """Keeps nothing."""
 
 
 class Never(_Fixed):

@@ -51,6 +51,7 @@ def make_strategy(
     draft_limit: int | None = None,
     reward_threshold: float = 0.5,
     target: Target = LLM,
+    policy: Policy | None = None,
 ) -> Strategy:
     """The strategy of that name.
 
@@ -61,6 +62,7 @@ def make_strategy(
         draft_limit: most drafts in one upload (`spec`, `ensemble`).
         reward_threshold: of the expected acceptance (`reward`).
         target: of `ensemble`.
+        policy: in place of the threshold of u (`uhlm`, `spec`).
     """
     match name:
         case "local":
@@ -70,11 +72,12 @@ def make_strategy(
         case "hlm":
             return Strategy(name, Always())
         case "uhlm":
-            return Strategy(name, UncertainAbove(threshold))
+            return Strategy(name, policy or UncertainAbove(threshold))
         case "rand":
             return Strategy(name, RandomRate(rate))
         case "spec":
-            return Strategy(name, UncertainAbove(threshold), scope="all", draft_limit=draft_limit)
+            by_u = policy or UncertainAbove(threshold)
+            return Strategy(name, by_u, scope="all", draft_limit=draft_limit)
         case "reward":
             return Strategy(name, RewardBelow(reward_threshold), scope="none", supply=1)
         case "ensemble":
