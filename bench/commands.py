@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..lm.errors import UsageError
+from .strategies_command import register as register_strategies
 
 if TYPE_CHECKING:
     from ..configs.config import Config
@@ -38,6 +39,7 @@ Prompts = Annotated[list[str] | None, typer.Option("--prompt", help="What to ask
 def register(app: typer.Typer) -> None:
     """Add `bench` and its commands to the application."""
     app.add_typer(bench_app, name="bench")
+    register_strategies(bench_app)
 
 
 @bench_app.command()

@@ -1,0 +1,117 @@
+"""What a comparison needs around it: a verifier, an onlooker, embeddings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import lru_cache
+from typing import Any
+
+from ..cloud.keys import Keys
+from ..cloud.service import load_service
+from ..configs.config import Config
+from ..edge.assemble import api_key, find_model
+from ..edge.demo import DemoVerifier
+from ..edge.link import HttpLink
+from ..lm.errors import ResourceError, UsageError
+from ..lm.llama_embed import LlamaEmbedder
+from ..lm.llama_engine import LlamaEngine
+from .cases import Case
+from .local_link import LocalLink
+from .meter import HttpCounters, LocalCounters, Meter, VerifierCounters
+from .onlooker import ROWS, Onlooker
+from .scoring import cosine
+from .strategies import Bench, Similarity
+
+__all__ = ["open_bench"]
+
+
+@contextmanager
+def open_bench(
+    config: Config,
+    cases: Sequence[Case],
+    needed: bool,
+    tell: Callable[[str], None],
+    in_process: bool = False,
+    shadow: bool = True,
+    embeddings: str | None = None,
+    keep: bool = False,
+) -> Iterator[Bench]:
+    """Verifier, onlooker and embeddings, for as long as the context lasts.
+
+    Args:
+        config: all options.
+        cases: the rows; embeddings are loaded only if one has a reference.
+        needed: whether any strategy calls the verifier.
+        tell: takes a line for the user.
+        in_process: no network in between.
+        shadow: load the onlooker.
+        embeddings: model for the similarity to references; None: the LLM.
+        keep: links keep the requests they send.
+
+    Raises:
+        CloudError: there is no verifier.
+        ModelError: a model is refused.
+    """
+    with ExitStack() as stack:
+        link: Callable[[], Meter] = _no_verifier
+        counters: VerifierCounters | None = None
+        if needed and in_process:
+            service = load_service(find_model(config.verifier.model), config.verifier, Keys())
+            counters = LocalCounters(service.verifier)
+
+            def link() -> Meter:
+                return Meter(LocalLink(service), on_wire=False, keep=keep)
+
+        elif needed:
+            cloud = config.cloud
+            ca_file = str(cloud.ca_file) if cloud.ca_file else None
+            url, key = cloud.url, api_key(config, os.environ)
+            if url is None:
+                url, key = stack.enter_context(_own_verifier(config))
+            counters = HttpCounters(url, key)
+
+            def link() -> Meter:
+                return Meter(HttpLink(url, key, cloud.connect_timeout, ca_file), keep=keep)
+
+        onlooker = _onlooker(config, stack) if shadow else None
+        wanted = any(case.reference is not None for case in cases)
+        similarity = _similarity(config, embeddings, stack) if wanted else None
+        yield Bench(config, link, counters, onlooker, similarity, tell)
+
+
+def _no_verifier() -> Any:
+    raise AssertionError("no strategy of the list calls a verifier")
+
+
+@contextmanager
+def _own_verifier(config: Config) -> Iterator[tuple[str, str]]:
+    """The demo's verifier process, with the model and the threads of the configuration."""
+    if config.cloud.offline or not config.cloud.demo:
+        raise UsageError("no verifier is configured; give --cloud URL or --in-process")
+    missing = DemoVerifier.missing()
+    if missing:
+        raise ResourceError(missing)
+    engine = config.verifier.engine
+    arguments = ["--profile", "demo", "--model", config.verifier.model]
+    arguments += ["--gpu-layers", str(engine.n_gpu_layers)]
+    if engine.n_threads:
+        arguments += ["--threads", str(engine.n_threads)]
+    with DemoVerifier(arguments) as verifier:
+        yield verifier.url, verifier.key
+
+
+def _onlooker(config: Config, stack: ExitStack) -> Onlooker:
+    options = config.verifier.engine
+    engine = LlamaEngine(find_model(config.verifier.model), options, max_rows=ROWS)
+    stack.callback(engine.close)
+    return Onlooker(engine, config.sampler)
+
+
+def _similarity(config: Config, model: str | None, stack: ExitStack) -> Similarity:
+    name = model or config.verifier.model
+    embedder = LlamaEmbedder(find_model(name), config.verifier.engine)
+    stack.callback(embedder.close)
+    embed = lru_cache(4096)(embedder.embed)
+    return lambda a, b: cosine(embed(a), embed(b))

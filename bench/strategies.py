@@ -1,0 +1,250 @@
+"""Compare strategies on the same rows: what they get right, what they upload, how fast they are.
+
+Each strategy answers every row once per seed; reply i under seed s draws with `turn_seed(s, i)`, so
+that strategies can be compared draw by draw. Time and bytes are those of the replies alone: the
+verifier's counters, the shadow verification and the scores are read outside the timed path.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from ..configs.config import Config
+from ..edge.assemble import assemble, find_model
+from ..edge.assistant import Assistant
+from ..edge.events import Notice
+from ..edge.loop import ReplyLoop
+from ..edge.tape import Tape
+from ..lm.chat import encode_chat
+from ..lm.draws import turn_seed
+from ..lm.errors import CloudError, DataError
+from ..lm.template import ChatTemplate, Message
+from ..lm.vocab import TextDecoder
+from .cases import Case
+from .lineup import STANDARD, Entry
+from .meter import CountingEngine, Meter, VerifierCounters, Work
+from .onlooker import Onlooker
+from .scoring import Outcome, exact, token_f1
+from .standard_ensemble import write_standard
+
+__all__ = ["Bench", "Similarity", "Writer", "count_reply"]
+
+Similarity = Callable[[str, str], float]
+"""How similar two texts are."""
+
+_PIPELINED = {"auto": None, "on": True, "off": False}
+
+
+class Writer(Protocol):
+    """Answers one row after the other under one seed."""
+
+    def write(self, case: Case, seed: int) -> Outcome:
+        """The reply with that seed, counted but not scored; `betas` may come later."""
+        ...
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Everything that the strategies share.
+
+    Attributes:
+        config: sampler, device, limits; of the strategies what their entries do not say.
+        link: makes a fresh link to the verifier.
+        counters: of the verifier; None: it has none.
+        onlooker: for the shadow verification; None: none.
+        similarity: to a reference; None: not measured.
+        tell: takes a line for the user.
+    """
+
+    config: Config
+    link: Callable[[], Meter]
+    counters: VerifierCounters | None
+    onlooker: Onlooker | None
+    similarity: Similarity | None
+    tell: Callable[[str], None]
+
+    def run(self, entry: Entry, cases: Sequence[Case], seed: int) -> Iterator[Outcome]:
+        """Answer all rows with one strategy under one seed. One reply warms up and is not kept.
+
+        Raises:
+            CloudError: the verifier was away: the numbers would be the device's alone.
+            DataError: a row is too long for the context.
+        """
+        with self._writer(entry) as writer:
+            writer.write(cases[0], seed)
+            for i, case in enumerate(cases):
+                yield self._scored(writer.write(case, turn_seed(seed, i)), case)
+
+    def config_of(self, entry: Entry) -> Config:
+        """The configuration with an entry's strategy."""
+        cloud = self.config.cloud.model_copy(update={"require": entry.calls})
+        return self.config.model_copy(update={"strategy": entry.options, "cloud": cloud})
+
+    @contextmanager
+    def _writer(self, entry: Entry) -> Iterator[Writer]:
+        config = self.config_of(entry)
+        if entry.kind == STANDARD:
+            with _StandardWriter.open(config) as standard:
+                yield standard
+            return
+        meter = self.link() if entry.calls else None
+        with assemble(config, self.tell, meter) as assistant:
+            assistant.strategy = entry.own_strategy() or assistant.strategy
+            yield _LoopWriter(self, assistant, meter, config)
+
+    def _scored(self, outcome: Outcome, case: Case) -> Outcome:
+        if case.answer is not None:
+            return replace(outcome, exact=exact(outcome.text, case.answer))
+        assert case.reference is not None  # noqa: S101 - a case has one of both
+        alike = self.similarity(outcome.text, case.reference) if self.similarity else None
+        return replace(outcome, token_f1=token_f1(outcome.text, case.reference), cosine=alike)
+
+
+class _LoopWriter:
+    """The product's own loop, inside meters."""
+
+    def __init__(
+        self, bench: Bench, assistant: Assistant, meter: Meter | None, config: Config
+    ) -> None:
+        self._bench, self._assistant, self._meter = bench, assistant, meter
+        self._chat = config.chat
+        self._pipelined = _PIPELINED[config.strategy.pipelined]
+        self._engine = CountingEngine(assistant.device.tape.engine)
+        self._device = replace(assistant.device, tape=Tape(self._engine))
+
+    def write(self, case: Case, seed: int) -> Outcome:
+        """Time the reply; then count, and look at it in shadow."""
+        chat = self._chat
+        assistant = Assistant(
+            self._device, self._assistant.remote, self._assistant.strategy, chat.system,
+            chat.max_tokens, seed, self._pipelined,
+        )  # fmt: skip
+        if self._meter is not None:
+            self._meter.restart()
+        llm, device = self._llm_work(), self._engine.work
+        for event in assistant.answer(case.messages):
+            if isinstance(event, Notice):
+                self._refuse(event.text, case, assistant.loop)
+        loop = assistant.loop
+        assert loop is not None  # noqa: S101 - there was a reply
+        outcome = count_reply(case.line, assistant.text, loop)
+        if (meter := self._meter) is not None:
+            outcome = replace(
+                outcome,
+                calls=len(meter.bodies),
+                bodies=meter.bodies,
+                requests=meter.requests,
+                payload_down=loop.stats.downlink_bytes,
+                wire_down=None if meter.requests is None else loop.stats.wire_down,
+            )
+        if (now := self._llm_work()) is None or llm is None:
+            outcome = replace(outcome, llm_passes=None, llm_positions=None)
+        else:
+            passes, positions = now.since(llm)
+            outcome = replace(outcome, llm_passes=passes, llm_positions=positions)
+        own = self._engine.work.since(device)
+        outcome = replace(outcome, device_passes=own.passes, device_positions=own.positions)
+        return self._look(outcome, case, loop)
+
+    def _refuse(self, notice: str, case: Case, loop: ReplyLoop | None) -> None:
+        if loop is not None and loop.stats.offline_reason is not None:
+            raise CloudError(f"the verifier was away: {loop.stats.offline_reason}")
+        raise DataError(f"the row of line {case.line}: {notice}")
+
+    def _llm_work(self) -> Work | None:
+        """By the verifier's counters; nothing if it is never asked."""
+        if self._meter is None:
+            return Work(0, 0)
+        return self._bench.counters.read() if self._bench.counters else None
+
+    def _look(self, outcome: Outcome, case: Case, loop: ReplyLoop) -> Outcome:
+        onlooker = self._bench.onlooker
+        if onlooker is None:
+            return outcome
+        system = [Message(role="system", content=self._chat.system)] if self._chat.system else []
+        ids = [token.id for token in loop.tokens]
+        betas = onlooker.betas([*system, *case.messages], ids, loop.proposed)
+        skipped = [token.index for token in loop.tokens if token.accepted is None]
+        return replace(
+            outcome,
+            known=len(betas),
+            beta=sum(betas.values()),
+            skipped_beta=sum(betas.get(i, 0.0) for i in skipped),
+        )
+
+
+class _StandardWriter:
+    """Both models at each token, in this process."""
+
+    def __init__(self, config: Config, models: Sequence[CountingEngine]) -> None:
+        self._config, self._models = config, models
+        self._templates = [
+            ChatTemplate(model.vocab.template, model.vocab.bos, model.vocab.eos) for model in models
+        ]
+
+    @staticmethod
+    @contextmanager
+    def open(config: Config) -> Iterator[_StandardWriter]:
+        """Load both models for as long as the context lasts."""
+        from ..lm.llama_engine import LlamaEngine
+
+        places = (
+            (config.device.model, config.device.engine),
+            (config.verifier.model, config.verifier.engine),
+        )
+        models = [CountingEngine(LlamaEngine(find_model(name), opts)) for name, opts in places]
+        try:
+            yield _StandardWriter(config, models)
+        finally:
+            for model in models:
+                model.close()
+
+    def write(self, case: Case, seed: int) -> Outcome:
+        """Time the reply, and count the passes of both."""
+        chat, config = self._config.chat, self._config
+        system = [Message(role="system", content=chat.system)] if chat.system else []
+        prompts = [
+            encode_chat(model.vocab, template, [*system, *case.messages])
+            for model, template in zip(self._models, self._templates, strict=True)
+        ]
+        weight = config.strategy.weight
+        before = [model.work for model in self._models]
+        begun = time.perf_counter()
+        ids = write_standard(
+            self._models, prompts, [weight, 1.0 - weight], config.sampler, config.device.wire_top,
+            seed, chat.max_tokens,
+        )  # fmt: skip
+        took = time.perf_counter() - begun
+        device, llm = (m.work.since(b) for m, b in zip(self._models, before, strict=True))
+        decoder = TextDecoder(self._models[0].vocab)
+        return Outcome(
+            case.line, len(ids), took, from_llm=len(ids), known=0,
+            llm_passes=llm.passes, llm_positions=llm.positions,
+            device_passes=device.passes, device_positions=device.positions,
+            requests=None, wire_down=None,
+            text="".join(decoder.feed(token) for token in ids) + decoder.end(),
+        )  # fmt: skip
+
+
+def count_reply(line: int, text: str, loop: ReplyLoop) -> Outcome:
+    """The counts of a finished reply; bytes, passes and betas are not among them."""
+    stats, tokens = loop.stats, loop.tokens
+    judged = [t for t in tokens if t.accepted is not None and t.index in loop.proposed]
+    return Outcome(
+        line=line,
+        tokens=len(tokens),
+        seconds=stats.elapsed,
+        device_seconds=stats.device_time,
+        drafts=stats.drafts,
+        calls=stats.uploads + stats.audits,
+        audits=stats.audits,
+        from_llm=stats.from_llm,
+        skipped=sum(t.source == "edge" and t.accepted is None for t in tokens),
+        judged=len(judged),
+        rejected=sum(t.accepted is False for t in judged),
+        text=text,
+    )
