@@ -96,12 +96,15 @@ def load_config(
     try:
         return Loaded(Config.model_validate(_nested(merged)), origins)
     except ValidationError as error:
-        first = error.errors()[0]
-        path = tuple(str(part) for part in first["loc"])
-        path = next((k for k in known if path[: len(k)] == k), path)
+        wrong: dict[Path_, list[str]] = {}  # a value of several types has a message for each
+        for each in error.errors():
+            loc = tuple(str(part) for part in each["loc"])
+            path = next((k for k in known if loc[: len(k)] == k), loc)
+            wrong.setdefault(path, []).append(each["msg"][:1].lower() + each["msg"][1:])
+        path, messages = next(iter(wrong.items()))
         raise ConfigError(
             f"{'.'.join(path)} = {merged.get(path)!r} ({origins.get(path, 'default')}): "
-            f"{first['msg'][:1].lower()}{first['msg'][1:]}"
+            f"{', or '.join(messages)}"
         ) from None
 
 
