@@ -144,6 +144,7 @@ def prepare(
                 request.report.cloud,
                 threads=request.threads,
                 progress=listener.stage("quality"),
+                name=f"{source.name}.{source.dtype}.gguf",
             )
     return Prepared(
         tuple(file.path for file in planned), matrix if request.prompts else None, report

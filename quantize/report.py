@@ -11,7 +11,7 @@ import json
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,6 +112,7 @@ def measure_quality(
     seed: int = 0,
     threads: int = 0,
     progress: Progress | None = None,
+    name: str | None = None,
 ) -> Report:
     """Run texts through the original, each file and, if given, the cloud model.
 
@@ -121,6 +122,7 @@ def measure_quality(
     Args:
         original: F32, F16 or BF16, the first row of the report.
         texts: what the samples are, for the report's title.
+        name: what to call the original, if not by its file.
         progress: told the file at work, of how many, and its name.
 
     Raises:
@@ -131,12 +133,13 @@ def measure_quality(
     options = EngineOptions(
         n_ctx=LONGEST, n_batch=LONGEST, n_threads=threads, n_threads_batch=threads
     )
+    title = name or original.name
     engines: list[LlamaEngine] = []
     try:
         base = _open(original, options, engines)
         pair = None if cloud is None else _open(cloud, options, engines)
         if pair is not None and cloud is not None:
-            require_same(base.vocab.fingerprint, pair.vocab.fingerprint, original.name, cloud.name)
+            require_same(base.vocab.fingerprint, pair.vocab.fingerprint, title, cloud.name)
         random = np.random.default_rng(seed)
         bos = base.model.header.metadata.get("tokenizer.ggml.add_bos_token") is True
         passages = [complete(p, base, random) for p in encode(samples, base.vocab, bos)]
@@ -146,20 +149,21 @@ def measure_quality(
         rows: list[Quality] = []
         for n, path in enumerate([original, *files]):
             if progress is not None:
-                progress(n, len(files) + 1, path.name)
+                progress(n, len(files) + 1, title if n == 0 else path.name)
             engine = base if n == 0 else _open(path, options, engines)
             if engine.vocab.fingerprint != base.vocab.fingerprint:
-                raise UsageError(f"{path}: has another vocabulary than {original}")
+                raise UsageError(f"{path}: has another vocabulary than {title}")
             tally = _tally(base, engine, pair, passages, seed)
-            rows.append(_quality(path, engine, tally, passages))
+            found = _quality(path, engine, tally, passages)
+            rows.append(replace(found, name=title) if n == 0 else found)
             if engine is not base:
                 engines.pop().close()
         positions = sum(len(p.ids) - p.start for p in passages)
     finally:
         for engine in engines:
             engine.close()
-    name = None if cloud is None else cloud.name
-    return Report(original.name, name, texts, len(passages), positions, tuple(rows))
+    verifier = None if cloud is None else cloud.name
+    return Report(title, verifier, texts, len(passages), positions, tuple(rows))
 
 
 def _open(path: Path, options: EngineOptions, engines: list[LlamaEngine]) -> LlamaEngine:

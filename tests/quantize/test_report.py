@@ -128,6 +128,13 @@ def test_the_report_is_a_table_json_and_a_picture(report: Report, tmp_path: Path
     assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_original_keeps_the_name_it_is_given(files: dict[str, Path]) -> None:
+    report = measure_quality(
+        files["device.F16"], [], BUILT_IN[:1], "prompts", threads=1, name="made.F16.gguf"
+    )
+    assert (report.original, report.rows[0].name) == ("made.F16.gguf", "made.F16.gguf")
+
+
 def test_the_same_text_gives_the_same_numbers(report: Report, files: dict[str, Path]) -> None:
     again = measure_quality(
         files["device.F16"],
