@@ -94,6 +94,7 @@ def make_app(service: Service) -> Starlette:
             Full: _answer_with(429, "too many calls wait", retry_after=1),
             Closed: _answer_with(503, "the verifier is stopping"),
             ClientDisconnect: _answer_with(400, "the device hung up"),
+            Exception: _answer_with(500, "the verifier failed"),
         },
     )
 
@@ -112,7 +113,7 @@ def _prometheus(service: Service) -> str:
 async def _body(http: HttpRequest, limit: int) -> bytes:
     """The body, refused before it is read if it is too large."""
     declared = http.headers.get("content-length", "0")
-    if not declared.isdigit() or int(declared) > limit:
+    if not re.fullmatch("[0-9]{1,12}", declared) or int(declared) > limit:
         raise HTTPException(413, f"a body may have {limit} bytes")
     parts = bytearray()
     async for chunk in http.stream():

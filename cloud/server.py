@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import ssl
 from types import FrameType
 
 import uvicorn
@@ -44,7 +45,11 @@ def bind(options: VerifierOptions, keys: Keys) -> socket.socket:
 
 
 def serve(service: Service, options: VerifierOptions, listener: socket.socket) -> None:
-    """Answer until told to stop (SIGINT, SIGTERM): running calls finish, new ones get 503."""
+    """Answer until told to stop (SIGINT, SIGTERM): running calls finish, new ones get 503.
+
+    Raises:
+        ConfigError: the certificate or its key cannot be used.
+    """
     config = uvicorn.Config(
         make_app(service),
         log_level="warning",
@@ -53,9 +58,14 @@ def serve(service: Service, options: VerifierOptions, listener: socket.socket) -
         date_header=False,
         lifespan="off",
         timeout_graceful_shutdown=30,
+        timeout_keep_alive=300,  # a device that is sure for a while need not connect again
         ssl_certfile=options.tls_certificate,
         ssl_keyfile=options.tls_key,
     )
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"the TLS certificate or its key cannot be used: {error}") from None
     server = _Server(config, service)
     try:
         server.run(sockets=[listener])

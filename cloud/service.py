@@ -53,6 +53,7 @@ def load_service(model: Path, options: VerifierOptions, keys: Keys) -> Service:
     llm = LlamaModel(model, options.engine)
     n_ctx = min(options.engine.n_ctx or llm.n_ctx_train, llm.n_ctx_train)
     cells = options.cells or 8 * n_ctx
+    n_ctx = min(n_ctx, cells)
     context = LlamaContext(llm, options.engine, cells, options.sessions, max_rows=64)
     return Service(
         verifier=Verifier(context, n_ctx, options.sessions, options.sessions_per_key),

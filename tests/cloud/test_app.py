@@ -1,0 +1,332 @@
+"""The verifier over HTTP, called as a server calls it, without a socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from uhlm_edge.cloud.app import make_app
+from uhlm_edge.cloud.keys import Keys
+from uhlm_edge.cloud.service import Service
+from uhlm_edge.cloud.verifier import Verifier
+from uhlm_edge.cloud.wire import Info, Limits, Reply, Request, Settings, prefix_hash
+from uhlm_edge.lm.errors import ContextFull, EngineError
+from uhlm_edge.lm.sampling import TOTAL, Distribution
+from uhlm_edge.lm.worker import Worker
+
+from ..fakes import CLOUD, FakeContext
+
+KEY, OTHER = "sk-canary-one", "sk-canary-two"
+SESSION = "0123456789abcdef" * 2
+V = len(CLOUD.vocab)
+LIMITS = Limits(body_bytes=2048, tokens_per_call=64)
+ASKED = Request(
+    1, 0, prefix_hash([]), [1, 2, 7], [], [Distribution(np.array([7]), np.array([TOTAL]))],
+    settings=Settings(origin=2),
+)  # fmt: skip
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def error(self) -> dict[str, Any]:
+        return json.loads(self.body)["error"]
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    service = Service(
+        verifier=Verifier(FakeContext(), 200, 8),
+        vocab=CLOUD.vocab,
+        model_name="fake-llm",
+        backend="none",
+        worker=Worker("model", 2),
+        limits=LIMITS,
+        keys=Keys([KEY, OTHER]),
+    )
+    yield service
+    service.worker.close()
+
+
+def ask(
+    service: Service,
+    method: str,
+    path: str,
+    body: bytes | list[bytes] = b"",
+    key: str | None = KEY,
+    session: str | None = SESSION,
+    **more: str,
+) -> Answer:
+    """One request; a body in parts has no content-length."""
+    headers = {name.replace("_", "-"): value for name, value in more.items()}
+    parts = body if isinstance(body, list) else [body]
+    if isinstance(body, bytes):
+        headers.setdefault("content-length", str(len(body)))
+    if key is not None:
+        headers.setdefault("authorization", f"Bearer {key}")
+    if session is not None:
+        headers["x-session-id"] = session
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method,
+        "scheme": "http", "path": path, "raw_path": path.encode(), "query_string": b"",
+        "root_path": "", "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2),
+        "headers": [(k.encode(), v.encode("latin-1")) for k, v in headers.items()],
+    }  # fmt: skip
+    incoming = [
+        {"type": "http.request", "body": part, "more_body": i < len(parts)}
+        for i, part in enumerate(parts, 1)
+    ]
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return incoming.pop(0) if incoming else {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    with contextlib.suppress(RuntimeError):  # starlette answers, then raises it for the log
+        asyncio.run(make_app(service)(scope, receive, send))
+    start = sent[0]
+    answer_headers = {k.decode(): v.decode() for k, v in start["headers"]}
+    return Answer(start["status"], answer_headers, b"".join(m.get("body", b"") for m in sent[1:]))
+
+
+def verify(service: Service, request: Request | bytes = ASKED, **more: Any) -> Answer:
+    body = request.pack() if isinstance(request, Request) else request
+    return ask(service, "POST", "/v1/verify", body, **more)
+
+
+# Keys
+
+
+def routes(service: Service) -> list[tuple[str, str]]:
+    return [
+        (method, route.path.replace("{id}", SESSION))  # type: ignore[attr-defined]
+        for route in make_app(service).routes
+        for method in route.methods  # type: ignore[attr-defined]
+    ]
+
+
+def test_every_route_but_health_wants_a_key(service: Service) -> None:
+    seen = routes(service)
+    assert len(seen) >= 5
+    for method, path in seen:
+        for wrong in (
+            {"key": None},
+            {"key": "sk-other"},
+            {"key": ""},
+            {"authorization": f"Basic {KEY}"},
+            {"authorization": KEY},
+            {"authorization": f"Bearer {KEY}x"},
+            {"authorization": "Bearer \xff\xfe"},
+        ):
+            answer = ask(service, method, path, **wrong)
+            if path == "/health":
+                assert answer.status == 200
+            else:
+                assert answer.status == 401, (method, path, wrong)
+                assert answer.headers["www-authenticate"] == "Bearer"
+                assert method == "HEAD" or answer.error["code"] == 401
+    assert len(service.verifier.store) == 0
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
+def test_any_of_the_keys_opens(service: Service, scheme: str) -> None:
+    for key in (KEY, OTHER):
+        answer = ask(service, "GET", "/v1/info", authorization=f"{scheme} {key}")
+        assert answer.status == 200
+
+
+def test_without_keys_everybody_may(service: Service) -> None:
+    open_service = replace(service, keys=Keys())
+    assert ask(open_service, "GET", "/v1/info", key=None).status == 200
+
+
+def test_keys_are_compared_in_constant_time_and_all_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compared: list[tuple[bytes, bytes]] = []
+    real = hmac.compare_digest
+
+    def noting(a: bytes, b: bytes) -> bool:
+        compared.append((a, b))
+        return real(a, b)
+
+    monkeypatch.setattr(hmac, "compare_digest", noting)
+    keys = Keys([KEY, OTHER, "third"])
+    assert keys.owner(f"Bearer {KEY}")
+    assert keys.owner("Bearer nobody") is None
+    assert len(compared) == 6
+    assert {len(a) for pair in compared for a in pair} == {32}  # hashes, never keys
+
+
+def test_keys_are_never_shown() -> None:
+    keys = Keys([KEY, OTHER])
+    shown = repr(keys) + str(keys) + repr(vars(keys)) + str(keys.owner(f"Bearer {KEY}"))
+    assert "canary" not in shown
+    assert keys.owner(f"Bearer {KEY}") != keys.owner(f"Bearer {OTHER}")
+
+
+# Calls
+
+
+def test_info_says_what_a_device_must_know(service: Service) -> None:
+    info = Info.model_validate_json(ask(service, "GET", "/v1/info").body)
+    assert info == service.info()
+    assert info.fingerprint == CLOUD.vocab.fingerprint
+
+
+def test_a_call_in_messagepack_and_in_json(service: Service) -> None:
+    answer = verify(service)
+    assert (answer.status, answer.headers["content-type"]) == (200, "application/msgpack")
+    reply = Reply.unpack(answer.body, ASKED, V)
+    names = {
+        "id": 1, "start": 0, "tokens": [1, 2, 7], "settings": {"origin": 2},
+        "q": {"drafts": [{"ids": [7], "weights": [TOTAL]}]},
+    }  # fmt: skip
+    answer = verify(
+        service, json.dumps(names).encode(), content_type="application/json", session="f" * 32
+    )
+    assert answer.status == 200
+    same = json.loads(answer.body)
+    assert (same["accepted"], same["tokens"]) == (reply.accepted, list(reply.tokens))
+
+
+def test_a_conflict_says_what_is_held(service: Service) -> None:
+    verify(service)
+    answer = verify(service, replace(ASKED, id=2, start=9))
+    assert answer.status == 409
+    assert json.loads(answer.body)["held"] == 3
+
+
+def test_another_key_reaches_another_session_by_the_same_id(service: Service) -> None:
+    reply = Reply.unpack(verify(service).body, ASKED, V)
+    ids = [1, 2, *([7] if reply.accepted else reply.tokens)]
+    guess = Request(2, 3, prefix_hash(ids), [4])
+    answer = verify(service, guess, key=OTHER)
+    assert (answer.status, json.loads(answer.body)["held"]) == (409, 0)
+    assert ask(service, "DELETE", f"/v1/sessions/{SESSION}", key=OTHER).status == 204
+    assert verify(service, guess).status == 200
+
+
+def test_a_session_can_be_forgotten(service: Service) -> None:
+    verify(service)
+    assert len(service.verifier.store) == 1
+    for _ in range(2):
+        assert ask(service, "DELETE", f"/v1/sessions/{SESSION}").status == 204
+    assert len(service.verifier.store) == 0
+    assert ask(service, "DELETE", "/v1/sessions/x").status == 400
+
+
+# Limits and errors
+
+
+@pytest.mark.parametrize("session", [None, "", "0" * 31, "0" * 33, "G" * 32, "0" * 31 + "\n"])
+def test_a_wrong_session_id_is_malformed(service: Service, session: str | None) -> None:
+    assert verify(service, session=session).status == 400
+
+
+@pytest.mark.parametrize("kind", ["application/msgpack", "application/json", ""])
+@pytest.mark.parametrize("body", [b"", b"\xc1", b"[]", b"nonsense", b"[" * 2000, b"\x91" * 2000])
+def test_a_malformed_body_is_400(service: Service, kind: str, body: bytes) -> None:
+    answer = verify(service, body, content_type=kind)
+    assert (answer.status, answer.error["code"]) == (400, 400)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"tokens": [1, V, 7]}, {"id": 2**32}, {"supply": 65}, {"tokens": [1] * 65}, {"tokens": [7]}],
+    ids=str,
+)
+def test_impossible_values_are_422(service: Service, change: dict[str, Any]) -> None:
+    assert verify(service, replace(ASKED, **change)).status == 422
+
+
+@pytest.mark.parametrize("length", ["2049", "9" * 5000, "-1", "x", "\u00b2"])
+def test_a_body_is_refused_by_its_announced_length(service: Service, length: str) -> None:
+    answer = verify(service, content_length=length)
+    assert (answer.status, answer.error["code"]) == (413, 413)
+
+
+def test_a_body_without_length_is_cut_off_at_the_limit(service: Service) -> None:
+    parts = [b"x" * 1000 for _ in range(50)]
+    assert ask(service, "POST", "/v1/verify", parts).status == 413
+    body = ASKED.pack()
+    assert ask(service, "POST", "/v1/verify", [body[:9], body[9:]]).status == 200
+
+
+def test_a_full_queue_is_429_with_retry_after(service: Service) -> None:
+    release, began = threading.Event(), threading.Event()
+    service.worker.submit(lambda _: (began.set(), release.wait(20)))
+    assert began.wait(20)
+    for _ in range(2):
+        service.worker.submit(lambda _: None)
+    answer = verify(service)
+    release.set()
+    assert (answer.status, answer.headers["retry-after"]) == (429, "1")
+    assert answer.error["code"] == 429
+
+
+def test_a_verifier_that_stops_is_503(service: Service) -> None:
+    service.ready = False
+    assert ask(service, "GET", "/health", key=None).status == 503
+    assert verify(service).status == 503
+    service.ready = True
+    service.worker.close()
+    assert verify(service).status == 503
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(ContextFull("full"), 503), (EngineError("failed"), 500)]
+)
+def test_a_model_that_fails_says_so(
+    service: Service, error: EngineError, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(service.verifier, "verify", fail)
+    answer = verify(service)
+    assert (answer.status, answer.error["message"]) == (status, str(error))
+
+
+def test_a_fault_of_our_own_tells_nothing_of_itself(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("canary")
+
+    monkeypatch.setattr(service.verifier, "verify", fail)
+    answer = verify(service)
+    assert (answer.status, answer.error["message"]) == (500, "the verifier failed")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/", 404), ("GET", "/v1/verify", 405), ("POST", "/v1/info", 405), ("PUT", "/x", 404)],
+)
+def test_other_routes_answer_in_the_same_form(
+    service: Service, method: str, path: str, status: int
+) -> None:
+    answer = ask(service, method, path)
+    assert (answer.status, answer.error["code"]) == (status, status)
+
+
+def test_metrics_hold_no_text(service: Service) -> None:
+    verify(service)
+    text = ask(service, "GET", "/metrics").body.decode()
+    assert "uhlm_calls_total 1" in text
+    assert "canary" not in text

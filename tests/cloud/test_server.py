@@ -1,0 +1,168 @@
+"""A real server process: it stops in order, and devices use it again after a crash."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from uhlm_edge import models
+from uhlm_edge.cloud.wire import Reply, Request, Settings, prefix_hash
+from uhlm_edge.edge.events import Draft
+from uhlm_edge.edge.link import Deadline, HttpLink
+from uhlm_edge.edge.remote import Remote
+from uhlm_edge.lm.errors import CloudError, Overloaded, Refused, Unreachable
+from uhlm_edge.lm.llama_engine import LlamaEngine
+from uhlm_edge.lm.sampling import Sampler
+from uhlm_edge.lm.targets import LLM
+
+pytestmark = pytest.mark.slow
+
+KEY = "sk-test"
+HOT = Settings(sampler=Sampler(temperature=9.0, top_k=0), origin=600)  # hardly ever ends the text
+SCRIPT = """
+import sys
+from pathlib import Path
+from uhlm_edge import models
+from uhlm_edge.cloud.keys import Keys
+from uhlm_edge.cloud.options import VerifierOptions
+from uhlm_edge.cloud.server import bind, serve
+from uhlm_edge.cloud.service import load_service
+
+options = VerifierOptions(port=int(sys.argv[1]))
+keys = Keys([sys.argv[2]])
+listener = bind(options, keys)
+service = load_service(models.path_of("demo-llm"), options, keys)
+listener.listen()
+print(listener.getsockname()[1], flush=True)
+serve(service, options, listener)
+"""
+
+
+class Server:
+    """The verifier with the demo LLM, in a process of its own."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, str(self.port), KEY], stdout=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout is not None
+        self.port = int(self.process.stdout.readline())
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.communicate(timeout=60)
+
+    @property
+    def calls(self) -> int:
+        """Calls that have begun."""
+        headers = {"authorization": f"Bearer {KEY}"}
+        asked = urllib.request.Request(f"{self.url}/metrics", headers=headers)  # noqa: S310
+        with urllib.request.urlopen(asked, timeout=30) as answer:  # noqa: S310
+            found = re.search(rb"uhlm_calls_total (\d+)", answer.read())
+        assert found
+        return int(found[1])
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def slm() -> Iterator[LlamaEngine]:
+    engine = LlamaEngine(models.path_of("demo-slm"))
+    yield engine
+    engine.close()
+
+
+def test_a_crash_in_the_middle_costs_nothing_but_the_calls_meanwhile(
+    server: Server, slm: LlamaEngine
+) -> None:
+    prompt = slm.vocab.tokenize("The weather is")
+    sampler = Sampler()
+    remote = Remote(HttpLink(server.url, KEY), slm.vocab, "slm", deadline=30.0)
+    remote.begin(lambda _: prompt, sampler, LLM, 7)
+    ids = list(prompt)
+
+    def ask() -> Reply:
+        slm.truncate(0)
+        q = sampler.distribution(slm.eval(ids)[0])
+        draft = Draft(len(ids) - len(prompt), q.draw(0.5), q)
+        reply = remote.conclude(remote.submit([draft]))
+        ids.extend([draft.id] if reply.accepted else reply.tokens)
+        return reply
+
+    for _ in range(3):
+        ask()
+    settled = list(ids)
+    server.stop()
+    with pytest.raises(Unreachable):
+        ask()
+    assert ids == settled
+    server.start()
+    wait_until(lambda: remote.ready)
+    reply = ask()
+    assert reply.held == len(ids) == len(settled) + 1
+    remote.close()
+
+
+def wait_until(condition, seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_graceful_stop_finishes_running_calls_and_takes_no_new_ones(server: Server) -> None:
+    link = HttpLink(server.url, KEY)
+    info = link.info(Deadline(30))
+    n_vocab = info.fingerprint[0]
+    long = [i % 500 for i in range(600)]
+    request = Request(1, 0, prefix_hash([]), long, supply=64, settings=HOT)
+    before = threading.active_count()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(link.verify, "a" * 32, request, n_vocab, Deadline(60))
+        wait_until(lambda: server.calls == 1)
+        server.process.send_signal(signal.SIGTERM)
+        new = Request(1, 0, prefix_hash([]), [1, 2], supply=1, settings=Settings(origin=2))
+        failures: list[CloudError] = []
+        while not running.done():
+            try:
+                HttpLink(server.url, KEY).verify("b" * 32, new, n_vocab, Deadline(0.5))
+            except CloudError as error:
+                failures.append(error)
+            time.sleep(0.05)
+        reply = running.result(60)
+    assert isinstance(reply, Reply)
+    assert len(reply.tokens) >= 1
+    assert all(isinstance(error, Unreachable | Overloaded) for error in failures)
+    assert server.process.wait(60) in (0, -signal.SIGTERM)
+    with pytest.raises(Unreachable):
+        link.verify("c" * 32, new, n_vocab, Deadline(5))
+    assert threading.active_count() <= before
+
+
+def test_a_key_is_wanted_and_a_port_in_use_is_said(server: Server) -> None:
+    with pytest.raises(Refused, match="UHLM_API_KEY"):
+        HttpLink(server.url, "sk-wrong").info(Deadline(30))
+    second = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(server.port), KEY], capture_output=True, text=True
+    )
+    assert second.returncode != 0
+    assert "choose another with --port" in second.stderr
