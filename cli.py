@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .bench.calibrate_command import register as register_calibrate
 from .bench.commands import register as register_bench
 from .configs.flags import conversation
 from .lm.errors import UhlmError, UsageError
 from .lm.text import one_line
 from .quantize.commands import register as register_quantize
+from .quantize.model_commands import register as register_models
 
 if TYPE_CHECKING:
     from .configs.config import Config
@@ -65,6 +67,7 @@ def chat(config: Config, json: Json = False, verbose: Verbose = False) -> None:
     """Talk to the model. Without a terminal, each line of stdin is a turn."""
     from .edge.repl import chat as run_chat
 
+    config = _pulled(config)
     run_chat(config, _partner(config), as_json=json, verbose=verbose)
 
 
@@ -83,12 +86,24 @@ def run(
     from .edge.repl import answer, read_stdin
 
     text = read_stdin() if prompt == "-" else prompt
+    config = _pulled(config)
     if dry_run:
         from .edge.dry_run import dry_run as show_what_leaves
 
         show_what_leaves(config, text)
         return
     answer(config, text, _partner(config), as_json=json, verbose=verbose)
+
+
+def _pulled(config: Config) -> Config:
+    """The configuration with the names of pulled models as the paths of their files."""
+    from .quantize.model_commands import resolve
+
+    device = config.device.model_copy(update={"model": resolve(config.device.model)})
+    strategy = config.strategy
+    if strategy.partner is not None:
+        strategy = strategy.model_copy(update={"partner": resolve(strategy.partner)})
+    return config.model_copy(update={"device": device, "strategy": strategy})
 
 
 def _partner(config: Config) -> Link | None:
@@ -127,9 +142,10 @@ def cloud_command(
     options = _load(profile, config, flags).config.verifier
     try:
         from .cloud.command import run_verifier
+        from .quantize.model_commands import resolve
     except ImportError as error:
         raise UsageError(f"{error.name} is missing; run: pip install 'uhlm-edge[cloud]'") from None
-    run_verifier(options, fd, until_eof)
+    run_verifier(options.model_copy(update={"model": resolve(options.model)}), fd, until_eof)
 
 
 @config_app.command("show")
@@ -145,7 +161,7 @@ def _load(profile: str | None, file: Path | None, flags: dict[tuple[str, ...], A
     return load_config(flags, profile, file)
 
 
-for register in (register_quantize, register_bench):
+for register in (register_calibrate, register_quantize, register_models, register_bench):
     register(app)
 
 
