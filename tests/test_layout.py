@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "lm": {"models"},
     "models": {"lm.errors"},
     "configs": {"lm", "models", "cloud.options"},
-    "edge": {"lm", "models", "configs", "cloud.wire"},
+    "edge": {"lm", "models", "configs", "cloud.wire", "cloud.codec"},
     "cloud": {"lm", "models"},
     "quantize": {"lm"},
     "bench": {"lm", "models", "configs", "edge", "cloud", "quantize"},
