@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,7 +12,14 @@ from pathlib import Path
 
 from ..lm.errors import ResourceError
 
-__all__ = ["atomic_output", "free_bytes", "human_bytes", "require_space", "scratch_file"]
+__all__ = [
+    "atomic_output",
+    "free_bytes",
+    "human_bytes",
+    "remove_stale",
+    "require_space",
+    "scratch_file",
+]
 
 MARGIN = 16 << 20
 """Bytes of the disk that are left alone."""
@@ -56,7 +64,7 @@ def atomic_output(path: Path) -> Iterator[Path]:
         ResourceError: the disk is full, or the folder cannot be written to.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(path)
+    remove_stale(path.parent, path.name)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield part
@@ -78,7 +86,7 @@ def atomic_output(path: Path) -> Iterator[Path]:
 def scratch_file(path: Path) -> Iterator[Path]:
     """A path beside `path` for a large file that is needed for a while, removed at the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(path)
+    remove_stale(path.parent, path.name)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield part
@@ -86,9 +94,9 @@ def scratch_file(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def _remove_stale(path: Path) -> None:
-    """Remove what a killed run left behind; one that still runs keeps its file."""
-    for part in path.parent.glob(f".{path.name}.*.part"):
+def remove_stale(folder: Path, start: str) -> None:
+    """Remove what killed runs left of files whose names start so; one that runs keeps its own."""
+    for part in folder.glob(f".{glob.escape(start)}.*.part"):
         owner = part.name.split(".")[-2]
         if owner.isdigit() and not _is_running(int(owner)):
             part.unlink(missing_ok=True)

@@ -125,6 +125,12 @@ def _run(
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
+        # the modules that this process found, and none that lie in the current folder
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path if path),
+            "PYTHONSAFEPATH": "1",
+        },
         start_new_session=True,  # Ctrl-C comes here first, and from here to the child
     )
     result = ""

@@ -19,7 +19,7 @@ from ..lm.errors import ModelError, UsageError
 from ..lm.gguf_check import check
 from ..lm.llama_engine import LlamaEngine
 from ..lm.options import EngineOptions
-from .atomic import atomic_output, free_bytes, require_space, scratch_file
+from .atomic import atomic_output, free_bytes, remove_stale, require_space, scratch_file
 from .convert import Conversion, plan_conversion
 from .gguf_write import DTYPES, Progress
 from .imatrix_file import load_imatrix, save_imatrix
@@ -125,6 +125,7 @@ def prepare(
     listener.planned(planned)
     need = sum(file.nbytes for file in planned) + source.nbytes + _HEADER_ROOM
     source.folder.mkdir(parents=True, exist_ok=True)
+    remove_stale(source.folder, source.name)
     require_space(source.folder, need, free)
     with source.original(listener) as original:
         matrix = request.imatrix

@@ -38,8 +38,14 @@ def plot_report(report: Report, path: Path) -> None:
             size = row.nbytes / 1e6
             axes.plot(size, value, "o", color="tab:blue")
             label = row.name.removesuffix(".gguf").split(".")[-1]
-            place = {"xytext": (4, 4), "textcoords": "offset points", "rotation": 35}
-            axes.annotate(label, (size, value), fontsize=8, **place)
+            axes.annotate(
+                label,
+                (size, value),
+                xytext=(4, 4),
+                textcoords="offset points",
+                rotation=35,
+                fontsize=8,
+            )
         if key == "kl_mean":
             axes.set_yscale("log")
         axes.set_xlabel("file, MB")

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -272,6 +273,23 @@ def test_wrong_use_ends_with_2(
     assert error in str(result.exception)
 
 
+def test_a_name_is_pulled_first(
+    app: typer.Typer, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    def pull(name: str, type_: str | None) -> SimpleNamespace:
+        asked.append((name, type_))
+        return SimpleNamespace(stored=SimpleNamespace(path=folder))
+
+    monkeypatch.setattr("uhlm_edge.quantize.hub.pull", pull)
+    arguments = ["quantize", "owner/name", "-t", "F16", "--out", str(tmp_path)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert asked == [("owner/name", "safetensors")]
+    assert left(tmp_path) == ["tiny.F16.gguf"]
+
+
 _RUN = """
 import sys, typer
 from uhlm_edge.quantize.commands import register
@@ -282,9 +300,8 @@ app()
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_run_leaves_no_half_file(number: signal.Signals, tmp_path: Path) -> None:
+def stop(number: signal.Signals, tmp_path: Path) -> tuple[Path, Path]:
+    """Stop a run while it quantises; returns its source and its folder."""
     src = make("llama", width=1024, hidden=4096, heads=16, head_dim=64, layers=2, tied=True).write(
         tmp_path / "wide"
     )
@@ -298,7 +315,22 @@ def test_a_stopped_run_leaves_no_half_file(number: signal.Signals, tmp_path: Pat
         assert process.poll() is None, "it ended before it could be stopped"
         process.send_signal(number)
         assert process.wait(30) != 0
+    return src, out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_leaves_no_half_file(number: signal.Signals, tmp_path: Path) -> None:
+    _, out = stop(number, tmp_path)
     assert left(out) == []
+
+
+@pytest.mark.slow
+def test_what_a_killed_run_left_is_gone_after_the_next(tmp_path: Path) -> None:
+    src, out = stop(signal.SIGKILL, tmp_path)
+    assert any(name.endswith(".part") for name in left(out))
+    prepare(Request(src, ["Q8_0"], out, threads=1))
+    assert left(out) == ["wide.Q8_0.gguf"]
 
 
 @pytest.fixture
