@@ -32,6 +32,7 @@ __all__ = [
     "find",
     "load",
     "model_digest",
+    "parse_threshold",
     "require_pair",
 ]
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .gguf_write import Progress
     from .pipeline import Planned, Prepared
 
-__all__ = ["register"]
+__all__ = ["quantize", "register"]
 
 
 def register(app: typer.Typer) -> None:

@@ -13,7 +13,7 @@ import typer
 if TYPE_CHECKING:
     from .download import Progress
 
-__all__ = ["register", "resolve"]
+__all__ = ["inspect", "pull", "register", "resolve"]
 
 models_app = typer.Typer(help="Pulled models: list, remove.", no_args_is_help=True)
 

@@ -16,7 +16,15 @@ from pathlib import Path, PurePosixPath
 
 from ..lm.errors import ModelError, UsageError
 
-__all__ = ["SAFETENSORS", "Manifest", "Store", "Stored", "StoredFile", "default_folder"]
+__all__ = [
+    "SAFETENSORS",
+    "Manifest",
+    "Store",
+    "Stored",
+    "StoredFile",
+    "default_folder",
+    "safe_name",
+]
 
 SAFETENSORS = "safetensors"
 """What stands for a type when a whole Hugging Face folder is meant."""

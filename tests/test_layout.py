@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "configs": {"lm", "models", "cloud.options"},
     "edge": {"lm", "models", "configs", "cloud.wire", "cloud.codec"},
     "cloud": {"lm", "models"},
-    "quantize": {"lm"},
+    "quantize": {"lm", "models"},
     "bench": {"lm", "models", "configs", "edge", "cloud", "quantize"},
 }
 LLAMA = re.compile(r"lm/llama\w*\.py|quantize/\w+\.py")
