@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from .errors import ModelError
 from .gguf_header import ArraySummary, Header, Scalar, Tensor, Value
+from .gguf_sense import check_sense, check_vocabulary
 from .gguf_types import ARRAY, STRING, TENSOR_TYPES, VALUE_TYPES
 from .text import one_line
 
@@ -34,6 +35,7 @@ MAX_NAME_BYTES = 63  # ggml keeps names in 64 bytes with a zero at the end
 MAX_STRING_BYTES = 16 << 20  # a chat template is the longest that is known: tens of KB
 MAX_TEXT_BYTES = 64 << 20  # of all strings that are kept
 MAX_ITEM_BYTES = 1 << 20  # one token or merge
+MAX_TOKENS = 1 << 20
 MAX_ITEMS = 1 << 22  # strings in all arrays; the largest vocabularies have under a million
 MAX_PARTS = 1_000
 KEPT_ITEMS = 16
@@ -209,7 +211,9 @@ class _Reader:
             for number, entry in enumerate(entries)
         )
         self.compare(tensors)
-        return Header(version, alignment, MappingProxyType(metadata), tensors, self.size)
+        header = Header(version, alignment, MappingProxyType(metadata), tensors, self.size)
+        check_sense(header, self.refuse)
+        return header
 
     def bound(self, count: int, limit: int, smallest: int, what: str) -> None:
         if count > limit:
@@ -232,7 +236,7 @@ class _Reader:
             values[key] = self.value(key, kind)
             if key == "general.alignment" and kind != 4 and isinstance(values[key], int):
                 self.refuse(f"general.alignment is not a u32: {values[key]}")
-        _check_vocabulary(self, values)
+        check_vocabulary(values, self.refuse)
         return values
 
     def value(self, key: str, kind: int) -> Value:
@@ -266,7 +270,11 @@ class _Reader:
             item = f"an item of {what}"
             raw = [self.string(item, MAX_ITEM_BYTES) for _ in range(kept)]
             head = tuple(text.decode(errors="replace") for text in raw)
-            self.skip_strings(what, length - kept)
+            if key == "tokenizer.ggml.tokens":
+                self.bound(length, MAX_TOKENS, 0, "tokens")
+                self.skip_different(what, length - kept, raw)
+            else:
+                self.skip_strings(what, length - kept)
         else:
             width = struct.calcsize("<" + VALUE_TYPES[kind].format)
             if length * width > self.size - self.at:
@@ -289,6 +297,22 @@ class _Reader:
         if at > self.size:
             self.refuse(f"it is truncated within {what}")
         self.at = at
+
+    def skip_different(self, what: str, count: int, seen: list[bytes]) -> None:
+        """The same for tokens, no two of which may be the same: llama.cpp aborts on such."""
+        start = self.at
+        self.skip_strings(what, count)
+        unpack, data, at = _U64.unpack_from, self.data, start
+        known = {text for text in seen if text}
+        n_known = sum(map(bool, seen))
+        for _ in range(count):
+            (length,) = unpack(data, at)
+            if length:
+                known.add(data[at + 8 : at + 8 + length])
+                n_known += 1
+            at += 8 + length
+        if len(known) != n_known:
+            self.refuse(f"{what} has the same token more than once")
 
     def alignment(self, metadata: Mapping[str, Value]) -> int:
         value = metadata.get("general.alignment", 32)
@@ -355,27 +379,3 @@ class _Reader:
 
 def _short(text: str) -> str:
     return repr(one_line(text, 60)).replace("\\\\", "\\")
-
-
-def _check_vocabulary(reader: _Reader, metadata: Mapping[str, Value]) -> None:
-    """Compare what llama.cpp reads by position: one score and one type for every token.
-
-    It takes these arrays as they are, so a short one would be read past its end.
-    """
-    tokens = metadata.get("tokenizer.ggml.tokens")
-    if tokens is None:
-        return
-    if not isinstance(tokens, ArraySummary) or tokens.type != "string":
-        reader.refuse("tokenizer.ggml.tokens is not an array of strings")
-    for key, types in (("scores", ("f32",)), ("token_type", ("i32", "u32"))):
-        array = metadata.get(f"tokenizer.ggml.{key}")
-        if array is None:
-            continue
-        if not isinstance(array, ArraySummary) or array.type not in types:
-            reader.refuse(f"tokenizer.ggml.{key} is not an array of {types[0]}")
-        if array.length != tokens.length:
-            wrong = f"tokenizer.ggml.{key} has {array.length} items for {tokens.length} tokens"
-            reader.refuse(wrong)
-    merges = metadata.get("tokenizer.ggml.merges")
-    if merges is not None and not (isinstance(merges, ArraySummary) and merges.type == "string"):
-        reader.refuse("tokenizer.ggml.merges is not an array of strings")

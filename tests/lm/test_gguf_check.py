@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 import time
@@ -35,6 +36,13 @@ from .gguf_files import (
 
 HUGE = (1 << 64) - 1
 TWO = (tensor("a"), tensor("b", offset=128))
+
+
+def settings(**values: float) -> bytes:
+    """A file with keys below `llama.`."""
+    kinds = {int: U32, float: F32}
+    return gguf([ARCHITECTURE, *(key(f"llama.{k}", kinds[type(v)], v) for k, v in values.items())])
+
 
 BAD = {
     # the file as a whole
@@ -159,6 +167,54 @@ BAD = {
         ),
         "not an array of i32",
     ),
+    "the_same_token_twice": (
+        gguf([array("tokenizer.ggml.tokens", STRING, [*map(str, range(40)), "39"])]),
+        "the same token more than once",
+    ),
+    "the_same_token_twice_at_the_start": (
+        gguf([array("tokenizer.ggml.tokens", STRING, ["a", "a"])]),
+        "the same token more than once",
+    ),
+    "too_many_tokens": (
+        gguf([array("tokenizer.ggml.tokens", STRING, [""] * (1 << 20 | 1))]),
+        "claims 1048577 tokens",
+    ),
+    "no_vocabulary": (
+        gguf([key("tokenizer.ggml.model", STRING, "none"), array("tokenizer.ggml.tokens", 8, [])]),
+        "there is no vocabulary",
+    ),
+    # what llama.cpp aborts on, or worse
+    "matrix_of_integers": (gguf(tensors=[tensor(kind=26)]), "I32, which no layer"),
+    "matrix_of_doubles": (gguf(tensors=[tensor(kind=28)], data=256), "F64, which no layer"),
+    "vector_of_halves": (gguf(tensors=[tensor(shape=(64,), kind=1)]), "vectors must be F32"),
+    "no_layers": (settings(block_count=0), "block_count is 0"),
+    "too_many_layers": (settings(block_count=513), "block_count is 513"),
+    "more_extra_layers_than_layers": (
+        settings(block_count=2, nextn_predict_layers=3),
+        "exceeds block_count",
+    ),
+    "epsilon_below_zero": (settings(x_epsilon=-1.0), "'x_epsilon' is -1.0"),
+    "epsilon_no_number": (settings(x_epsilon=math.nan), "'x_epsilon' is nan"),
+    "frequency_infinite": (settings(rope_base=math.inf), "'rope_base' is inf"),
+    "too_many_experts": (settings(expert_count=1025, expert_used_count=2), "1024 is the most"),
+    "more_experts_used_than_there_are": (
+        settings(expert_count=2, expert_used_count=5),
+        "is 5 of 2",
+    ),
+    "no_expert_used": (settings(expert_count=2), "is 0 of 2"),
+    "groups_without_experts": (settings(expert_group_count=1), "is 1 for 0 experts"),
+    "groups_that_do_not_divide": (
+        settings(expert_count=8, expert_used_count=2, expert_group_count=3),
+        "is 3 for 8 experts",
+    ),
+    "no_group_used": (
+        settings(expert_count=8, expert_used_count=2, expert_group_count=4),
+        "expert_group_used_count does not fit",
+    ),
+    "unknown_scaling": (
+        gguf([ARCHITECTURE, key("llama.rope.scaling.type", STRING, "zzz")]),
+        "rope.scaling.type is 'zzz'",
+    ),
     "merges_not_strings": (
         gguf(
             [
@@ -208,6 +264,15 @@ def test_a_good_file_gives_its_header(tmp_path: Path) -> None:
     assert (one.name, one.shape, one.type, one.n_bytes) == ("a", (64, 2), "Q4_0", 72)
     assert two.offset - one.offset == 128
     assert two.offset + two.n_bytes == header.file_size
+
+
+def test_mixtures_of_experts_and_files_that_are_no_model_pass(tmp_path: Path) -> None:
+    values = {"block_count": 512, "expert_count": 8, "expert_used_count": 2}
+    check(write(tmp_path, settings(**values, expert_group_count=4, expert_group_used_count=2)))
+    check(write(tmp_path, settings(**values, norm_epsilon=1e-6)))
+    check(write(tmp_path, gguf([], [tensor(shape=(64,), kind=1)])))
+    blanks = array("tokenizer.ggml.tokens", STRING, ["", "", "a", *[""] * 20])
+    check(write(tmp_path, gguf([ARCHITECTURE, blanks])))
 
 
 @pytest.mark.parametrize("version", [2, 3])
