@@ -210,6 +210,9 @@ def channel(
     mean: Annotated[str, typer.Option(help="ergodic or block.")] = "ergodic",
     round_trip: Annotated[float, typer.Option(help="Milliseconds beyond transmission.")] = 0.0,
     vocabulary: Annotated[int, typer.Option(help="Ids, of the published upload.")] = 32_000,
+    device_ms: Annotated[
+        float | None, typer.Option(help="Stretch the device to this time per token.")
+    ] = None,
     real: Annotated[bool, typer.Option("--real", help="A real slow link, beside the model.")] = (
         False
     ),
@@ -233,7 +236,8 @@ def channel(
     )
     asked = prompt or PROMPTS
     names = tuple(strategies.split(","))
-    known = load_costs(costs) if costs else measure_all(loaded, names, asked, _progress)
+    pace = None if device_ms is None else device_ms / 1000
+    known = load_costs(costs) if costs else measure_all(loaded, names, asked, _progress, pace)
     if save_costs is not None:
         save(known, save_costs)
     if real:
@@ -242,7 +246,7 @@ def channel(
         from .sidebyside import compare
 
         spec = LinkSpec(delay_ms=round_trip / 2, loss=loss, up_bps=rate)
-        rows = compare(loaded, known, spec, link.split(","), asked, _progress)
+        rows = compare(loaded, known, spec, link.split(","), asked, _progress, pace)
         _collect(rows, output, out, SIDE_COLUMNS)
         return
     about: dict[str, Any] = {"fading": fading, "mean": mean, "round_trip_s": round_trip / 1000}

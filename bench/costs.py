@@ -16,6 +16,7 @@ from ..edge.assemble import assemble
 from ..edge.events import Token
 from ..lm.errors import CloudError, DataError, UsageError
 from .channel import StrategyCost
+from .stretch import stretch_device
 
 __all__ = ["PIPELINED", "Measured", "load_costs", "measure_all", "measure_cost", "save_costs"]
 
@@ -37,7 +38,11 @@ class Measured:
 
 
 def measure_all(
-    config: Config, strategies: Sequence[str], prompts: Sequence[str], tell: Callable[[str], None]
+    config: Config,
+    strategies: Sequence[str],
+    prompts: Sequence[str],
+    tell: Callable[[str], None],
+    device_s: float | None = None,
 ) -> list[Measured]:
     """Measure each strategy over the verifier as it is reached now.
 
@@ -47,7 +52,7 @@ def measure_all(
     found: list[Measured] = []
     for name in strategies:
         tell(f"measuring {name}")
-        measured = measure_cost(config, name, prompts)
+        measured = measure_cost(config, name, prompts, device_s)
         found.append(measured)
         if name not in ("local", "cloud"):
             cost = replace(measured.cost, strategy=name + PIPELINED, pipelined=True)
@@ -59,9 +64,12 @@ def measure_cost(
     config: Config,
     strategy: str,
     prompts: Sequence[str],
+    device_s: float | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Measured:
     """Answer the prompts with one strategy and count what it cost. One reply warms up.
+
+    With `device_s` the device is stretched to that time per id (`stretch.py`).
 
     Bytes are those on the wire, request line and headers included. The time of a call is what the
     device waited for it: verifier, HTTP at both ends, and the link as it is; so measure over
@@ -87,6 +95,8 @@ def measure_cost(
     with assemble(mine, _raise_on_notice) as assistant:
         if name != "local" and assistant.remote is None:
             raise UsageError(f"{name} needs a verifier: give --cloud URL, or the demo profile")
+        if device_s is not None:
+            stretch_device(assistant, device_s)
         for number, text in enumerate([prompts[0], *[*prompts] * ROUNDS]):
             assistant.reset()
             start = clock()
@@ -157,7 +167,8 @@ def _main() -> None:
     """One measurement for another process: arguments as JSON in, the result as JSON out."""
     given = json.loads(sys.argv[1])
     config = Config.model_validate(given["config"])
-    print(json.dumps(asdict(measure_cost(config, given["strategy"], given["prompts"]))))
+    measured = measure_cost(config, given["strategy"], given["prompts"], given["device_s"])
+    print(json.dumps(asdict(measured)))
 
 
 if __name__ == "__main__":

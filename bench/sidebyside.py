@@ -51,6 +51,7 @@ def compare(
     kinds: Sequence[str],
     prompts: Sequence[str],
     tell: Callable[[str], None],
+    device_s: float | None = None,
 ) -> Iterator[dict[str, object]]:
     """Run each strategy in a process of its own on the device's side of a slow link.
 
@@ -73,7 +74,14 @@ def compare(
         for item in measured:
             name = item.cost.strategy
             tell(f"{name} over the link")
-            given = json.dumps({"config": mine, "strategy": name, "prompts": list(prompts)})
+            given = json.dumps(
+                {
+                    "config": mine,
+                    "strategy": name,
+                    "prompts": list(prompts),
+                    "device_s": device_s,
+                }
+            )
             command = [sys.executable, "-m", "uhlm_edge.bench.costs", given]
             done = link.run(command, _PER_RUN_S, env)
             if done.returncode != 0:
@@ -93,6 +101,7 @@ def compare(
                 "modelled_tokens_per_s": modelled,
                 "measured_tokens_per_s": seen["tokens_per_s"],
                 "ratio": seen["tokens_per_s"] / modelled,
+                "device_ms": None if device_s is None else 1000 * device_s,
                 "n_tokens": seen["tokens"],
                 "modelled_calls_per_token": item.cost.calls_per_token,
                 "measured_calls_per_token": seen["cost"]["calls_per_token"],

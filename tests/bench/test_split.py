@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,12 +19,16 @@ from uhlm_edge.bench.rows import model_rows
 from uhlm_edge.bench.sidebyside import as_channel
 from uhlm_edge.bench.split import SPLIT, split_rows, time_tokens
 from uhlm_edge.bench.stopwatch import instrument
+from uhlm_edge.bench.stretch import StretchedEngine
 from uhlm_edge.configs.config import Config
 from uhlm_edge.configs.layers import load_config
 from uhlm_edge.edge.assemble import assemble, find_model
 from uhlm_edge.edge.assistant import Assistant
 from uhlm_edge.edge.events import Token
+from uhlm_edge.lm.engine import Logits
 from uhlm_edge.lm.errors import DataError, UsageError
+
+from ..fakes import FakeEngine
 
 
 def config(strategy: str) -> Config:
@@ -126,6 +130,36 @@ def test_the_cost_of_the_device_alone_has_no_calls() -> None:
     assert measured.tokens_per_s is not None
     with pytest.raises(UsageError, match="no strategy 'best'"):
         measure_cost(config("local"), "best", PROMPTS)
+
+
+def test_a_stretched_device_sleeps_the_rest_of_its_step_and_not_for_prompts() -> None:
+    now, slept = [0.0], []
+
+    def work(seconds: float) -> None:
+        slept.append(seconds)
+
+    class Quick(FakeEngine):
+        def eval(self, tokens: Sequence[int], rows: int = 1) -> Logits:
+            now[0] += 0.010
+            return super().eval(tokens, rows)
+
+    engine = StretchedEngine(Quick(), 0.030, lambda: now[0], work)
+    engine.eval([1, 2, 3])
+    assert slept == []
+    engine.eval([4])
+    assert slept == pytest.approx([0.020])
+    assert engine.length == 4
+    slow = StretchedEngine(Quick(), 0.005, lambda: now[0], work)
+    slow.eval([1])
+    assert slept[-1] == 0.0
+    for seconds in (0.0, -1.0, float("nan"), 60.0):
+        with pytest.raises(UsageError):
+            StretchedEngine(Quick(), seconds)
+
+
+def test_the_cost_of_a_stretched_device_is_its_pace() -> None:
+    measured = measure_cost(config("local"), "local", PROMPTS[1:2], 0.010)
+    assert measured.cost.device_ms_per_token > 9
 
 
 @pytest.mark.slow
