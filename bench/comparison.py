@@ -91,7 +91,7 @@ class Comparison:
         cases: the rows.
         seeds: one run over the rows for each.
         journal: what is finished.
-        more: see `unit_key`.
+        more: what else a strategy's numbers depend on; see `unit_key`.
         units: what has been measured so far, unfinished units included.
         reused: units that an earlier run had finished.
         partial: the run was interrupted.
@@ -102,7 +102,7 @@ class Comparison:
     cases: Sequence[Case]
     seeds: Sequence[int]
     journal: Journal
-    more: str = ""
+    more: Callable[[Entry], str] = lambda entry: ""
     units: Units = field(default_factory=dict)
     reused: int = 0
     partial: bool = False
@@ -149,7 +149,7 @@ class Comparison:
         return entry.at_rate(sum(known) / len(known))
 
     def _run_unit(self, entry: Entry, seed: int, advance: Callable[[str, int], None]) -> None:
-        key = unit_key(self.runner.config, entry, self.cases, seed, self.more)
+        key = unit_key(self.runner.config, entry, self.cases, seed, self.more(entry))
         outcomes = self.units.setdefault(entry.label, {}).setdefault(seed, [])
         known = self.journal.get(key)
         if known is not None:

@@ -34,25 +34,28 @@ class Onlooker:
         vocab = engine.vocab
         self._template = ChatTemplate(vocab.template, vocab.bos, vocab.eos)
 
-    def rows(self, messages: Sequence[Message], reply: Sequence[int]) -> Logits:
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """A conversation as this model's template renders it."""
+        return encode_chat(self.engine.vocab, self._template, list(messages))
+
+    def rows(self, prompt: Sequence[int], reply: Sequence[int]) -> Logits:
         """The logits that each id of the reply was chosen from, shape (len(reply), V)."""
-        prompt = encode_chat(self.engine.vocab, self._template, list(messages))
         self.engine.truncate(0)
         return self.engine.eval([*prompt, *reply[:-1]], rows=len(reply))
 
     def betas(
-        self, messages: Sequence[Message], reply: Sequence[int], drafts: Mapping[int, Draft]
+        self, prompt: Sequence[int], reply: Sequence[int], drafts: Mapping[int, Draft]
     ) -> dict[int, float]:
         """beta of each draft against the weight that was (or would have been) sent.
 
         Args:
-            messages: the conversation, system message included.
+            prompt: ids of the conversation, system message included.
             reply: its settled ids.
             drafts: what the device proposed at each position of it.
         """
         if not drafts:
             return {}
-        rows = self.rows(messages, reply)
+        rows = self.rows(prompt, reply)
         return {
             i: rejection(float(self._sampler.probs(rows[i])[draft.id]), draft.weight / TOTAL)
             for i, draft in drafts.items()

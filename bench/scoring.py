@@ -57,6 +57,7 @@ class Outcome:
         bodies: bytes of each request body.
         requests: the same with request line and headers.
         payload_down, wire_down: bytes of all replies' bodies, and with their heads.
+        threshold: of u or of the reward, as it was at the end of the reply.
         exact, token_f1, cosine: against the row's answer or reference.
         text: the reply.
     """
@@ -83,6 +84,7 @@ class Outcome:
     requests: Sequence[int] | None = ()
     payload_down: int = 0
     wire_down: int | None = 0
+    threshold: float | None = None
     exact: float | None = None
     token_f1: float | None = None
     cosine: float | None = None
@@ -182,6 +184,7 @@ def summary(strategy: str, seeds: Mapping[int, Sequence[Outcome]]) -> dict[str, 
         sizes = [size for outcome in every for size in getattr(outcome, column) or ()]
         for share, label in ((50, "median"), (95, "p95")):
             row[f"{name}_{label}"] = float(np.percentile(sizes, share)) if sizes else None
+    row["threshold"] = every[-1].threshold if every else None
     row["n"] = max((len(outcomes) for outcomes in seeds.values()), default=0)
     row["tokens"] = sum(outcome.tokens for outcome in every)
     row["seeds"] = len(rows)

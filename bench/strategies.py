@@ -7,10 +7,12 @@ verifier's counters, the shadow verification and the scores are read outside the
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from tempfile import TemporaryDirectory
 from typing import Protocol
 
 from ..configs.config import Config
@@ -18,6 +20,7 @@ from ..edge.assemble import assemble, find_model
 from ..edge.assistant import Assistant
 from ..edge.events import Notice
 from ..edge.loop import ReplyLoop
+from ..edge.strategy import Strategy, make_strategy
 from ..edge.tape import Tape
 from ..lm.chat import encode_chat
 from ..lm.draws import turn_seed
@@ -41,6 +44,10 @@ _PIPELINED = {"auto": None, "on": True, "off": False}
 
 class Writer(Protocol):
     """Answers one row after the other under one seed."""
+
+    def warm_up(self, case: Case, seed: int) -> None:
+        """A reply that nobody counts and no policy learns from."""
+        ...
 
     def write(self, case: Case, seed: int) -> Outcome:
         """The reply with that seed, counted but not scored; `betas` may come later."""
@@ -75,7 +82,7 @@ class Bench:
             DataError: a row is too long for the context.
         """
         with self._writer(entry) as writer:
-            writer.write(cases[0], seed)
+            writer.warm_up(cases[0], seed)
             for i, case in enumerate(cases):
                 yield self._scored(writer.write(case, turn_seed(seed, i)), case)
 
@@ -92,7 +99,11 @@ class Bench:
                 yield standard
             return
         meter = self.link() if entry.calls else None
-        with assemble(config, self.tell, meter) as assistant:
+        with ExitStack() as stack:
+            # What policies learnt elsewhere is not taken up, nor kept.
+            state = stack.enter_context(TemporaryDirectory())
+            environment = {**os.environ, "XDG_STATE_HOME": state}
+            assistant = stack.enter_context(assemble(config, self.tell, meter, environment))
             assistant.strategy = entry.own_strategy() or assistant.strategy
             yield _LoopWriter(self, assistant, meter, config)
 
@@ -116,13 +127,23 @@ class _LoopWriter:
         self._engine = CountingEngine(assistant.device.tape.engine)
         self._device = replace(assistant.device, tape=Tape(self._engine))
 
+    def warm_up(self, case: Case, seed: int) -> None:
+        online = self._assistant.remote is not None
+        assistant = self._with(make_strategy("hlm" if online else "local"), seed)
+        for event in assistant.answer(case.messages):
+            if isinstance(event, Notice):
+                self._refuse(event.text, case, assistant.loop)
+
+    def _with(self, strategy: Strategy, seed: int) -> Assistant:
+        """An assistant for one reply with that very seed."""
+        return Assistant(
+            self._device, self._assistant.remote, strategy, self._chat.system,
+            self._chat.max_tokens, seed, self._pipelined,
+        )  # fmt: skip
+
     def write(self, case: Case, seed: int) -> Outcome:
         """Time the reply; then count, and look at it in shadow."""
-        chat = self._chat
-        assistant = Assistant(
-            self._device, self._assistant.remote, self._assistant.strategy, chat.system,
-            chat.max_tokens, seed, self._pipelined,
-        )  # fmt: skip
+        assistant = self._with(self._assistant.strategy, seed)
         if self._meter is not None:
             self._meter.restart()
         llm, device = self._llm_work(), self._engine.work
@@ -167,7 +188,8 @@ class _LoopWriter:
             return outcome
         system = [Message(role="system", content=self._chat.system)] if self._chat.system else []
         ids = [token.id for token in loop.tokens]
-        betas = onlooker.betas([*system, *case.messages], ids, loop.proposed)
+        prompt = onlooker.prompt([*system, *case.messages])
+        betas = onlooker.betas(prompt, ids, loop.proposed)
         skipped = [token.index for token in loop.tokens if token.accepted is None]
         return replace(
             outcome,
@@ -202,6 +224,9 @@ class _StandardWriter:
         finally:
             for model in models:
                 model.close()
+
+    def warm_up(self, case: Case, seed: int) -> None:
+        self.write(case, seed)
 
     def write(self, case: Case, seed: int) -> Outcome:
         """Time the reply, and count the passes of both."""
@@ -246,5 +271,6 @@ def count_reply(line: int, text: str, loop: ReplyLoop) -> Outcome:
         skipped=sum(t.source == "edge" and t.accepted is None for t in tokens),
         judged=len(judged),
         rejected=sum(t.accepted is False for t in judged),
+        threshold=stats.threshold,
         text=text,
     )

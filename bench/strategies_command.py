@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from ..lm.errors import UsageError
 
 if TYPE_CHECKING:
     from ..configs.config import Config
+    from .lineup import Entry
 
 __all__ = ["print_table", "register", "strategies"]
 
@@ -91,6 +93,7 @@ def strategies(
 ) -> None:
     """Accuracy, upload rate, risk, bytes and speed of each strategy, on the same rows."""
     from ..configs.layers import load_config
+    from ..edge.tuning import needs_calibration
     from .apparatus import open_bench
     from .cases import read_cases
     from .comparison import Comparison, Journal
@@ -122,7 +125,11 @@ def strategies(
     journal = Journal(json_out and json_out.with_suffix(".units.jsonl"), fresh)
     needed = any(entry.calls for entry in entries)
     with open_bench(loaded, cases, needed, _say, in_process, shadow, embeddings) as bench:
-        more = repr((_about(loaded), in_process, shadow, embeddings))
+        shared = repr((_about(loaded), in_process, shadow, embeddings))
+
+        def more(entry: Entry) -> str:
+            return shared + (_calibrations() if needs_calibration(entry.options) else "")
+
         every = range(seed, seed + seeds)
         comparison = Comparison(bench, entries, cases, every, journal, more)
         with _progress(len(entries) * len(every) * len(cases)) as advance:
@@ -167,6 +174,16 @@ def _about(config: Config) -> list[object]:
 
     files = [find_model(name).stat() for name in (config.device.model, config.verifier.model)]
     return [__version__, *((file.st_size, file.st_mtime_ns) for file in files)]
+
+
+def _calibrations() -> str:
+    """What tells these calibrations from others."""
+    from ..configs.layers import config_folder
+    from ..edge.calibration import SHIPPED
+
+    folders = (config_folder(os.environ) / "calibrations", SHIPPED)
+    files = sorted(file for folder in folders for file in folder.glob("*") if file.is_file())
+    return repr([(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files])
 
 
 def _write(rows: Sequence[dict[str, Any]], json_out: Path | None, plot: Path | None) -> None:
