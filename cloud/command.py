@@ -44,20 +44,23 @@ def run_verifier(
         given += read_key_file(options.key_file.expanduser())
     keys = Keys(given)
     listener = bind(options, keys) if fd is None else socket.socket(fileno=fd)
-    listener.listen(128)
-    model = options.model
-    path = models.path_of(model) if model in models.SHIPPED else Path(model).expanduser()
-    service = load_service(path, options, keys)
-    if until_eof:
-        threading.Thread(target=_stop_at_eof, name="uhlm-parent", daemon=True).start()
-    if fd is None:
-        host, port = listener.getsockname()[:2]
-        scheme = "https" if options.tls_certificate else "http"
-        key = "" if keys else ", open to every program on this machine (set UHLM_API_KEY to lock)"
-        url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
-        print(f"uhlm-edge: {service.model_name} at {url}{key}", file=sys.stderr, flush=True)
-        print(f"uhlm-edge: layers on {service.backend}", file=sys.stderr, flush=True)
-    serve(service, options, listener)
+    with listener:
+        listener.listen(128)
+        model = options.model
+        path = models.path_of(model) if model in models.SHIPPED else Path(model).expanduser()
+        service = load_service(path, options, keys)
+        if until_eof:
+            threading.Thread(target=_stop_at_eof, name="uhlm-parent", daemon=True).start()
+        if fd is None:
+            host, port = listener.getsockname()[:2]
+            scheme = "https" if options.tls_certificate else "http"
+            key = (
+                "" if keys else ", open to every program on this machine (set UHLM_API_KEY to lock)"
+            )
+            url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+            print(f"uhlm-edge: {service.model_name} at {url}{key}", file=sys.stderr, flush=True)
+            print(f"uhlm-edge: layers on {service.backend}", file=sys.stderr, flush=True)
+        serve(service, options, listener)
 
 
 def _stop_at_eof() -> None:

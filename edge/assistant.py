@@ -81,7 +81,12 @@ class Assistant:
         return self._reply(list(messages))
 
     def _reply(self, messages: list[Message]) -> Iterator[Event]:
-        kept, ids = self._fit(messages)
+        kept, ids = self._fit(messages)  # refuses what does not fit before anything is said
+        return self._events(messages, kept, ids)
+
+    def _events(
+        self, messages: list[Message], kept: list[Message], ids: list[int]
+    ) -> Iterator[Event]:
         if len(kept) < len(messages):
             dropped = len(messages) - len(kept)
             yield Notice(
@@ -134,7 +139,8 @@ class Assistant:
             later = [i for i, m in enumerate(messages) if i > first and m["role"] == "user"]
             if not later:
                 raise UsageError(
-                    f"the prompt has {len(ids)} ids and the context only {n_ctx}; shorten it"
+                    f"the prompt has {len(ids)} ids, and a context of {n_ctx} has room for "
+                    f"{room} beside a reply; shorten it"
                 )
             first = later[0]
 
