@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..lm.llama_engine import LlamaEngine
     from .calibrate import Result
 
-__all__ = ["register"]
+__all__ = ["calibrate", "register"]
 
 Profile = Annotated[str | None, typer.Option(help="Named profile (default: demo).")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="Config file (TOML).")]
@@ -152,7 +152,7 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
 
     bar = Progress(
         "shadow run", BarColumn(), MofNCompleteColumn(), "replies", TimeRemainingColumn(),
-        console=Console(stderr=True), transient=True,
+        console=Console(stderr=True), transient=True, refresh_per_second=2,
     )  # fmt: skip
     with bar:
         task = bar.add_task("", total=None)

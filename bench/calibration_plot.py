@@ -14,6 +14,7 @@ from .scores import risk_curve
 
 __all__ = ["draw"]
 
+_RARE = 0.05  # of rejection: below it the rates are drawn on a logarithmic scale
 _MOST_RATE = 0.999  # of the rates that are drawn; all curves meet at 1
 
 
@@ -63,7 +64,7 @@ def _draw_risk(result: Result, path: Path) -> Path:
             colour, line = styles[name]
             mark = {"marker": "o", "markersize": 3} if name == "u sampled" else {}
             ax.plot(100 * rate, risk, line, color=colour, label=name, linewidth=1.6, **mark)
-        rate = np.linspace(0.0, _MOST_RATE, 200)
+        rate = np.concatenate([[0.0], np.geomspace(1e-4, _MOST_RATE, 400)])
         colour, line = styles["random"]
         mean = float(beta.mean())
         ax.plot(100 * rate, mean * (1 - rate), line, color=colour, label="random", linewidth=1.6)
@@ -74,7 +75,12 @@ def _draw_risk(result: Result, path: Path) -> Path:
         ax.axhline(target, color=plots.GREY, linewidth=1, label=f"target risk {target:g}")
         ax.set_yscale("log")
         ax.set_ylim(floor, mean * 1.3)
-        ax.set_xlim(-1, 101)
+        if mean < _RARE:  # all that matters happens at small rates
+            ax.set_xscale("log")
+            ax.set_xlim(10 * mean, 100)
+            plots._plain_log_ticks(ax)
+        else:
+            ax.set_xlim(-1, 101)
         ax.set_xlabel("tokens uploaded (%)")
         ax.set_ylabel("risk per generated token")
         plots._legend_beside(ax)

@@ -62,8 +62,8 @@ def train(
     seed: int = 0,
     epochs: int = 60,
     batch: int = 512,
-    rate: float = 2e-3,
-    decay: float = 1e-2,
+    rate: float = 1e-3,
+    decay: float = 1.0,
     patience: int = 8,
 ) -> Head:
     """Train a head; the best epoch on the conversations held back is returned."""
