@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +17,9 @@ from .lineup import Entry
 from .scoring import Outcome, seed_row, summary
 
 __all__ = ["Comparison", "Journal", "Runner", "Units", "unit_key"]
+
+AT_ONCE = 12
+"""Strategies that take turns: each has a session with the verifier, which holds a few."""
 
 Units = dict[str, dict[int, list[Outcome]]]
 """Outcomes by strategy and seed."""
@@ -29,13 +33,15 @@ class Runner(Protocol):
         """What the strategies share."""
         ...
 
-    def run(self, entry: Entry, cases: Sequence[Case], seed: int) -> Iterator[Outcome]:
-        """The outcome of each row in turn."""
+    def run(
+        self, entry: Entry, cases: Sequence[Case], seed: int, start: int = 0
+    ) -> Generator[Outcome, None, None]:
+        """The outcomes of the rows from `start` on, in turn."""
         ...
 
 
 class Journal:
-    """Finished units, a JSON line each, beside the results: an interrupted run goes on from there.
+    """Outcomes, a JSON line each, beside the results: an interrupted run goes on from there.
 
     Args:
         path: None to keep nothing.
@@ -52,25 +58,24 @@ class Journal:
             return
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                unit = json.loads(line)
-                outcomes = [Outcome.from_json(value) for value in unit["outcomes"]]
-                self._units[str(unit["key"])] = outcomes
+                entry = json.loads(line)
+                outcomes = self._units.setdefault(str(entry["key"]), [])
+                row, outcome = entry["row"], Outcome.from_json(entry["outcome"])
             except (ValueError, KeyError, TypeError):
                 continue  # the last line of a process that was killed
+            if 0 <= row <= len(outcomes):  # a unit that began anew overwrites what it had
+                outcomes[row:] = [outcome]
 
-    def get(self, key: str) -> list[Outcome] | None:
-        """A finished unit, None if it is not there."""
-        return self._units.get(key)
+    def get(self, key: str) -> list[Outcome]:
+        """What is known of a unit: its first rows."""
+        return list(self._units.get(key, []))
 
-    def add(self, key: str, strategy: str, seed: int, outcomes: Sequence[Outcome]) -> None:
-        """Remember a finished unit."""
-        self._units[key] = list(outcomes)
-        if self._path is None:
-            return
-        unit = {"key": key, "strategy": strategy, "seed": seed}
-        line = json.dumps({**unit, "outcomes": [asdict(outcome) for outcome in outcomes]})
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+    def add(self, key: str, row: int, outcome: Outcome) -> None:
+        """Remember the outcome of a row."""
+        if self._path is not None:
+            line = json.dumps({"key": key, "row": row, "outcome": asdict(outcome)})
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
 
 
 def unit_key(config: Config, entry: Entry, cases: Sequence[Case], seed: int, more: str = "") -> str:
@@ -93,7 +98,7 @@ class Comparison:
         journal: what is finished.
         more: what else a strategy's numbers depend on; see `unit_key`.
         units: what has been measured so far, unfinished units included.
-        reused: units that an earlier run had finished.
+        reused: replies of an earlier run.
         partial: the run was interrupted.
     """
 
@@ -110,15 +115,30 @@ class Comparison:
     def run(self, advance: Callable[[str, int], None] = lambda label, rows: None) -> None:
         """Measure everything. An interrupt ends it early and leaves what there is.
 
+        All strategies answer a row before any answers the next: a machine that is busy for a while
+        slows all of them down, and what an interrupt leaves is over the same rows.
+
         Args:
             advance: told the strategy and the number of rows that are done.
         """
         try:
-            for entry in self._in_order():
+            for entries in self._batches():
                 for seed in self.seeds:
-                    self._run_unit(self._with_rate(entry), seed, advance)
+                    with ExitStack() as stack:
+                        units = [self._unit(self._with_rate(e), seed, stack) for e in entries]
+                        for unit in units:
+                            advance(unit.entry.label, len(unit.outcomes))
+                        self._take_turns(units, advance)
         except KeyboardInterrupt:
             self.partial = True
+
+    def _take_turns(self, units: Sequence[_Unit], advance: Callable[[str, int], None]) -> None:
+        for row in range(len(self.cases)):
+            for unit in units:
+                if len(unit.outcomes) == row:
+                    unit.outcomes.append(next(unit.replies))
+                    self.journal.add(unit.key, row, unit.outcomes[-1])
+                    advance(unit.entry.label, 1)
 
     def rows(self) -> list[dict[str, Any]]:
         """The table, in the order of the list; `partial` marks what lacks rows or seeds."""
@@ -134,9 +154,10 @@ class Comparison:
             found.append({**summary(entry.label, seeds), "partial": not whole})
         return found
 
-    def _in_order(self) -> list[Entry]:
-        """`rand` without a rate comes after the `uhlm` that it takes it from."""
-        return sorted(self.entries, key=lambda entry: entry.borrows)
+    def _batches(self) -> list[list[Entry]]:
+        """Who takes turns. `rand` without a rate comes after the `uhlm` that it takes it from."""
+        parts = [[e for e in self.entries if e.borrows is late] for late in (False, True)]
+        return [part[at : at + AT_ONCE] for part in parts for at in range(0, len(part), AT_ONCE)]
 
     def _with_rate(self, entry: Entry) -> Entry:
         if not entry.borrows:
@@ -148,16 +169,23 @@ class Comparison:
             raise DataError(f"{model.label} wrote no token: there is no rate for {entry.label}")
         return entry.at_rate(sum(known) / len(known))
 
-    def _run_unit(self, entry: Entry, seed: int, advance: Callable[[str, int], None]) -> None:
+    def _unit(self, entry: Entry, seed: int, stack: ExitStack) -> _Unit:
+        """One strategy under one seed, from where an earlier run left it."""
         key = unit_key(self.runner.config, entry, self.cases, seed, self.more(entry))
-        outcomes = self.units.setdefault(entry.label, {}).setdefault(seed, [])
         known = self.journal.get(key)
-        if known is not None:
-            outcomes += known
-            self.reused += 1
-            advance(entry.label, len(known))
-            return
-        for outcome in self.runner.run(entry, self.cases, seed):
-            outcomes.append(outcome)
-            advance(entry.label, 1)
-        self.journal.add(key, entry.label, seed, outcomes)
+        if entry.learns and len(known) < len(self.cases):
+            known = []  # what its policy had learnt is gone
+        self.reused += len(known)
+        self.units.setdefault(entry.label, {})[seed] = known
+        replies = self.runner.run(entry, self.cases, seed, len(known))
+        return _Unit(entry, key, known, stack.enter_context(closing(replies)))
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """Replies under way, and what they have come to so far."""
+
+    entry: Entry
+    key: str
+    outcomes: list[Outcome]
+    replies: Generator[Outcome, None, None]

@@ -46,6 +46,11 @@ class Entry:
         """Does it talk to a verifier?"""
         return self.kind not in ("local", STANDARD)
 
+    @property
+    def learns(self) -> bool:
+        """Does what it does depend on replies before?"""
+        return self.options.threshold == "adaptive" and self.kind in ("uhlm", "spec")
+
     def at_rate(self, rate: float) -> Entry:
         """The same `rand` with a rate of its own."""
         return Entry(self.label, self.kind, self.options.model_copy(update={"rate": rate}))

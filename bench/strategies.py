@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from tempfile import TemporaryDirectory
@@ -74,8 +74,12 @@ class Bench:
     similarity: Similarity | None
     tell: Callable[[str], None]
 
-    def run(self, entry: Entry, cases: Sequence[Case], seed: int) -> Iterator[Outcome]:
-        """Answer all rows with one strategy under one seed. One reply warms up and is not kept.
+    def run(
+        self, entry: Entry, cases: Sequence[Case], seed: int, start: int = 0
+    ) -> Generator[Outcome, None, None]:
+        """Answer the rows from `start` on with one strategy under one seed.
+
+        One reply before them warms up and is not kept.
 
         Raises:
             CloudError: the verifier was away: the numbers would be the device's alone.
@@ -83,7 +87,7 @@ class Bench:
         """
         with self._writer(entry) as writer:
             writer.warm_up(cases[0], seed)
-            for i, case in enumerate(cases):
+            for i, case in enumerate(cases[start:], start):
                 yield self._scored(writer.write(case, turn_seed(seed, i)), case)
 
     def config_of(self, entry: Entry) -> Config:

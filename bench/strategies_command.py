@@ -136,7 +136,9 @@ def strategies(
             comparison.run(advance)
     rows = [{**row, **_settings(loaded, in_process)} for row in comparison.rows()]
     if comparison.reused:
-        _say(f"{comparison.reused} of the runs were finished before (--fresh measures them again)")
+        _say(
+            f"{comparison.reused} of the replies are those of an earlier run (--fresh: measure again)"
+        )
     _write(rows, json_out, plot)
     if comparison.partial:
         _say("interrupted: these are the rows that were done; the same command goes on from here")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import pytest
@@ -105,22 +105,28 @@ CASES = [Case(line, ({"role": "user", "content": "?"},), answer="a") for line in
 
 
 class FakeRunner:
-    """Every reply has 10 ids; `uhlm` uploads 1 + seed of them, `rand` says at which rate it ran."""
+    """Every reply has 10 ids. `uhlm` uploads 1 + seed of them, `rand` as many as its rate says."""
 
     config = Config()
 
     def __init__(self, stop_after: int | None = None) -> None:
-        self.ran: list[tuple[str, int]] = []
+        self.wrote: list[tuple[str, int, int]] = []
+        self.open = 0
         self._left = stop_after
 
-    def run(self, entry: Entry, cases: Sequence[Case], seed: int) -> Iterator[Outcome]:
-        self.ran.append((entry.label, seed))
-        for case in cases:
-            if self._left == 0:
-                raise KeyboardInterrupt
-            self._left = None if self._left is None else self._left - 1
-            uploads = round(10 * entry.options.rate) if entry.kind == "rand" else 1 + seed
-            yield Outcome(case.line, 10, 0.1, from_llm=uploads, exact=1.0)
+    def run(
+        self, entry: Entry, cases: Sequence[Case], seed: int, start: int = 0
+    ) -> Generator[Outcome, None, None]:
+        self.open += 1
+        try:
+            for case in cases[start:]:
+                if len(self.wrote) == self._left:
+                    raise KeyboardInterrupt
+                self.wrote.append((entry.label, seed, case.line))
+                uploads = round(10 * entry.options.rate) if entry.kind == "rand" else 1 + seed
+                yield Outcome(case.line, 10, 0.1, from_llm=uploads, exact=1.0)
+        finally:
+            self.open -= 1
 
 
 def compare(
@@ -129,6 +135,7 @@ def compare(
     entries = parse_lineup(text, StrategyOptions())
     comparison = Comparison(runner, entries, CASES, range(seeds), journal)
     comparison.run()
+    assert runner.open == 0
     return comparison
 
 
@@ -137,40 +144,61 @@ def test_rand_runs_at_the_rate_that_uhlm_had() -> None:
     rows = compare(runner, Journal(None), "rand,hlm,uhlm@0.1,uhlm@0.9", seeds=3).rows()
     assert [row["strategy"] for row in rows] == ["rand", "hlm", "uhlm@0.1", "uhlm@0.9"]
     assert rows[0]["transmission_rate"] == pytest.approx(0.2)
-    assert runner.ran[-1][0] == "rand"
+    assert runner.wrote[-1][0] == "rand"
+
+
+def test_strategies_take_turns_row_by_row() -> None:
+    runner = FakeRunner()
+    compare(runner, Journal(None), "hlm,uhlm@0.1", seeds=1)
+    assert [(label, line) for label, _, line in runner.wrote[:4]] == [
+        ("hlm", 1), ("uhlm@0.1", 1), ("hlm", 2), ("uhlm@0.1", 2)
+    ]  # fmt: skip
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     path = tmp_path / "units.jsonl"
-    first = FakeRunner(stop_after=6)
+    first = FakeRunner(stop_after=5)
     stopped = compare(first, Journal(path), "hlm,uhlm@0.1")
     assert stopped.partial
-    row, *others = stopped.rows()
-    assert not others
-    assert (row["strategy"], row["partial"], row["seeds"], row["n"]) == ("hlm", True, 2, 4)
+    assert [(row["strategy"], row["n"], row["seeds"]) for row in stopped.rows()] == [
+        ("hlm", 3, 1), ("uhlm@0.1", 2, 1)
+    ]  # fmt: skip
+    assert all(row["partial"] for row in stopped.rows())
 
     second = FakeRunner()
     finished = compare(second, Journal(path), "hlm,uhlm@0.1")
-    assert second.ran == [("hlm", 1), ("uhlm@0.1", 0), ("uhlm@0.1", 1)]
-    assert (finished.partial, finished.reused) == (False, 1)
+    assert len(first.wrote) + len(second.wrote) == 2 * 2 * len(CASES)
+    assert not set(first.wrote) & set(second.wrote)
+    assert (finished.partial, finished.reused) == (False, 5)
     whole = compare(FakeRunner(), Journal(None), "hlm,uhlm@0.1")
     assert finished.rows() == whole.rows()
     assert not any(row["partial"] for row in finished.rows())
 
 
-def test_a_unit_is_reused_only_under_the_same_settings(tmp_path: Path) -> None:
+def test_a_policy_that_learns_begins_its_rows_anew(tmp_path: Path) -> None:
+    path = tmp_path / "units.jsonl"
+    compare(FakeRunner(stop_after=2), Journal(path), "uhlm@adaptive", seeds=1)
+    second = FakeRunner()
+    compare(second, Journal(path), "uhlm@adaptive", seeds=1)
+    assert len(second.wrote) == len(CASES)
+    third = FakeRunner()
+    compare(third, Journal(path), "uhlm@adaptive", seeds=1)
+    assert third.wrote == []
+
+
+def test_replies_are_reused_only_under_the_same_settings(tmp_path: Path) -> None:
     path = tmp_path / "units.jsonl"
     compare(FakeRunner(), Journal(path), "uhlm@0.1", seeds=1)
     again = FakeRunner()
     compare(again, Journal(path), "uhlm@0.1,uhlm@0.2", seeds=1)
-    assert again.ran == [("uhlm@0.2", 0)]
+    assert {label for label, *_ in again.wrote} == {"uhlm@0.2"}
     other = FakeRunner()
     entries = parse_lineup("uhlm@0.1", StrategyOptions())
     Comparison(other, entries, CASES[:2], [0], Journal(path)).run()
-    assert other.ran == [("uhlm@0.1", 0)]
+    assert len(other.wrote) == 2
     fresh = FakeRunner()
     compare(fresh, Journal(path, fresh=True), "uhlm@0.1", seeds=1)
-    assert fresh.ran == [("uhlm@0.1", 0)]
+    assert len(fresh.wrote) == len(CASES)
 
 
 def test_a_journal_cut_in_the_middle_of_a_line_is_no_fault(tmp_path: Path) -> None:
@@ -180,7 +208,7 @@ def test_a_journal_cut_in_the_middle_of_a_line_is_no_fault(tmp_path: Path) -> No
     path.write_text(text[: len(text) - 30])
     runner = FakeRunner()
     compare(runner, Journal(path), "uhlm@0.1", seeds=2)
-    assert runner.ran == [("uhlm@0.1", 1)]
+    assert runner.wrote == [("uhlm@0.1", 1, CASES[-1].line)]
 
 
 @pytest.mark.slow
@@ -214,4 +242,4 @@ def test_the_pair_over_http_gives_the_table(tmp_path: Path) -> None:
     assert rows["hlm"]["upload_wire_median"] < 350
     assert "outside the timed path" in " ".join(result.stdout.split())
     again = CliRunner().invoke(app, arguments, catch_exceptions=False)
-    assert "8 of the runs were finished before" in again.stderr
+    assert "16 of the replies are those of an earlier run" in again.stderr
