@@ -300,19 +300,27 @@ class _Reader:
 
     def skip_different(self, what: str, count: int, seen: list[bytes]) -> None:
         """The same for tokens, no two of which may be the same: llama.cpp aborts on such."""
-        start = self.at
-        self.skip_strings(what, count)
-        unpack, data, at = _U64.unpack_from, self.data, start
-        known = {text for text in seen if text}
-        n_known = sum(map(bool, seen))
-        for _ in range(count):
-            (length,) = unpack(data, at)
-            if length:
-                known.add(data[at + 8 : at + 8 + length])
-                n_known += 1
-            at += 8 + length
-        if len(known) != n_known:
+        unpack, data, at = _U64.unpack_from, self.data, self.at
+        known = set(filter(None, seen))
+        expected, add = sum(map(bool, seen)) + count, known.add
+        try:
+            for _ in range(count):
+                (length,) = unpack(data, at)
+                if length > MAX_ITEM_BYTES:
+                    self.refuse(f"an item of {what} is {length} bytes long")
+                at += 8
+                if length:
+                    add(data[at : at + length])
+                    at += length
+                else:
+                    expected -= 1  # llama.cpp gives each empty one a name of its own
+        except struct.error:
+            at = self.size + 1
+        if at > self.size:
+            self.refuse(f"it is truncated within {what}")
+        if len(known) != expected:
             self.refuse(f"{what} has the same token more than once")
+        self.at = at
 
     def alignment(self, metadata: Mapping[str, Value]) -> int:
         value = metadata.get("general.alignment", 32)
