@@ -130,7 +130,7 @@ def _plan(
 
     info = _info(asked.repo, revision, endpoint, token)
     commit = info.sha
-    if not commit or not commit.isalnum():
+    if not isinstance(commit, str) or not commit.isalnum() or len(commit) > 64:
         raise ModelError(f"{asked.repo}: the hub does not say which commit it serves")
     siblings = {safe_name(item.rfilename): item for item in info.siblings or []}
     type_, names = _choose(asked, {name: _bytes(item) for name, item in siblings.items()})
@@ -242,6 +242,10 @@ def _info(
         raise ResourceError(f"{repo}: the hub answered {status}; try again later") from error
     except errors.HFValidationError as error:
         raise UsageError(f"{repo} is no name of a repository") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ResourceError(
+            f"{repo}: what {api.endpoint} answers is no description of a model; check HF_ENDPOINT"
+        ) from error
     except (OSError, ValueError, getattr(errors, "HTTPError", OSError)) as error:
         # The library changed its transport twice; `errors.HTTPError` is the base in each.
         reason = one_line(f"{type(error).__name__}: {error}", 160)

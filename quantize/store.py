@@ -201,7 +201,7 @@ def safe_name(name: str) -> str:
     Raises:
         ModelError: it does not, or is no plain name.
     """
-    parts = PurePosixPath(name).parts
+    parts = PurePosixPath(name).parts if isinstance(name, str) else ()
     if (
         not parts
         or name.startswith(("/", "~"))

@@ -309,6 +309,41 @@ def test_a_hub_that_gives_no_digest_is_refused(hub: Hub, tmp_path: Path) -> None
     assert "no size" in refused(hub, tmp_path, ModelError)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"sha": None},
+        {"sha": 7},
+        {"sha": "../../x"},
+        {"sha": "a" * 65},
+        {"siblings": [7]},
+        {"siblings": [{}]},
+        {"siblings": [{"rfilename": 7, "size": 1, "blobId": "x"}]},
+        {"siblings": "m.gguf"},
+        {"siblings": None},
+        {"siblings": [{"rfilename": "m.gguf", "size": -1, "blobId": "x"}]},
+        {"siblings": [{"rfilename": "m.gguf", "size": 1 << 60, "blobId": "x"}]},
+        {"siblings": [{"rfilename": "m.gguf", "size": "9", "blobId": "x"}]},
+        {"siblings": [{"rfilename": "m.gguf", "size": 9, "lfs": {}}]},
+        {"siblings": [{"rfilename": "m.gguf", "size": 9, "lfs": 5}]},
+        {"siblings": [{"rfilename": "m.gguf", "size": 9, "blobId": 5}]},
+        {"cardData": "x"},
+        {"cardData": {"license": ["a", 7]}},
+        {"id": None},
+    ],
+    ids=str,
+)
+def test_a_nonsense_answer_is_refused_or_harmless(
+    hub: Hub, tmp_path: Path, wrong: dict[str, Any]
+) -> None:
+    hub.announced = wrong
+    try:
+        assert get(hub, tmp_path).stored.path.read_bytes() == MODEL
+    except UhlmError as error:
+        assert "\n" not in str(error)  # noqa: PT017
+        assert final_files(tmp_path) == []
+
+
 def test_two_pulls_of_one_model_do_not_mix(hub: Hub, tmp_path: Path) -> None:
     from filelock import FileLock
 
