@@ -21,6 +21,7 @@ from uhlm_edge.edge.link import Deadline, HttpLink
 from uhlm_edge.edge.remote import Remote
 from uhlm_edge.lm.errors import CloudError, Overloaded, Refused, Unreachable
 from uhlm_edge.lm.llama_engine import LlamaEngine
+from uhlm_edge.lm.options import EngineOptions
 from uhlm_edge.lm.sampling import Sampler
 from uhlm_edge.lm.targets import LLM
 
@@ -36,8 +37,10 @@ from uhlm_edge.cloud.keys import Keys
 from uhlm_edge.cloud.options import VerifierOptions
 from uhlm_edge.cloud.server import bind, serve
 from uhlm_edge.cloud.service import load_service
+from uhlm_edge.lm.options import EngineOptions
 
-options = VerifierOptions(port=int(sys.argv[1]))
+engine = EngineOptions(n_threads=1, n_threads_batch=1)  # others may use the machine
+options = VerifierOptions(port=int(sys.argv[1]), engine=engine)
 keys = Keys([sys.argv[2]])
 listener = bind(options, keys)
 service = load_service(models.path_of("demo-llm"), options, keys)
@@ -86,7 +89,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def slm() -> Iterator[LlamaEngine]:
-    engine = LlamaEngine(models.path_of("demo-slm"))
+    engine = LlamaEngine(models.path_of("demo-slm"), EngineOptions(n_threads=1, n_threads_batch=1))
     yield engine
     engine.close()
 
