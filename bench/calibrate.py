@@ -146,9 +146,10 @@ def shadow_rows(
             file.write(header + "\n")
         todo = shadow_run(pair.device, pair.cloud, conversations, setting, len(replays))
         for replay in todo:
-            file.write(replay.to_json() + "\n")
+            line = replay.to_json()
+            file.write(line + "\n")
             file.flush()
-            replays.append(replay)
+            replays.append(Replay.from_json(line))  # rounded, as when the run is resumed
             advance(len(replays), total)
     return replays
 
