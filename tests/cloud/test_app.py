@@ -43,7 +43,8 @@ class Answer:
 
     @property
     def error(self) -> dict[str, Any]:
-        return json.loads(self.body)["error"]
+        error: dict[str, Any] = json.loads(self.body)["error"]
+        return error
 
 
 @pytest.fixture
@@ -270,7 +271,12 @@ def test_a_body_without_length_is_cut_off_at_the_limit(service: Service) -> None
 
 def test_a_full_queue_is_429_with_retry_after(service: Service) -> None:
     release, began = threading.Event(), threading.Event()
-    service.worker.submit(lambda _: (began.set(), release.wait(20)))
+
+    def hang(_: int) -> None:
+        began.set()
+        release.wait(20)
+
+    service.worker.submit(hang)
     assert began.wait(20)
     for _ in range(2):
         service.worker.submit(lambda _: None)

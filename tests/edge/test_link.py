@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
+from pathlib import Path
 
 import pytest
 
@@ -422,7 +423,7 @@ def test_no_proxy_is_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> 
         assert (proxy.connections, server.connections) == (0, 1)
 
 
-def test_no_netrc_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+def test_no_netrc_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     netrc = tmp_path / "netrc"
     netrc.write_text(f"default login me password {KEY}\n")
     netrc.chmod(0o600)

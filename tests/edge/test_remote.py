@@ -419,7 +419,11 @@ def test_a_call_that_hangs_ends_at_the_deadline_and_its_thread_after_it() -> Non
     link = RecordingLink()
     books = Books(link, seconds=0.1)
     release = threading.Event()
-    link.faults = [lambda _: release.wait(20) and None]
+
+    def hang(_: Request) -> None:
+        release.wait(20)
+
+    link.faults = [hang]
     assert "longer than 0.1 s" in str(books.fail())
     release.set()
     books.ask()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +19,7 @@ class Pieces(Vocabulary):
         raise NotImplementedError
 
 
-def made_of(pieces: list[bytes], kinds: list[int] | None = None) -> Pieces:
+def made_of(pieces: list[bytes], kinds: Sequence[int] | None = None) -> Pieces:
     return Pieces(pieces, kinds or [Kind.NORMAL] * len(pieces), [0])
 
 
