@@ -65,6 +65,7 @@ class Bench:
         onlooker: for the shadow verification; None: none.
         similarity: to a reference; None: not measured.
         tell: takes a line for the user.
+        watch: shown every finished reply, outside the timed path.
     """
 
     config: Config
@@ -73,6 +74,7 @@ class Bench:
     onlooker: Onlooker | None
     similarity: Similarity | None
     tell: Callable[[str], None]
+    watch: Callable[[Case, ReplyLoop], None] = lambda case, loop: None
 
     def run(
         self, entry: Entry, cases: Sequence[Case], seed: int, start: int = 0
@@ -173,6 +175,7 @@ class _LoopWriter:
             outcome = replace(outcome, llm_passes=passes, llm_positions=positions)
         own = self._engine.work.since(device)
         outcome = replace(outcome, device_passes=own.passes, device_positions=own.positions)
+        self._bench.watch(case, loop)
         return self._look(outcome, case, loop)
 
     def _refuse(self, notice: str, case: Case, loop: ReplyLoop | None) -> None:

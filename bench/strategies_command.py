@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..lm.errors import UsageError
+from .uplinks_command import register as register_uplinks
 
 if TYPE_CHECKING:
     from ..configs.config import Config
@@ -48,8 +49,9 @@ CAPTION = (
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to `bench`."""
+    """Add the commands to `bench`."""
     app.command()(strategies)
+    register_uplinks(app)
 
 
 def strategies(
@@ -136,9 +138,7 @@ def strategies(
             comparison.run(advance)
     rows = [{**row, **_settings(loaded, in_process)} for row in comparison.rows()]
     if comparison.reused:
-        _say(
-            f"{comparison.reused} of the replies are those of an earlier run (--fresh: measure again)"
-        )
+        _say(f"{comparison.reused} replies are those of an earlier run (--fresh measures anew)")
     _write(rows, json_out, plot)
     if comparison.partial:
         _say("interrupted: these are the rows that were done; the same command goes on from here")

@@ -242,4 +242,4 @@ def test_the_pair_over_http_gives_the_table(tmp_path: Path) -> None:
     assert rows["hlm"]["upload_wire_median"] < 350
     assert "outside the timed path" in " ".join(result.stdout.split())
     again = CliRunner().invoke(app, arguments, catch_exceptions=False)
-    assert "16 of the replies are those of an earlier run" in again.stderr
+    assert "16 replies are those of an earlier run" in again.stderr
