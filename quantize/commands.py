@@ -46,8 +46,10 @@ def quantize(
     cloud: Annotated[
         Path | None, typer.Option(help="GGUF of the cloud model, to measure the pair.")
     ] = None,
-    json_out: Annotated[Path | None, typer.Option("--json", help="Write the report here.")] = None,
-    png: Annotated[Path | None, typer.Option(help="Draw the report here.")] = None,
+    json_out: Annotated[
+        Path | None, typer.Option("--report-json", help="Write the report here.")
+    ] = None,
+    png: Annotated[Path | None, typer.Option("--report-png", help="Draw the report here.")] = None,
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0: one per core.")] = 0,
 ) -> None:
     """Convert and quantise a model: from a Hugging Face folder to files that run."""
@@ -59,7 +61,9 @@ def quantize(
         raise UsageError("--prompts makes an importance matrix and --imatrix is one; give one")
     wants_report = report or json_out is not None or png is not None
     if (text is not None or cloud is not None) and not wants_report:
-        raise UsageError("--text and --cloud are for the report; add --report, --json or --png")
+        raise UsageError(
+            "--text and --cloud are for the report; add --report, --report-json or --report-png"
+        )
     request = Request(
         src=_find_source(src),
         types=types or ["Q4_K_M"],

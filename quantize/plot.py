@@ -22,7 +22,7 @@ def plot_report(report: Report, path: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise UsageError(
-            "pictures need matplotlib: pip install 'uhlm-edge[bench]', or leave out --png"
+            "pictures need matplotlib: pip install 'uhlm-edge[bench]', or leave out --report-png"
         ) from error
     panels = [("KL divergence from the original, nats (mean)", "kl_mean")]
     if report.cloud is not None:

@@ -24,10 +24,9 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 CONTROL = ("<|begin|>", "<|end|>", "<|user|>", "<|assistant|>", "<|stop|>")
-TEXT = [
-    *SAMPLE_LINES,
-    *("the quick brown fox jumps over the lazy dog and then it's the end " * 3).split("  "),
-]
+TEXT = [*SAMPLE_LINES] * 3
+"""What tokenizers are trained on: so much of it that whole words become tokens, and every rule of
+cutting shows in the ids."""
 
 _SHORT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -45,7 +44,7 @@ def _split(rule: str) -> pre.PreTokenizer:
 
 
 @lru_cache
-def byte_level(rule: str = "qwen2", size: int = 600) -> str:
+def byte_level(rule: str = "qwen2", size: int = 6000) -> str:
     """tokenizer.json of a byte-level BPE with one of llama.cpp's rules, as text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = _split(rule)
