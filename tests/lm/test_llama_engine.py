@@ -32,6 +32,7 @@ OPTIONS = EngineOptions(
 )  # fmt: skip
 # Between batch widths; measured: 7e-6, and 2e-3 with flash attention.
 TOLERANCE = 1e-4
+SILENT = ll.llama_log_callback(lambda *_: None)  # llama.cpp keeps the pointer
 TEXT = "The king of the island said that he would never again sail so far from home in winter."
 
 
@@ -39,8 +40,7 @@ TEXT = "The king of the island said that he would never again sail so far from h
 def f32(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo SLM with every weight in F32."""
     path = tmp_path_factory.mktemp("f32") / "slm.gguf"
-    log = ll.llama_log_callback(lambda *_: None)
-    ll.llama_log_set(log, None)
+    ll.llama_log_set(SILENT, None)
     params = ll.llama_model_quantize_default_params()
     params.ftype, params.allow_requantize = ll.LLAMA_FTYPE_ALL_F32, True
     source = str(models.path_of("demo-slm")).encode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 
 import pytest
 
@@ -14,12 +15,12 @@ def test_jobs_run_in_order_in_one_other_thread() -> None:
     seen: list[int] = []
     threads: set[int] = set()
 
-    def job(i: int) -> int:
+    def job(i: int, _: int) -> int:
         threads.add(threading.get_ident())
         seen.append(i)
         return i * i
 
-    futures = [worker.submit(lambda _, i=i: job(i)) for i in range(50)]
+    futures = [worker.submit(partial(job, i)) for i in range(50)]
     assert [future.result(10) for future in futures] == [i * i for i in range(50)]
     assert seen == list(range(50))
     assert len(threads) == 1
@@ -38,7 +39,12 @@ def test_a_job_is_told_how_long_it_waited_and_may_fail() -> None:
 
 def test_a_full_queue_takes_no_more() -> None:
     worker, release, began = Worker("w", limit=2), threading.Event(), threading.Event()
-    running = worker.submit(lambda _: (began.set(), release.wait(10)))
+
+    def hang(_: int) -> bool:
+        began.set()
+        return release.wait(10)
+
+    running = worker.submit(hang)
     assert began.wait(10)
     waiting = [worker.submit(lambda _: 1) for _ in range(2)]
     assert worker.waiting == 2
