@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..lm.errors import UsageError
+from .report_command import register as register_report
 from .strategies_command import register as register_strategies
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def register(app: typer.Typer) -> None:
     """Add `bench` and its commands to the application."""
     app.add_typer(bench_app, name="bench")
     register_strategies(bench_app)
+    register_report(bench_app)
 
 
 @bench_app.command()
