@@ -32,16 +32,7 @@ class Service:
 
     def info(self) -> Info:
         """What a device must know before it can ask."""
-        return Info(
-            model=self.model_name,
-            fingerprint=self.vocab.fingerprint,
-            template=self.vocab.template,
-            bos=self.vocab.bos,
-            eos=self.vocab.eos,
-            end_ids=self.vocab.end_ids,
-            n_ctx=self.verifier.n_ctx,
-            limits=self.limits,
-        )
+        return Info.of(self.model_name, self.vocab, self.verifier.n_ctx, self.limits)
 
 
 def load_service(model: Path, options: VerifierOptions, keys: Keys) -> Service:

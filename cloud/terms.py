@@ -10,7 +10,7 @@ from .. import __version__
 from ..lm.draws import SCHEME
 from ..lm.sampling import Sampler
 from ..lm.targets import LLM, Target
-from ..lm.vocab import Fingerprint
+from ..lm.vocab import Fingerprint, Vocabulary
 from .codec import OutOfRange
 
 __all__ = ["VERSION", "Info", "Limits", "Settings", "first_line"]
@@ -96,6 +96,20 @@ class Info(BaseModel):
     level: int = Field(3, ge=0, le=3, description="3: exact, the cache follows the session")
     protocol: int = VERSION
     version: str = __version__
+
+    @staticmethod
+    def of(model: str, vocab: Vocabulary, n_ctx: int, limits: Limits) -> Info:
+        """What a verifier that runs this model says."""
+        return Info(
+            model=model,
+            fingerprint=vocab.fingerprint,
+            template=vocab.template,
+            bos=vocab.bos,
+            eos=vocab.eos,
+            end_ids=vocab.end_ids,
+            n_ctx=n_ctx,
+            limits=limits,
+        )
 
 
 def _small(value: float) -> float | int:

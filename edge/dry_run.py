@@ -34,17 +34,7 @@ class DryLink:
         self._show = show
 
     def info(self, deadline: Deadline) -> Info:
-        vocab = self._vocab
-        return Info(
-            model="nobody",
-            fingerprint=vocab.fingerprint,
-            template=vocab.template,
-            bos=vocab.bos,
-            eos=vocab.eos,
-            end_ids=vocab.end_ids,
-            n_ctx=self._n_ctx,
-            limits=Limits(),
-        )
+        return Info.of("nobody", self._vocab, self._n_ctx, Limits())
 
     def verify(
         self, session_id: str, request: Request, n_vocab: int, deadline: Deadline
