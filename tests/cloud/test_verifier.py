@@ -348,8 +348,6 @@ def test_what_does_not_fit_the_session_is_out_of_range(
     of = verifier()
     with pytest.raises(OutOfRange):
         of.verify(KEY, change(Device(of).request(drafts=1)))
-    device = Device(of)
-    device.ask(device.request(drafts=1))
 
 
 def test_a_prompt_of_one_id_is_enough() -> None:
