@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from ..edge.link import Deadline, Link, Traffic
 from ..lm.engine import Engine, Logits
 from ..lm.errors import CloudError
-from ..lm.vocab import Vocabulary
+from .wrapped import WrappedEngine
 
 if TYPE_CHECKING:
     from ..cloud.verifier import Verifier
@@ -128,31 +128,13 @@ class LocalCounters:
         return Work(self._counters.passes, self._counters.positions)
 
 
-class CountingEngine:
+class CountingEngine(WrappedEngine):
     """An engine that counts."""
 
     def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+        super().__init__(engine)
         self.work = Work(0, 0)
-
-    @property
-    def vocab(self) -> Vocabulary:
-        return self.engine.vocab
-
-    @property
-    def n_ctx(self) -> int:
-        return self.engine.n_ctx
-
-    @property
-    def length(self) -> int:
-        return self.engine.length
 
     def eval(self, tokens: Sequence[int], rows: int = 1) -> Logits:
         self.work = Work(self.work.passes + bool(tokens), self.work.positions + len(tokens))
-        return self.engine.eval(tokens, rows)
-
-    def truncate(self, n: int) -> None:
-        self.engine.truncate(n)
-
-    def close(self) -> None:
-        self.engine.close()
+        return super().eval(tokens, rows)

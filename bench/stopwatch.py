@@ -25,7 +25,7 @@ from ..edge.uncertainty import Estimator
 from ..lm.draws import Draws
 from ..lm.engine import Engine, Logits
 from ..lm.sampling import Distribution, Sampler
-from ..lm.vocab import Vocabulary
+from .wrapped import WrappedEngine
 
 if TYPE_CHECKING:
     from ..cloud.wire import Conflict, Info, Reply, Request
@@ -77,32 +77,18 @@ def instrument(assistant: Assistant, watch: Stopwatch | None = None) -> Stopwatc
     return watch
 
 
-class _TimedEngine:
+class _TimedEngine(WrappedEngine):
     def __init__(self, engine: Engine, watch: Stopwatch) -> None:
-        self._engine, self._watch = engine, watch
-
-    @property
-    def vocab(self) -> Vocabulary:
-        return self._engine.vocab
-
-    @property
-    def n_ctx(self) -> int:
-        return self._engine.n_ctx
-
-    @property
-    def length(self) -> int:
-        return self._engine.length
+        super().__init__(engine)
+        self._watch = watch
 
     def eval(self, tokens: Sequence[int], rows: int = 1) -> Logits:
         with self._watch.time("decode"):
-            return self._engine.eval(tokens, rows)
+            return super().eval(tokens, rows)
 
     def truncate(self, n: int) -> None:
         with self._watch.time("decode"):
-            self._engine.truncate(n)
-
-    def close(self) -> None:
-        self._engine.close()
+            super().truncate(n)
 
 
 class _TimedSampler(Sampler):

@@ -12,12 +12,12 @@ from ..edge.assistant import Assistant
 from ..edge.tape import Tape
 from ..lm.engine import Engine, Logits
 from ..lm.errors import UsageError
-from ..lm.vocab import Vocabulary
+from .wrapped import WrappedEngine
 
 __all__ = ["StretchedEngine", "stretch_device"]
 
 
-class StretchedEngine:
+class StretchedEngine(WrappedEngine):
     """An engine whose step of one id takes at least `seconds`; the rest of them it sleeps.
 
     Prompts are not stretched. Sleeping leaves the processor to others, as a slow device's own
@@ -33,33 +33,16 @@ class StretchedEngine:
     ) -> None:
         if not (math.isfinite(seconds) and 0 < seconds <= 10):
             raise UsageError("the time per token of a stretched device lies between 0 and 10 s")
-        self._engine, self._seconds = engine, seconds
+        super().__init__(engine)
+        self._seconds = seconds
         self._clock, self._sleep = clock, sleep
-
-    @property
-    def vocab(self) -> Vocabulary:
-        return self._engine.vocab
-
-    @property
-    def n_ctx(self) -> int:
-        return self._engine.n_ctx
-
-    @property
-    def length(self) -> int:
-        return self._engine.length
 
     def eval(self, tokens: Sequence[int], rows: int = 1) -> Logits:
         end = self._clock() + self._seconds
-        logits = self._engine.eval(tokens, rows)
+        logits = super().eval(tokens, rows)
         if len(tokens) == 1:
             self._sleep(max(0.0, end - self._clock()))
         return logits
-
-    def truncate(self, n: int) -> None:
-        self._engine.truncate(n)
-
-    def close(self) -> None:
-        self._engine.close()
 
 
 def stretch_device(assistant: Assistant, seconds: float) -> None:
