@@ -73,6 +73,8 @@ def parse_name(text: str, type_: str | None = None) -> Name:
     name, _, asked = text.strip().partition(":")
     wanted = (asked or type_ or "").upper() or None
     entry = load().get(name.lower())
+    if entry is not None and wanted == "SAFETENSORS":
+        return Name(entry.source, wanted)  # what the GGUF files were made of
     if entry is not None:
         return Name(entry.repo, wanted, entry)
     if _REPO.fullmatch(name) and ".." not in name:

@@ -121,6 +121,7 @@ def test_the_catalogue_is_well_formed(entry: object) -> None:
         ("qwen2.5-0.5b", "bartowski/Qwen2.5-0.5B-Instruct-GGUF", None),
         ("Qwen2.5-0.5B:q8_0", "bartowski/Qwen2.5-0.5B-Instruct-GGUF", "Q8_0"),
         (" owner/repo.x:Q4_K_M ", "owner/repo.x", "Q4_K_M"),
+        ("qwen2.5-0.5b:safetensors", "Qwen/Qwen2.5-0.5B-Instruct", "SAFETENSORS"),
     ],
 )
 def test_names_are_read(text: str, repo: str, type_: str | None) -> None:
