@@ -20,6 +20,7 @@ from .lm.errors import UhlmError, UsageError
 from .lm.text import one_line
 from .quantize.commands import register as register_quantize
 from .quantize.model_commands import register as register_models
+from .quantize.onnx_command import register as register_onnx
 
 if TYPE_CHECKING:
     from .configs.config import Config
@@ -161,7 +162,8 @@ def _load(profile: str | None, file: Path | None, flags: dict[tuple[str, ...], A
     return load_config(flags, profile, file)
 
 
-for register in (register_calibrate, register_quantize, register_models, register_bench):
+_PARTS = (register_calibrate, register_quantize, register_onnx, register_models, register_bench)
+for register in _PARTS:
     register(app)
 
 

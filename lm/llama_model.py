@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,8 @@ class LlamaModel:
             (True, True): ll.LLAMA_LOAD_MODE_MMAP_MLOCK,
         }[options.mmap, options.mlock]
         _llama_log.listen()
+        # llama.cpp would start a debugger on itself when it aborts, and wait for it for ever.
+        os.environ.setdefault("GGML_NO_BACKTRACE", "1")
         ll.llama_backend_init()
         self.handle = ll.llama_model_load_from_file(str(path).encode(), params)
         if not self.handle:
