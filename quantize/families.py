@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..lm.errors import ModelError
-from .rope import Rope, read_rope
+from .rope import Rope, positive, read_rope
 
 __all__ = ["FAMILIES", "Family", "Layout", "find_family", "read_layout"]
 
@@ -47,6 +47,7 @@ _LAYER = {
 }
 _QKV_BIAS = {"attn_q.bias": "q", "attn_k.bias": "k", "attn_v.bias": "k"}
 _QK_NORM = {"attn_q_norm.weight": "d", "attn_k_norm.weight": "d"}
+_MOST_LAYERS = 4096
 _SILU = ("silu", "swish")
 _FULL = (False, None)
 
@@ -225,6 +226,15 @@ def read_layout(config: Mapping[str, Any]) -> Layout:
         ModelError: an unsupported architecture or setting, a missing or impossible number.
     """
     family = find_family(config)
+    try:
+        layout = _read_layout(family, config)
+        layout.metadata()  # has conditions of its own
+    except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
+        raise ModelError(f"config.json: is damaged: {error!r}") from error
+    return layout
+
+
+def _read_layout(family: Family, config: Mapping[str, Any]) -> Layout:
     text = config.get("text_config")
     values = {**family.defaults, **(text if isinstance(text, dict) else config)}
     for key, allowed in family.must.items():
@@ -249,20 +259,20 @@ def read_layout(config: Mapping[str, Any]) -> Layout:
     return Layout(
         family=family,
         config=values,
-        layers=_number(values, "num_hidden_layers"),
+        layers=_number(values, "num_hidden_layers", _MOST_LAYERS),
         width=width,
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
         hidden=_number(values, "intermediate_size"),
-        eps=float(values["rms_norm_eps"]),
+        eps=positive(values, "rms_norm_eps"),
         tied=bool(values.get("tie_word_embeddings", False)),
         rope=read_rope(values, family.local_base),
     )
 
 
-def _number(values: Mapping[str, Any], key: str) -> int:
+def _number(values: Mapping[str, Any], key: str, most: int = 2**31 - 1) -> int:
     value = values.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ModelError(f"config.json: {key} = {value!r} is not a number above 0")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        raise ModelError(f"config.json: {key} = {value!r} is not a number from 1 to {most}")
     return value

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..lm.errors import ModelError
 
-__all__ = ["Rope", "read_rope"]
+__all__ = ["Rope", "positive", "read_rope"]
 
 _NEEDED: Mapping[str, tuple[str, ...]] = {
     "default": (),
@@ -119,12 +119,32 @@ def read_rope(config: Mapping[str, Any], local_base: float | None = None) -> Rop
         raise ModelError(
             f"config.json: rope scaling of kind {kind!r} is not supported; {', '.join(KINDS)} are"
         )
-    for key in _NEEDED[kind]:
-        if not isinstance(scaling.get(key), int | float):
-            raise ModelError(f"config.json: rope scaling {kind} needs a number for {key}")
+    numbers = [positive(scaling, key) for key in _NEEDED[kind]]
+    if kind == "llama3" and numbers[1] >= numbers[2]:
+        raise ModelError(
+            "config.json: rope scaling llama3 needs low_freq_factor < high_freq_factor"
+        )
     if kind == "yarn" and scaling.get("truncate") is False:
         raise ModelError("config.json: yarn without truncation of its range is not supported")
     if float(config.get("partial_rotary_factor") or scaling.get("partial_rotary_factor") or 1) != 1:
         raise ModelError("config.json: rotary positions on a part of a head are not supported")
-    base = settings.get("rope_theta") or config.get("rope_theta") or 10000.0
-    return Rope(float(base), kind, scaling, context, local_base)
+    base = positive(config if settings.get("rope_theta") is None else settings, "rope_theta", 1e4)
+    if local_base is not None and not 0 < local_base < math.inf:
+        raise ModelError(f"config.json: the rope base {local_base} of local layers is impossible")
+    return Rope(base, kind, scaling, context, local_base)
+
+
+def positive(values: Mapping[str, Any], key: str, default: float | None = None) -> float:
+    """The finite number above 0 under a key.
+
+    Raises:
+        ModelError: it is something else.
+    """
+    value = values.get(key)
+    if value is None and default is not None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ModelError(f"config.json: {key} = {value!r} is not a number")
+    if not 0 < value < 1e30:
+        raise ModelError(f"config.json: {key} = {value!r} is not a number above 0 that is finite")
+    return float(value)

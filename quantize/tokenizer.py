@@ -97,9 +97,11 @@ def read_tokenizer(checkpoint: Checkpoint) -> TokenizerData:
             data = _sentencepiece(content, pieces)
         else:
             data = _byte_level(content)
+        special, ends = _special_ids(checkpoint, settings, data)
+        template = _read_template(checkpoint, settings)
+        "".join((*data.tokens, *data.merges, template)).encode()  # half a character cannot be
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
-        raise ModelError(f"{checkpoint.folder}: tokenizer.json is damaged: {error!r}") from error
-    special, ends = _special_ids(checkpoint, settings, data)
+        raise ModelError(f"{checkpoint.folder}: its tokenizer is damaged: {error!r}") from error
     add_bos, add_eos = _added_ends(checkpoint, settings, special)
     return replace(
         data,
@@ -107,7 +109,7 @@ def read_tokenizer(checkpoint: Checkpoint) -> TokenizerData:
         end_ids=ends,
         add_bos=add_bos,
         add_eos=add_eos,
-        template=_read_template(checkpoint, settings),
+        template=template,
     )
 
 
@@ -178,6 +180,9 @@ def _parts(step: object, list_name: str) -> list[dict[str, Any]]:
 
 def _is_sentencepiece(content: Mapping[str, Any]) -> bool:
     model = content.get("model") or {}
+    for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
+        if model.get(key):  # llama.cpp has none of them, and odd ones abort `tokenizers`
+            raise ModelError(f"tokenizer.json: a BPE with {key} is not supported")
     kind = model.get("type") or ("BPE" if "merges" in model else "of no type")
     before = [
         str(step.get("type")) for step in _parts(content.get("pre_tokenizer"), "pretokenizers")
@@ -353,7 +358,8 @@ def _special_ids(
         value = source.get("eos_token_id")
         ends += value if isinstance(value, list) else [value]
         for name in ("bos", "pad"):
-            if isinstance(number := source.get(f"{name}_token_id"), int) and number >= 0:
+            number = source.get(f"{name}_token_id")
+            if isinstance(number, int) and 0 <= number < len(data.tokens):
                 special.setdefault(name, number)
     kept = tuple(dict.fromkeys(i for i in ends if isinstance(i, int) and 0 <= i < len(data.tokens)))
     if kept:

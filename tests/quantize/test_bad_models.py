@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -17,7 +18,8 @@ from uhlm_edge.quantize import convert as convert_module
 from uhlm_edge.quantize.atomic import atomic_output
 from uhlm_edge.quantize.checkpoint import Checkpoint
 from uhlm_edge.quantize.convert import convert, plan_conversion
-from uhlm_edge.quantize.tokenizer import reference_tokenizer
+from uhlm_edge.quantize.families import read_layout
+from uhlm_edge.quantize.tokenizer import read_tokenizer, reference_tokenizer
 
 from .tiny_models import Folder, make
 
@@ -57,7 +59,7 @@ BAD_SETTINGS: dict[str, tuple[str, dict[str, Any], str]] = {
     "no layers": ("llama", {"num_hidden_layers": 0}, "num_hidden_layers = 0"),
     "text for a number": ("llama", {"hidden_size": "64"}, "hidden_size = '64'"),
     "rope": ("llama", {"rope_scaling": {"rope_type": "dynamic"}}, "'dynamic' is not supported"),
-    "rope factor": ("llama", {"rope_scaling": {"type": "linear"}}, "a number for factor"),
+    "rope factor": ("llama", {"rope_scaling": {"type": "linear"}}, "factor = None is not a number"),
     "part of a head": ("llama", {"partial_rotary_factor": 0.5}, "on a part of a head"),
     "query scale": ("gemma3", {"query_pre_attn_scalar": 7, "tied": True}, "scales gemma3 queries"),
     "layer kinds": ("gemma3", {"layer_types": ["full_attention"]}, "differ in length"),
@@ -71,6 +73,49 @@ def test_a_setting_that_would_come_out_wrong_is_refused(name: str, tmp_path: Pat
     folder = make(family)
     folder.config |= config
     refuse(folder, tmp_path, match)
+
+
+ODD: tuple[Any, ...] = (
+    None, "x", -1, 0, 1.5, 1e308, float("nan"), 10**30, True, [], {}, [1], {"a": 1}
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma3"])
+def test_no_value_in_a_config_gets_through_as_another_error(family: str) -> None:
+    scaling = {"rope_type": "yarn", "factor": 2.0, "attention_factor": 1.0, "beta_fast": 32}
+    config = make(family, rope_scaling=scaling).config | {
+        "rope_parameters": {"rope_type": "default"}
+    }
+    for key in (*config, "text_config", "layer_types"):
+        for value in ODD:
+            with contextlib.suppress(ModelError):
+                read_layout({**config, key: value})
+    for key in scaling:
+        for value in ODD:
+            odd = {**config, "rope_parameters": None, "rope_scaling": {**scaling, key: value}}
+            with contextlib.suppress(ModelError):
+                read_layout(odd)
+
+
+@pytest.mark.parametrize("file", ["config", "generation", "settings"])
+def test_odd_special_tokens_are_refused_or_passed_over(file: str, tmp_path: Path) -> None:
+    keys = ("eos_token_id", "bos_token_id", "pad_token_id", "eos_token", "chat_template")
+    folder = make("llama", layers=1)
+    before = dict(getattr(folder, file))
+    for n, key in enumerate(keys):
+        for value in (*ODD, "\ud800"):
+            setattr(folder, file, {**before, key: value})
+            with contextlib.suppress(ModelError):
+                read_tokenizer(Checkpoint(folder.write(tmp_path / str(n))))
+
+
+@pytest.mark.parametrize("key", ["continuing_subword_prefix", "end_of_word_suffix", "dropout"])
+def test_parts_of_bpe_that_llama_cpp_lacks_are_refused(key: str, tmp_path: Path) -> None:
+    folder = make("llama", layers=1)
+    content = json.loads(folder.tokenizer)
+    content["model"][key] = 0.5 if key == "dropout" else "x"
+    folder.tokenizer = json.dumps(content)
+    refuse(folder, tmp_path, f"a BPE with {key} is not supported")
 
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
