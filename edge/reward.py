@@ -179,5 +179,13 @@ class RewardHead:
             u: its uncertainty, by the estimator that the head was trained with.
         """
         self._history.write(index, measure(row, draft, u), self._features[0])
+        return self._run()
+
+    def run(self, features: Row) -> float:
+        """The same for features that are there already, shape (N_FEATURES,)."""
+        self._features[0] = features
+        return self._run()
+
+    def _run(self) -> float:
         self._session.run_with_iobinding(self._binding)
         return float(self._output.numpy()[0, 0])
