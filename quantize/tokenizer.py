@@ -180,9 +180,6 @@ def _parts(step: object, list_name: str) -> list[dict[str, Any]]:
 
 def _is_sentencepiece(content: Mapping[str, Any]) -> bool:
     model = content.get("model") or {}
-    for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
-        if model.get(key):  # llama.cpp has none of them, and odd ones abort `tokenizers`
-            raise ModelError(f"tokenizer.json: a BPE with {key} is not supported")
     kind = model.get("type") or ("BPE" if "merges" in model else "of no type")
     before = [
         str(step.get("type")) for step in _parts(content.get("pre_tokenizer"), "pretokenizers")
@@ -307,6 +304,10 @@ def _sentencepiece(content: Mapping[str, Any], proto: SentencePieceModel | None)
             scores[i] = -1000.0
     tokens = _in_id_order(texts)
     all_kinds = tuple(kinds.get(i, Kind.UNUSED) for i in range(len(tokens)))
+    in_bytes = {text for text, kind in zip(tokens, all_kinds, strict=True) if kind == Kind.BYTE}
+    for byte in range(256):
+        if f"<0x{byte:02X}>" not in in_bytes:  # llama.cpp ends the process where one is missing
+            raise ModelError(f"tokenizer: the piece <0x{byte:02X}> is missing")
     return TokenizerData(
         model="llama",
         pre="default",

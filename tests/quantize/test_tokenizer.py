@@ -94,6 +94,14 @@ def test_a_sentencepiece_unigram_is_named(tmp_path: Path) -> None:
         plan_conversion(folder.write(tmp_path / "hf"))
 
 
+def test_a_sentencepiece_without_a_byte_is_refused(tmp_path: Path) -> None:
+    """llama.cpp would end the process at the first text with that byte."""
+    folder = make("llama", spm=True)
+    folder.tokenizer = folder.tokenizer.replace("<0x0A>", "<0xZZ>")
+    with pytest.raises(ModelError, match="piece <0x0A> is missing"):
+        plan_conversion(folder.write(tmp_path / "hf"))
+
+
 def test_a_folder_without_a_tokenizer_says_so(tmp_path: Path) -> None:
     folder = make("llama")
     folder.tokenizer = ""
