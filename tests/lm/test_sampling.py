@@ -101,8 +101,9 @@ def test_the_distribution_is_the_rounded_law_of_the_same_sampler(
     law = plain(row, sampler, wire_top)
     rounded = sampler.distribution(row, wire_top)
     assert set(rounded.ids) <= set(law)
+    left_out = len(law) - len(rounded.ids)  # at most a quarter of a weight each
     for i, p in law.items():
-        assert abs(rounded.weight(i) - p * TOTAL) < 1.01
+        assert abs(rounded.weight(i) - p * TOTAL) < 1.01 + 0.25 * left_out
 
 
 def test_without_a_cut_every_id_keeps_its_mass() -> None:
