@@ -65,12 +65,12 @@ def check(calibration: Calibration, folder: Path, replays: Sequence[Replay]) -> 
         f"| told by | AUROC | calibration error | {shares} |",
         "|---|---|---|---|---|---|",
     ]
-    for name, score in {**scores, "oracle": beta}.items():
+    for told_by, score in {**scores, "oracle": beta}.items():
         rate, risk = risk_curve(score, beta)
         left = " | ".join(f"{np.interp(x, rate, risk) / beta.mean():.3f}" for x in _RATES)
-        error = f"{errors[name]:.4f}" if name in errors else ""
-        told = f"{auroc(score, beta):.4f}" if name != "oracle" else ""
-        lines.append(f"| {name} | {told} | {error} | {left} |")
+        error = f"{errors[told_by]:.4f}" if told_by in errors else ""
+        area = f"{auroc(score, beta):.4f}" if told_by != "oracle" else ""
+        lines.append(f"| {told_by} | {area} | {error} | {left} |")
     return "\n".join(lines) + "\n"
 
 
