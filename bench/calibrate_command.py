@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
 
 def calibrate(
     prompts: Annotated[
-        str, typer.Option(help="JSON lines with messages, or the shipped tasks or dialogues.")
+        str, typer.Option(help="JSON lines, a .txt of prompts, or the shipped tasks or dialogues.")
     ],
     out: Annotated[
         Path | None, typer.Option(help="File to write, NAME.json (default: beside your config).")

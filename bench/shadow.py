@@ -114,6 +114,8 @@ class Replay:
 def read_prompts(path: Path) -> list[Conversation]:
     """Prompts from JSON lines: `messages` (role, content), and `conversation` if lines share one.
 
+    A file whose name ends with .txt holds one prompt per line.
+
     Raises:
         DataError: the message names the file and the line.
     """
@@ -124,6 +126,9 @@ def read_prompts(path: Path) -> list[Conversation]:
     prompts = []
     for i, line in enumerate(lines, 1):
         if not line.strip():
+            continue
+        if path.suffix == ".txt":
+            prompts.append(Conversation(i, (Message(role="user", content=line.strip()),)))
             continue
         try:
             row = json.loads(line)

@@ -328,6 +328,13 @@ def test_bad_prompts_are_named_by_file_and_line(
         read_prompts(path)
 
 
+def test_a_text_file_holds_a_prompt_per_line(tmp_path: Path) -> None:
+    path = tmp_path / "p.txt"
+    path.write_text("What is 2 + 2?\n\n{not json}\n", encoding="utf-8")
+    contents = [prompt.messages[0]["content"] for prompt in read_prompts(path)]
+    assert contents == ["What is 2 + 2?", "{not json}"]
+
+
 def test_a_prompt_without_room_for_a_reply_is_refused() -> None:
     device, cloud = FakeEngine(DEVICE, 8), FakeEngine(CLOUD, 8)
     path = Path(__file__).parents[2] / "bench" / "data" / "tasks.jsonl"
