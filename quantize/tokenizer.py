@@ -181,6 +181,9 @@ def _parts(step: object, list_name: str) -> list[dict[str, Any]]:
 def _is_sentencepiece(content: Mapping[str, Any]) -> bool:
     model = content.get("model") or {}
     kind = model.get("type") or ("BPE" if "merges" in model else "of no type")
+    for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
+        if kind == "BPE" and model.get(key):  # llama.cpp has none, and odd ones abort `tokenizers`
+            raise ModelError(f"tokenizer.json: a BPE with {key} is not supported")
     before = [
         str(step.get("type")) for step in _parts(content.get("pre_tokenizer"), "pretokenizers")
     ]
