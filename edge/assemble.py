@@ -51,9 +51,10 @@ def assemble(
     """
     found = nullcontext(link) if link else _verifier(config, tell, environment)
     with found as link:
-        device = make_device(config)
+        device, remote, told = make_device(config), None, None
         try:
-            remote, told = (None, None) if link is None else _remote(config, device, link)
+            if link is not None:
+                remote, told = _remote(config, device, link)
             if told:
                 tell(told)
             tuning, options = None, config.strategy
@@ -78,6 +79,8 @@ def assemble(
                 told=told,
             )
         finally:
+            if remote is not None:
+                remote.close()
             device.tape.engine.close()
 
 

@@ -261,7 +261,8 @@ def _refusal(status: int, body: bytes, url: str) -> CloudError:
     if status in (401, 403):
         return Refused(f"the verifier at {url} refuses the key; set UHLM_API_KEY to a valid one")
     if 300 <= status < 400:
-        return Refused(f"{url} redirects elsewhere, which is not followed; use the final URL")
+        # Not for good: a network that wants a login first answers like this, for a while.
+        return Unreachable(f"{url} redirects elsewhere, which is not followed; use the final URL")
     try:
         detail = str(_json(body)["error"]["message"])[:200]
     except (Malformed, KeyError, TypeError):

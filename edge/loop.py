@@ -202,9 +202,11 @@ class ReplyLoop:
     def _draft_limit(self) -> int:
         """As configured, or the one that settles the most tokens per second."""
         limit = self._strategy.draft_limit
+        assert self._remote is not None  # noqa: S101 - only asked while online
         if limit is None:
-            assert self._remote is not None  # noqa: S101 - only asked while online
             limit = self._remote.pace.draft_limit(self._pipelining)
+        if self._remote.info is not None:
+            limit = min(limit, self._remote.info.limits.drafts_per_call)
         self.stats.draft_limit = limit
         return limit
 

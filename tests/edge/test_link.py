@@ -240,7 +240,7 @@ def test_redirects_are_never_followed(status: int) -> None:
     with RawServer([OK]) as elsewhere:
         headers = (f"location: {elsewhere.url}/v1/verify",)
         with RawServer([http(status, headers=headers)]) as server:
-            assert isinstance(failure(server), Refused)
+            assert isinstance(failure(server), Unreachable)
             assert len(server.requests) == 1
         assert elsewhere.connections == 0
 
