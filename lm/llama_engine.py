@@ -55,6 +55,7 @@ class LlamaContext:
         self.model = model
         self.n_ctx = n_ctx
         self._lengths = [0] * n_sequences
+        self._settled = True  # the lengths are what llama.cpp holds
         self._n_batch = min(options.n_batch, n_ctx)
         self._max_rows = min(max_rows, self._n_batch)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -99,6 +100,7 @@ class LlamaContext:
             ContextFull: no room; the sequences are as before.
             EngineError: llama.cpp failed; the sequences are as before.
         """
+        self._settle()
         before = {work.sequence: self._lengths[work.sequence] for work in works}
         try:
             batches = self._batches(works)
@@ -135,6 +137,7 @@ class LlamaContext:
         n, rows = self._batch.fill(works, self._lengths)
         if n == 0:
             return np.empty((0, len(self.model.vocab)), dtype=np.float32)
+        self._settled = False
         code = ll.llama_decode(self._handle, self._batch.struct)
         if code == 1:
             raise ContextFull(f"no room for {n} more ids in a context of {self.n_ctx}")
@@ -142,6 +145,7 @@ class LlamaContext:
             raise EngineError(f"llama.cpp failed to run the model (code {code})")
         for work in works:
             self._lengths[work.sequence] += len(work.tokens)
+        self._settled = True
         if rows == 0:
             return np.empty((0, len(self.model.vocab)), dtype=np.float32)
         block = np.ctypeslib.as_array(ll.llama_get_logits(self._handle), (rows, self._width))
@@ -149,9 +153,21 @@ class LlamaContext:
 
     def truncate(self, n: int, sequence: int = 0) -> None:
         """Forget the ids of a sequence from position `n` on."""
+        self._settled = False
+        self._lengths[sequence] = min(self._lengths[sequence], n)
+        self._remove(sequence, n)
+        self._settled = True
+
+    def _settle(self) -> None:
+        """Put right what an interrupt (Ctrl-C) has left between llama.cpp's books and ours."""
+        if not self._settled:
+            for sequence, length in enumerate(self._lengths):
+                self._remove(sequence, length)
+            self._settled = True
+
+    def _remove(self, sequence: int, n: int) -> None:
         if not ll.llama_memory_seq_rm(self._memory, sequence, n, -1):
             raise EngineError(f"llama.cpp refused to roll sequence {sequence} back to {n} ids")
-        self._lengths[sequence] = min(self._lengths[sequence], n)
 
     def close(self) -> None:
         """Free keys and values; the model stays."""

@@ -71,7 +71,7 @@ OFFLINE = [
 
 
 @pytest.mark.parametrize(("flags", "more"), OFFLINE, ids=["flag", "none", "local", "key"])
-def test_offline_connects_to_nothing(flags: list[str], more: dict[str, str], tmp_path: Path) -> None:
+def test_offline_connects_nowhere(flags: list[str], more: dict[str, str], tmp_path: Path) -> None:
     asked = ["run", "What is the capital of Peru?", "--seed", "1"]
     code, out, err = python(NO_CONNECTIONS, [*asked, *flags], tmp_path, **more)
     assert (code, out, err) == (0, "The capital of Peru is Lima.\n", "")
