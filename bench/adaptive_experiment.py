@@ -154,13 +154,12 @@ def table(segments: Sequence[Segment], target: float) -> str:
 
 
 def policies(calibration: Calibration, target: float) -> list[tuple[str, Policy]]:
-    """Fixed thresholds of the calibration, the published one, and adaptive from the same start."""
+    """Adaptive from where the calibration says, and the fixed thresholds of the calibration."""
     law = calibration.laws["sampled"]
-    fixed = [(name, calibration.threshold(name)) for name in ("averse", "risk")]
+    fixed = [(name, calibration.threshold(name)) for name in ("risk", "averse")]
     return [
-        *((f"{name}, {value:.3f}", _Watched(value)) for name, value in fixed),
-        ("as published, 0.073", _Watched(0.073)),
         (f"adaptive from {law.start:.3f}", Adaptive(law.start, target)),
+        *((f"{name}, {value:.3f}", _Watched(value)) for name, value in fixed),
     ]
 
 
@@ -170,7 +169,7 @@ def _main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("tasks", type=Path)
     parser.add_argument("dialogues", type=Path)
-    parser.add_argument("--n", type=int, default=300, help="prompts of each text")
+    parser.add_argument("--n", type=int, default=250, help="prompts of each text")
     parser.add_argument("--rounds", type=int, default=1, help="how often the dialogues are asked")
     parser.add_argument("--target", type=float, default=0.001)
     parser.add_argument("--out", type=Path)
