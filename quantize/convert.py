@@ -17,7 +17,8 @@ from .atomic import atomic_output, free_bytes, require_space
 from .checkpoint import Checkpoint
 from .families import Layout, read_layout
 from .gguf_write import DTYPES, Planned, Progress, write_gguf
-from .tokenizer import TokenizerData, read_tokenizer, reference_tokenizer
+from .reference import reference_tokenizer
+from .tokenizer import TokenizerData, read_tokenizer
 
 __all__ = ["Conversion", "convert", "plan_conversion"]
 

@@ -12,7 +12,10 @@ from pathlib import Path
 
 from ..lm.errors import ModelError
 
-__all__ = ["Piece", "SentencePieceModel", "read_sentencepiece"]
+__all__ = ["SPACE", "Piece", "SentencePieceModel", "read_sentencepiece"]
+
+SPACE = "\u2581"
+"""How SentencePiece writes a space."""
 
 BPE = 2
 _SIZE_LIMIT = 64 << 20

@@ -19,7 +19,8 @@ from uhlm_edge.quantize.atomic import atomic_output
 from uhlm_edge.quantize.checkpoint import Checkpoint
 from uhlm_edge.quantize.convert import convert, plan_conversion
 from uhlm_edge.quantize.families import read_layout
-from uhlm_edge.quantize.tokenizer import read_tokenizer, reference_tokenizer
+from uhlm_edge.quantize.reference import reference_tokenizer
+from uhlm_edge.quantize.tokenizer import read_tokenizer
 
 from .tiny_models import Folder, make
 
