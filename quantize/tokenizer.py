@@ -17,7 +17,7 @@ from .checkpoint import Checkpoint
 from .reference import reference_tokenizer
 from .sentencepiece import SPACE, SentencePieceModel, read_sentencepiece
 
-__all__ = ["TokenizerData", "read_tokenizer"]
+__all__ = ["TokenizerData", "read_tokenizer", "reference_tokenizer"]
 
 _MOST_TOKENS = 2_000_000
 
