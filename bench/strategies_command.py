@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..lm.errors import UsageError
+from .overhead_command import register as register_overhead
 from .uplinks_command import register as register_uplinks
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to `bench`."""
     app.command()(strategies)
     register_uplinks(app)
+    register_overhead(app)
 
 
 def strategies(

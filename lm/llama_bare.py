@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 from llama_cpp import llama_cpp as ll
 
 from .errors import EngineError, ModelError
@@ -40,6 +41,7 @@ class BareContext:
             ll.llama_model_free(self._model)
             raise ModelError(f"{path}: llama.cpp cannot make a context of {n_ctx} ids")
         self._n_batch = params.n_batch
+        self._n_vocab = ll.llama_vocab_n_tokens(ll.llama_model_get_vocab(self._model))
         self._one = (ll.llama_token * 1)()
 
     def __enter__(self) -> BareContext:
@@ -72,6 +74,11 @@ class BareContext:
         """Append one id."""
         self._one[0] = token
         self._decode(ll.llama_batch_get_one(self._one, 1))
+
+    def best(self) -> int:
+        """The most likely id after the last one."""
+        row = np.ctypeslib.as_array(ll.llama_get_logits(self._context), (self._n_vocab,))
+        return int(row.argmax())
 
     def truncate(self, n: int) -> None:
         """Forget all ids from position `n` on."""
