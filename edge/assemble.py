@@ -62,6 +62,8 @@ def assemble(
                 options = options.model_copy(update={"threshold": PUBLISHED_THRESHOLD})
             elif needs_calibration(options):
                 tuning = find_tuning(config, *_pair(config, device, remote), environment)
+            if tuning is not None and (advice := tuning.advice(options)):
+                tell(f"calibration {tuning.calibration.name}: {advice}; the threshold adapts")
             strategy = strategy_of(options, tuning, environment)
             if "reward" in strategy.policy.needs and remote is not None:
                 if tuning is None:

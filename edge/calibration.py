@@ -40,7 +40,7 @@ _log = logging.getLogger("uhlm_edge.calibration")
 _log.addHandler(logging.NullHandler())
 
 EstimatorName = Literal["sampled", "expected"]
-SHIPPED = Path(__file__).resolve().parent.parent / "models"
+SHIPPED = Path(__file__).resolve().parent.parent / "models" / "calibrations"
 """Where the calibrations of the shipped pair lie."""
 
 _MAX_BYTES = 4 << 20
@@ -301,7 +301,8 @@ def find(
         device: the model on the device.
         cloud: the model in the cloud, None if it is not known.
         name: take this one (a name, or the path of a file), and no other.
-        sampler: of several, one made with this sampler goes first, then the newest.
+        sampler: of several, one made with this sampler goes first, then one whose thresholds can
+            be trusted, then the newest.
 
     Raises:
         ConfigError: there is no calibration of that name.
@@ -312,7 +313,7 @@ def find(
         calibration = load(path)
         require_pair(calibration, device, cloud)
         return calibration, path.parent
-    best: tuple[tuple[bool, str], Calibration, Path] | None = None
+    best: tuple[tuple[bool, bool, str], Calibration, Path] | None = None
     for path in _files(folders):
         try:
             calibration = load(path)
@@ -320,7 +321,8 @@ def find(
         except DataError as error:
             _log.info("passed over: %s", error)
             continue
-        rank = (calibration.sampler == sampler, calibration.made)
+        usable = all(law.advice is None for law in calibration.laws.values())
+        rank = (calibration.sampler == sampler, usable, calibration.made)
         if best is None or rank > best[0]:
             best = rank, calibration, path.parent
     return None if best is None else best[1:]

@@ -36,6 +36,12 @@ class Tuning:
     calibration: Calibration
     folder: Path
 
+    def advice(self, options: StrategyOptions) -> str | None:
+        """Why no fixed threshold should be trusted here, if none was asked for; else None."""
+        law = self.calibration.laws.get(options.estimator)
+        unset = options.threshold is None and options.name in ("uhlm", "spec")
+        return law.advice if law is not None and unset else None
+
     def head(self) -> RewardHead:
         """The reward head. Raises ConfigError, DataError or ModelError if there is none to use."""
         return RewardHead(self.calibration.head_path(self.folder))
@@ -84,6 +90,7 @@ def strategy_of(
     limit = options.draft_limit
     weighted = options.ensemble == "weighted"
     adaptive = options.threshold == "adaptive" and options.name in ("uhlm", "spec")
+    adaptive |= tuning is not None and tuning.advice(options) is not None
     asks_by_u = options.name in ("uhlm", "spec") and not adaptive
     return make_strategy(
         options.name,
@@ -112,8 +119,6 @@ def threshold_of(options: StrategyOptions, tuning: Tuning | None = None) -> floa
     if options.slope is not None and choice in ("averse", "prone"):
         return _by_fit(options, options.slope, choice)
     if tuning is not None:
-        if choice is None and tuning.calibration.laws[options.estimator].risk is None:
-            return PUBLISHED_THRESHOLD
         return tuning.calibration.threshold(choice or "risk", options.estimator)
     if choice is None:
         return PUBLISHED_THRESHOLD
