@@ -66,6 +66,7 @@ def strategies(
     seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 1,
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the rows here.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Folder for the picture.")] = None,
+    md: Annotated[Path | None, typer.Option(help="Write the tables here as Markdown.")] = None,
     profile: Annotated[str | None, typer.Option(help="Named profile (default: demo).")] = None,
     config: Annotated[Path | None, typer.Option("--config", help="Config file (TOML).")] = None,
     model: Annotated[str | None, typer.Option(help="Device model: file or shipped name.")] = None,
@@ -123,7 +124,7 @@ def strategies(
         raise UsageError("--in-process and --cloud exclude each other")
     entries = parse_lineup(lineup, loaded.strategy)
     cases = read_cases(data, limit)
-    for folder in (json_out and json_out.parent, plot):
+    for folder in (json_out and json_out.parent, md and md.parent, plot):
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
     journal = Journal(json_out and json_out.with_suffix(".units.jsonl"), fresh)
@@ -141,7 +142,7 @@ def strategies(
     rows = [{**row, **_settings(loaded, in_process)} for row in comparison.rows()]
     if comparison.reused:
         _say(f"{comparison.reused} replies are those of an earlier run (--fresh measures anew)")
-    _write(rows, json_out, plot)
+    _write(rows, json_out, md, plot)
     if comparison.partial:
         _say("interrupted: these are the rows that were done; the same command goes on from here")
         raise KeyboardInterrupt
@@ -190,16 +191,28 @@ def _calibrations() -> str:
     return repr([(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files])
 
 
-def _write(rows: Sequence[dict[str, Any]], json_out: Path | None, plot: Path | None) -> None:
-    """The table on stdout, the rows as JSON, the picture."""
+def _write(
+    rows: Sequence[dict[str, Any]], json_out: Path | None, md: Path | None, plot: Path | None
+) -> None:
+    """The tables on stdout, the rows as JSON, the tables as Markdown, the picture."""
+    from ..quantize.atomic import atomic_output
+    from .claims import COLUMNS as CLAIMS
+    from .claims import claim_rows
+    from .tables import render
+
     if not rows:
         return
     print_table(rows)
+    claims = render(claim_rows(rows), "md", CLAIMS) if claim_rows(rows) else ""
+    sys.stdout.write(f"\n{claims}" if claims else "")
     if json_out is not None:
-        from ..quantize.atomic import atomic_output
-
         with atomic_output(json_out) as part:
             part.write_text(json.dumps(rows, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    if md is not None:
+        table = [{head: _cell(row, name, form) for name, head, form in COLUMNS} for row in rows]
+        with atomic_output(md) as part:
+            text = f"{render(table, 'md')}\n{CAPTION}\n\n{claims}"
+            part.write_text(text, encoding="utf-8")
     if plot is not None:
         from .plots import accuracy_against_rate
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
+from uhlm_edge.bench.claims import PUBLISHED, claim_rows
 from uhlm_edge.bench.onlooker import Onlooker
 from uhlm_edge.bench.scoring import (
     METRICS,
@@ -173,3 +174,26 @@ def test_nothing_is_read_in_shadow_where_the_device_drafted_nothing() -> None:
     engine = FakeEngine(CLOUD)
     assert Onlooker(engine, PLAIN).betas(PROMPT, [1, 2, 3], {}) == {}
     assert engine.widths == []
+
+
+def test_claims_are_quotients_with_hlm_and_with_the_llm() -> None:
+    def row(
+        strategy: str, accuracy: float, rate: float, passes: int, speed: float
+    ) -> dict[str, object]:
+        return {
+            "strategy": strategy, "accuracy": accuracy, "transmission_rate": rate,
+            "llm_passes": passes, "tokens_per_s": speed,
+        }  # fmt: skip
+
+    rows = [
+        row("local", 0.8, 0.0, 0, 900.0), row("cloud", 0.9, 1.0, 100, 50.0),
+        row("hlm", 0.9, 1.0, 100, 40.0), row("uhlm@0.073", 0.81, 0.1, 10, 200.0),
+        row("spec", 0.9, 1.0, 30, 100.0),
+    ]  # fmt: skip
+    published, ours = claim_rows(rows)
+    assert published == PUBLISHED
+    assert ours["strategy"] == "uhlm@0.073"
+    assert ours["fewer_uploads"] == ours["fewer_llm_passes"] == pytest.approx(0.9)
+    assert ours["accuracy_of_llm"] == pytest.approx(0.9)
+    assert ours["hlm_throughputs"] == pytest.approx(5.0)
+    assert claim_rows(rows[:2]) == []
