@@ -43,7 +43,7 @@ from ..models import FOLDER
 from .local_link import LocalLink
 from .shadow import Conversation, read_prompts
 
-__all__ = ["Segment", "answer_all", "table"]
+__all__ = ["Segment", "answer_all", "joined", "table"]
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,21 @@ def answer_all(
         yield Segment(name, text, tokens, uploads, audits, losses, unjudged, thresholds)
 
 
+def joined(segments: Sequence[Segment]) -> Segment:
+    """All texts of one policy together."""
+    first = segments[0]
+    return Segment(
+        first.policy,
+        "both",
+        [n for s in segments for n in s.tokens],
+        [n for s in segments for n in s.uploads],
+        sum(s.audits for s in segments),
+        [x for s in segments for x in s.losses],
+        sum(s.unjudged for s in segments),
+        [x for s in segments for x in s.thresholds],
+    )
+
+
 def table(segments: Sequence[Segment], target: float) -> str:
     """Markdown rows: what each policy did on each text, and on all of it."""
     lines = [
@@ -187,8 +202,9 @@ def _main() -> None:
     ]
     segments = []
     for name, policy in policies(calibration, args.target):
-        segments += list(answer_all(replies, name, policy, texts))
-        print(table(segments[-2:], args.target), flush=True)
+        done = list(answer_all(replies, name, policy, texts))
+        segments += [*done, joined(done)]
+        print(table(segments[-3:], args.target), flush=True)
     if args.out:
         write_whole(args.out, table(segments, args.target).encode())
     engine.close()
