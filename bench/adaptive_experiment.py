@@ -140,7 +140,7 @@ def joined(segments: Sequence[Segment]) -> Segment:
     first = segments[0]
     return Segment(
         first.policy,
-        "both",
+        "all",
         [n for s in segments for n in s.tokens],
         [n for s in segments for n in s.uploads],
         sum(s.audits for s in segments),
@@ -185,7 +185,8 @@ def _main() -> None:
     parser.add_argument("tasks", type=Path)
     parser.add_argument("dialogues", type=Path)
     parser.add_argument("--n", type=int, default=250, help="prompts of each text")
-    parser.add_argument("--rounds", type=int, default=1, help="how often the dialogues are asked")
+    parser.add_argument("--rounds", type=int, default=2, help="how often the dialogues are asked")
+    parser.add_argument("--only", default="", help="policies whose names begin so")
     parser.add_argument("--target", type=float, default=0.001)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -196,15 +197,16 @@ def _main() -> None:
     device = Device(Tape(engine), calibration.sampler, calibration.wire_top, calibration.k)
     remote = lambda: Remote(LocalLink(service), engine.vocab, engine.model.name)  # noqa: E731
     replies = _Replies(device, remote, calibration.max_tokens)
-    texts = [
-        ("tasks", read_prompts(args.tasks)[: args.n]),
-        ("dialogues", read_prompts(args.dialogues)[: args.n] * args.rounds),
-    ]
+    dialogues = read_prompts(args.dialogues)[: args.n]
+    texts = [("tasks", read_prompts(args.tasks)[: args.n])]
+    texts += [(f"dialogues, round {i + 1}", dialogues) for i in range(args.rounds)]
     segments = []
     for name, policy in policies(calibration, args.target):
+        if not name.startswith(args.only):
+            continue
         done = list(answer_all(replies, name, policy, texts))
         segments += [*done, joined(done)]
-        print(table(segments[-3:], args.target), flush=True)
+        print(table([*done, segments[-1]], args.target), flush=True)
     if args.out:
         write_whole(args.out, table(segments, args.target).encode())
     engine.close()
