@@ -1,0 +1,75 @@
+"""What is told of a calibration: pictures, the check on other text, the experiment's table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("onnx")
+
+from uhlm_edge.bench import calibrate as bench
+from uhlm_edge.bench.adaptive_experiment import Segment, joined, table
+from uhlm_edge.bench.calibration_check import check, predict
+from uhlm_edge.bench.calibration_plot import draw
+from uhlm_edge.bench.reward_head import features
+from uhlm_edge.bench.shadow import Setting
+from uhlm_edge.edge.reward import RewardHead
+from uhlm_edge.lm.sampling import Sampler
+
+from .test_calibrate import fake_pair, prompts_file
+
+PLAIN = Sampler(temperature=1.0, top_k=0, top_p=1.0)
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> tuple[bench.Result, Path]:
+    folder = tmp_path_factory.mktemp("calibrations")
+    setting = Setting(sampler=PLAIN, max_tokens=30)
+    made = bench.calibrate(fake_pair(), prompts_file(folder), folder / "mine.json", setting)
+    return made, folder
+
+
+def test_two_pictures_lie_beside_the_file(result: tuple[bench.Result, Path]) -> None:
+    made, folder = result
+    pictures = draw(made, folder / "mine.json")
+    assert [path.name for path in pictures] == ["mine.rejection.png", "mine.risk.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
+
+
+def test_the_exported_head_predicts_what_the_trained_one_does(
+    result: tuple[bench.Result, Path],
+) -> None:
+    made, folder = result
+    assert made.head is not None
+    rows = np.concatenate([features(replay) for replay in made.held_out])
+    exported = predict(made.calibration.head_path(folder), rows)
+    assert exported == pytest.approx(made.head.predict(rows), abs=1e-4)
+
+
+def test_the_head_says_what_it_was_made_for(result: tuple[bench.Result, Path]) -> None:
+    made, folder = result
+    about = RewardHead(made.calibration.head_path(folder)).metadata
+    assert (about["device"], about["cloud"]) == ("fake-slm", "fake-llm")
+    assert (about["calibration"], about["estimator"]) == ("mine", "sampled")
+
+
+def test_a_check_fits_nothing_but_compares(result: tuple[bench.Result, Path]) -> None:
+    made, folder = result
+    text = check(made.calibration, folder, made.held_out)
+    for words in ("| head |", "| sampled u |", "| entropy |", "| oracle |", "0.073"):
+        assert words in text
+    beta = np.concatenate([replay.beta for replay in made.held_out])
+    assert f"mean beta {beta.mean():.4f}" in text
+
+
+def test_the_table_says_which_risk_lies_above_the_target() -> None:
+    below = Segment("a", "tasks", [10] * 50, [1] * 50, 3, [0.0] * 50, 0, [0.1] * 50)
+    above = Segment("a", "dialogues", [10] * 50, [9] * 50, 2, [0.5, 0.3] * 25, 0, [0.2] * 50)
+    both = joined([below, above])
+    assert (both.risk, both.rate, both.audits) == (pytest.approx(0.02), pytest.approx(0.5), 5)
+    lines = table([below, above, both], 0.001).splitlines()[2:]
+    assert [line.count("(above)") for line in lines] == [0, 1, 1]
+    assert "0.100 to 0.200" in lines[2]
