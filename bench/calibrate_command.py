@@ -61,7 +61,7 @@ def calibrate(
 
     from ..configs.layers import config_folder, load_config
     from ..edge.assemble import find_model
-    from ..lm.errors import UsageError
+    from ..lm.errors import ResourceError, UsageError
     from ..lm.llama_engine import LlamaEngine
     from ..lm.sampling import Sampler
     from ..lm.vocab import require_same
@@ -120,6 +120,8 @@ def calibrate(
     except KeyboardInterrupt:
         _say(f"stopped; the same command goes on from {rows_path(target)}")
         raise
+    except OSError as error:
+        raise ResourceError(f"{error.filename or target}: {error.strerror or error}") from None
     finally:
         device.close()
         cloud.close()

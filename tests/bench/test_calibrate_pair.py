@@ -15,7 +15,7 @@ from uhlm_edge import models
 from uhlm_edge.cli import app
 from uhlm_edge.edge.calibration import load
 from uhlm_edge.edge.reward import RewardHead
-from uhlm_edge.lm.errors import DataError, UsageError
+from uhlm_edge.lm.errors import DataError, ResourceError, UsageError
 
 DATA = Path(uhlm_edge.__file__).parent / "bench" / "data"
 SHIPPED = models.FOLDER / "calibrations"
@@ -53,6 +53,14 @@ def test_too_few_prompts_are_refused_with_how_many_more(tmp_path: Path) -> None:
     assert isinstance(result.exception, DataError)
     assert "19 more" in str(result.exception)
     assert not out.exists()
+
+
+def test_a_place_that_cannot_be_written_is_named_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "a.json"
+    result = CliRunner().invoke(app, ["calibrate", "--prompts", "tasks", "--out", str(out)])
+    assert isinstance(result.exception, ResourceError)
+    assert "file" in str(result.exception)
 
 
 @pytest.mark.parametrize("name", ["tasks", "dialogues"])
