@@ -69,7 +69,8 @@ def test_the_table_says_which_risk_lies_above_the_target() -> None:
     below = Segment("a", "tasks", [10] * 50, [1] * 50, 3, [0.0] * 50, 0, [0.1] * 50)
     above = Segment("a", "dialogues", [10] * 50, [9] * 50, 2, [0.5, 0.3] * 25, 0, [0.2] * 50)
     both = joined([below, above])
-    assert (both.risk, both.rate, both.audits) == (pytest.approx(0.02), pytest.approx(0.5), 5)
+    assert (both.risk, both.rate) == pytest.approx((0.02, 0.5))
+    assert both.audits == 5
     lines = table([below, above, both], 0.001).splitlines()[2:]
     assert [line.count("(above)") for line in lines] == [0, 1, 1]
     assert "0.100 to 0.200" in lines[2]

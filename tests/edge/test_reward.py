@@ -41,7 +41,8 @@ def rows(n: int, vocab: int = 300, seed: int = 0) -> np.ndarray:
 
 def log_softmax(row: np.ndarray, temperature: float) -> np.ndarray:
     z = row.astype(np.float64) / temperature
-    return z - z.max() - np.log(np.exp(z - z.max()).sum())
+    log_p: np.ndarray = z - z.max() - np.log(np.exp(z - z.max()).sum())
+    return log_p
 
 
 @pytest.mark.parametrize("seed", range(5))
