@@ -20,7 +20,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["Loaded", "config_folder", "load_config", "profiles"]
+__all__ = ["Loaded", "as_environment", "config_folder", "load_config", "profiles"]
 
 _FOLDER = Path(__file__).parent
 _NOT_PROFILES = {"catalogue"}
@@ -108,6 +108,19 @@ def load_config(
         ) from None
 
 
+def as_environment(config: Config, section: str) -> dict[str, str]:
+    """A section as the variables that set it, for a process of our own."""
+    return {
+        _variable(path): str(value)
+        for path, value in _leaves(config)
+        if path[0] == section and value is not None
+    }
+
+
+def _variable(path: Path_) -> str:
+    return "UHLM_" + "_".join(path).upper()
+
+
 def _read(file: Path) -> dict[Path_, Any]:
     try:
         return dict(_flat(tomllib.loads(file.read_text("utf-8"))))
@@ -117,7 +130,7 @@ def _read(file: Path) -> dict[Path_, Any]:
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[Path_, Any]:
-    names = {"UHLM_" + "_".join(path).upper(): path for path, _ in _leaves(Config())}
+    names = {_variable(path): path for path, _ in _leaves(Config())}
     values: dict[Path_, Any] = {}
     for variable, value in environment.items():
         if not variable.startswith("UHLM_") or variable in _OTHER_VARIABLES:

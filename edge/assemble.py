@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .. import models
 from ..configs.config import Config
+from ..configs.layers import as_environment
 from ..lm.engine import Engine
 from ..lm.errors import CloudError, ConfigError, ModelError
 from ..lm.key_file import read_key_file
@@ -111,13 +112,8 @@ def _verifier(
         tell(f"{missing}; the device answers alone")
         yield None
         return
-    with DemoVerifier(_demo_arguments(config)) as verifier:
+    with DemoVerifier(settings=as_environment(config, "verifier")) as verifier:
         yield HttpLink(verifier.url, verifier.key, cloud.connect_timeout)
-
-
-def _demo_arguments(config: Config) -> list[str]:
-    options = config.verifier
-    return ["--profile", "demo", "--model", options.model]
 
 
 def make_device(config: Config) -> Device:

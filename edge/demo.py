@@ -8,6 +8,7 @@ import secrets
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 
 __all__ = ["DemoVerifier"]
@@ -23,9 +24,12 @@ class DemoVerifier:
 
     Args:
         arguments: further arguments of `uhlm-edge cloud`.
+        settings: variables that the child gets beside those of this process.
     """
 
-    def __init__(self, arguments: list[str]) -> None:
+    def __init__(
+        self, arguments: Sequence[str] = (), settings: Mapping[str, str] | None = None
+    ) -> None:
         self.key = secrets.token_hex(16)  # other users of this machine share its loopback
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -35,7 +39,7 @@ class DemoVerifier:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[listener.fileno()],
-                env={**os.environ, "UHLM_API_KEY": self.key},
+                env={**os.environ, **(settings or {}), "UHLM_API_KEY": self.key},
                 start_new_session=True,  # Ctrl-C is for the reply, not for the verifier
             )
 

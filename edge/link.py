@@ -227,7 +227,10 @@ class HttpLink:
                 self.traffic.wire_down += len(body) + _head_size(response)
                 return response.status_code, bytes(body), response.headers
         except requests.exceptions.SSLError as error:
-            raise Refused(f"{self.url}: the certificate is not trusted ({_root(error)})") from None
+            raise Refused(
+                f"{self.url}: the certificate is not trusted ({_root(error)}); "
+                "set ca_file in the [cloud] section if it is your own"
+            ) from None
         except requests.exceptions.Timeout:
             deadline.check()
             raise Unreachable(f"no connection to {self.url} in time") from None
@@ -321,4 +324,4 @@ def _root(error: BaseException) -> str:
             break
         seen = inner
     text = str(seen).splitlines()[0] if str(seen) else type(seen).__name__
-    return text.split(": ", 1)[-1][:120]
+    return re.sub(r"^<[^>]*>: |^\w+\(.*?\): |^\[Errno -?\d+\] ", "", text)[:120]

@@ -61,7 +61,7 @@ class Stats:
             self.first_token = event.time
         if event.uploaded and (event.accepted is not None or event.source == "cloud"):
             self.from_llm += 1
-        if event.accepted is False:
+        if event.accepted is False and event.source == "cloud":
             self.rejected += 1
 
     def add_traffic(self, before: Traffic, after: Traffic) -> None:
