@@ -29,21 +29,22 @@ from ..configs.layers import load_config
 from ..edge.adaptive import Adaptive
 from ..edge.assemble import find_model
 from ..edge.calibration import Calibration, load
-from ..edge.events import Judged, Token
+from ..edge.events import Draft, Judged, Token
 from ..edge.files import write_whole
 from ..edge.loop import Device, Prompt, ReplyLoop
 from ..edge.policy import Policy, UncertainAbove
 from ..edge.remote import Remote
 from ..edge.strategy import Strategy
 from ..edge.tape import Tape
-from ..lm.draws import turn_seed
+from ..lm.draws import Draws, turn_seed
 from ..lm.llama_engine import LlamaEngine
+from ..lm.sampling import TOTAL, Distribution
 from ..lm.template import ChatTemplate, Message
 from ..models import FOLDER
 from .local_link import LocalLink
-from .shadow import Conversation, read_prompts
+from .shadow import Conversation, Replay, read_prompts
 
-__all__ = ["Segment", "answer_all", "joined", "table"]
+__all__ = ["Segment", "answer_all", "joined", "replayed", "table"]
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,33 @@ def answer_all(
             audits += loop.stats.audits if isinstance(policy, Adaptive) else 0
             unjudged += skipped - len(judged)
         yield Segment(name, text, tokens, uploads, audits, losses, unjudged, thresholds)
+
+
+def replayed(policy: Policy, texts: Sequence[Sequence[Replay]]) -> list[tuple[float, float]]:
+    """Upload rate and risk on each text of recorded shadow runs, as if the policy had decided.
+
+    Quick, for many settings; the text stays the device's own, since nothing is replaced.
+    """
+    longest = policy.audit_after or 64
+    draws, law = Draws(0), Distribution(np.array([0]), np.array([TOTAL]))
+    results = []
+    for replays in texts:
+        tokens = uploads = 0
+        loss = 0.0
+        for replay in replays:
+            waiting: list[Judged] = []
+            for i, (u, beta) in enumerate(zip(replay.sampled, replay.beta_rounded, strict=True)):
+                uploaded = policy.upload(Draft(i, 0, law, float(u)), draws)
+                waiting.append(Judged(i, float(u), 0.0 if uploaded else float(beta)))
+                uploads += uploaded
+                loss += waiting[-1].beta
+                if uploaded or len(waiting) == longest or i + 1 == len(replay.ids):
+                    for judged in waiting:
+                        policy.observe(judged)
+                    waiting.clear()
+            tokens += len(replay.ids)
+        results.append((uploads / tokens, loss / tokens))
+    return results
 
 
 def joined(segments: Sequence[Segment]) -> Segment:

@@ -57,7 +57,8 @@ def check(calibration: Calibration, folder: Path, replays: Sequence[Replay]) -> 
             label = threshold if threshold == "0.073" else f"{threshold}, {value:.3f}"
             skipped = u <= value + 1e-9
             rate, risk = (~skipped).mean(), (skipped * beta).mean()
-            lines.append(f"| {name} | {here} | {label} | {rate:.4f} | {risk:.5f} |")
+            spread = 1.96 * _error(skipped * beta, cluster)
+            lines.append(f"| {name} | {here} | {label} | {rate:.4f} | {risk:.5f} +- {spread:.5f} |")
     scores, errors = _scores(calibration, folder, replays, beta)
     shares = " | ".join(f"beta skipped at {100 * rate:.0f} % uploads" for rate in _RATES)
     lines += [
@@ -72,6 +73,13 @@ def check(calibration: Calibration, folder: Path, replays: Sequence[Replay]) -> 
         area = f"{auroc(score, beta):.4f}" if told_by != "oracle" else ""
         lines.append(f"| {told_by} | {area} | {error} | {left} |")
     return "\n".join(lines) + "\n"
+
+
+def _error(loss: Floats, cluster: NDArray[np.int64]) -> float:
+    """Standard error of the mean loss per token, tokens of one conversation being alike."""
+    _, number = np.unique(cluster, return_inverse=True)
+    spread = np.bincount(number, weights=loss - loss.mean())
+    return float(np.sqrt(spread @ spread)) / len(loss)
 
 
 def _scores(

@@ -11,15 +11,17 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("onnx")
 
 from uhlm_edge.bench import calibrate as bench
-from uhlm_edge.bench.adaptive_experiment import Segment, joined, table
+from uhlm_edge.bench.adaptive_experiment import Segment, joined, replayed, table
 from uhlm_edge.bench.calibration_check import check, predict
 from uhlm_edge.bench.calibration_plot import draw
 from uhlm_edge.bench.reward_head import features
 from uhlm_edge.bench.shadow import Setting
+from uhlm_edge.edge.adaptive import Adaptive
+from uhlm_edge.edge.policy import UncertainAbove
 from uhlm_edge.edge.reward import RewardHead
 from uhlm_edge.lm.sampling import Sampler
 
-from .test_calibrate import fake_pair, prompts_file
+from .test_calibrate import fake_pair, prompts_file, replays
 
 PLAIN = Sampler(temperature=1.0, top_k=0, top_p=1.0)
 
@@ -74,3 +76,20 @@ def test_the_table_says_which_risk_lies_above_the_target() -> None:
     lines = table([below, above, both], 0.001).splitlines()[2:]
     assert [line.count("(above)") for line in lines] == [0, 1, 1]
     assert "0.100 to 0.200" in lines[2]
+
+
+def test_a_replay_is_what_a_fixed_threshold_would_have_done() -> None:
+    made = replays(50, 0.4, 0.1)
+    u, beta = (np.concatenate([getattr(r, name) for r in made]) for name in ("sampled", "beta"))
+    ((rate, risk),) = replayed(UncertainAbove(0.3), [made])
+    assert rate == pytest.approx((u > 0.3).mean())
+    assert risk == pytest.approx((beta * (u <= 0.3)).mean())
+
+
+def test_a_replay_teaches_the_adaptive_threshold() -> None:
+    made = replays(400, 0.4, 0.1)
+    policy = Adaptive(0.5, 0.01)
+    ((_, risk),) = replayed(policy, [made])
+    assert policy.tokens == 400 * 40
+    assert risk == pytest.approx(policy.mean_risk)
+    assert risk < 0.012
