@@ -44,7 +44,7 @@ from ..models import FOLDER
 from .local_link import LocalLink
 from .shadow import Conversation, Replay, read_prompts
 
-__all__ = ["Segment", "answer_all", "joined", "replayed", "table"]
+__all__ = ["Segment", "answer_all", "joined", "policies", "replayed", "table"]
 
 
 @dataclass(frozen=True)
