@@ -58,7 +58,7 @@ def _draw_risk(result: Result, path: Path) -> Path:
         "oracle": (plots.BLACK, ":"),
     }
     floor = float(beta.mean()) * 1e-3
-    with plots._figure(path, 7.0, 4.0) as ax:
+    with plots.figure(path, 7.0, 4.0) as ax:
         for name, score in scores.items():
             rate, risk = risk_curve(score, beta)
             colour, line = styles[name]
@@ -78,10 +78,10 @@ def _draw_risk(result: Result, path: Path) -> Path:
         if mean < _RARE:  # all that matters happens at small rates
             ax.set_xscale("log")
             ax.set_xlim(10 * mean, 100)
-            plots._plain_log_ticks(ax)
+            plots.plain_log_ticks(ax)
         else:
             ax.set_xlim(-1, 101)
         ax.set_xlabel("tokens uploaded (%)")
         ax.set_ylabel("risk per generated token")
-        plots._legend_beside(ax)
+        plots.legend_beside(ax)
     return path

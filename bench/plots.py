@@ -19,7 +19,10 @@ from ..lm.errors import DataError, ResourceError
 __all__ = [
     "accuracy_against_rate",
     "energy_bars",
+    "figure",
     "latency_histogram",
+    "legend_beside",
+    "plain_log_ticks",
     "rejection_against_uncertainty",
     "throughput_over_snr",
 ]
@@ -53,7 +56,7 @@ def accuracy_against_rate(rows: Sequence[Row], path: Path) -> Path:
     several thresholds, become a curve.
     """
     _require(rows, "strategy", "accuracy", "transmission_rate")
-    with _figure(path, 6.0, 4.0) as ax:
+    with figure(path, 6.0, 4.0) as ax:
         for i, (name, group) in enumerate(_by_strategy(rows).items()):
             group = sorted(group, key=lambda row: row["transmission_rate"])
             colour, mark, _ = _style(name)
@@ -76,7 +79,7 @@ def accuracy_against_rate(rows: Sequence[Row], path: Path) -> Path:
         ax.set_ylabel("accuracy (%)")
         ax.set_xlim(-4, 104)
         ax.margins(y=0.12)
-        _legend_beside(ax)
+        legend_beside(ax)
     return path
 
 
@@ -87,7 +90,7 @@ def throughput_over_snr(rows: Sequence[Row], path: Path) -> Path:
     """
     _require(rows, "strategy", "snr_db", "tokens_per_s")
     formats = list(dict.fromkeys(row.get("uplink", "ours") for row in rows))
-    with _figure(path, 3.4 * len(formats) + 1.8, 3.6, columns=len(formats)) as axes:
+    with figure(path, 3.4 * len(formats) + 1.8, 3.6, columns=len(formats)) as axes:
         for ax, uplink in zip(np.atleast_1d(axes), formats, strict=True):
             chosen = [row for row in rows if row.get("uplink", "ours") == uplink]
             for name, group in _by_strategy(chosen).items():
@@ -104,7 +107,7 @@ def throughput_over_snr(rows: Sequence[Row], path: Path) -> Path:
             ax.set_ylim(bottom=0)
         first, last = np.atleast_1d(axes)[0], np.atleast_1d(axes)[-1]
         first.set_ylabel("throughput (tokens/s)")
-        _legend_beside(last)
+        legend_beside(last)
     return path
 
 
@@ -113,7 +116,7 @@ def latency_histogram(milliseconds: Sequence[float], path: Path, what: str = "to
     times = np.asarray(milliseconds, dtype=np.float64)
     if times.size == 0 or not np.isfinite(times).all() or (times <= 0).any():
         raise DataError("a latency histogram needs times above 0")
-    with _figure(path, 6.0, 3.6) as ax:
+    with figure(path, 6.0, 3.6) as ax:
         spread = times.max() / times.min()
         if spread > 20:
             bins = np.geomspace(times.min(), times.max() * 1.001, 41)
@@ -130,7 +133,7 @@ def latency_histogram(milliseconds: Sequence[float], path: Path, what: str = "to
         ax.set_ylabel(f"number of {what}s")
         ax.legend(frameon=False, title=f"n = {times.size}")
         if spread > 20:
-            _plain_log_ticks(ax)
+            plain_log_ticks(ax)
     return path
 
 
@@ -146,7 +149,7 @@ def energy_bars(rows: Sequence[Row], path: Path) -> Path:
         ("generation_j", "generation", BLUE, None),
         ("radio_j", "radio (model)", "white", "////"),
     )
-    with _figure(path, max(4.5, 1.1 * len(rows) + 2.6), 3.6) as ax:
+    with figure(path, max(4.5, 1.1 * len(rows) + 2.6), 3.6) as ax:
         bottom = np.zeros(len(rows))
         for key, label, colour, hatch in parts:
             values = np.array([_number(row, key) for row in rows])
@@ -168,7 +171,7 @@ def energy_bars(rows: Sequence[Row], path: Path) -> Path:
         ax.set_ylim(0, bottom.max() * 1.15 if bottom.any() else 1)
         ax.set_ylabel("energy above idle (J/token)")
         if ax.get_legend_handles_labels()[0]:
-            _legend_beside(ax)
+            legend_beside(ax)
     return path
 
 
@@ -189,7 +192,7 @@ def rejection_against_uncertainty(
     beta = np.asarray(rejection, dtype=np.float64)
     if u.size == 0 or u.shape != beta.shape:
         raise DataError("as many rejection probabilities as uncertainties are needed, at least one")
-    with _figure(path, 7.6, 4.0) as ax:
+    with figure(path, 7.6, 4.0) as ax:
         which = np.minimum((u * bins).astype(int), bins - 1)
         filled = [i for i in range(bins) if (which == i).any()]
         counts = np.array([(which == i).sum() for i in filled])
@@ -213,12 +216,12 @@ def rejection_against_uncertainty(
         ax.set_ylabel("mean rejection probability $\\beta$")
         ax.set_xlim(-0.02, 1.02)
         ax.set_ylim(-0.02, max(0.2, min(1.02, float((y + error).max()) * 1.15)))
-        _legend_beside(ax)
+        legend_beside(ax)
     return path
 
 
 @contextmanager
-def _figure(path: Path, width: float, height: float, columns: int = 1) -> Iterator[Any]:
+def figure(path: Path, width: float, height: float, columns: int = 1) -> Iterator[Any]:
     """Axes to draw on; saved to `path` when the block ends well."""
     try:
         from matplotlib import rc_context
@@ -246,11 +249,11 @@ def _figure(path: Path, width: float, height: float, columns: int = 1) -> Iterat
         figure.savefig(path, dpi=200, format="png", metadata={"Software": None})
 
 
-def _legend_beside(ax: Any) -> None:
+def legend_beside(ax: Any) -> None:
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
 
 
-def _plain_log_ticks(ax: Any) -> None:
+def plain_log_ticks(ax: Any) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -69,7 +69,7 @@ def assemble(
             if "reward" in strategy.policy.needs and remote is not None:
                 if tuning is None:
                     raise ConfigError("no reward head for this pair; run `uhlm-edge calibrate`")
-                device = replace(device, head=tuning.head())
+                device = replace(device, head=tuning.head(options))
             seed = config.chat.seed
             yield Assistant(
                 device,

@@ -42,8 +42,20 @@ class Tuning:
         unset = options.threshold is None and options.name in ("uhlm", "spec")
         return law.advice if law is not None and unset else None
 
-    def head(self) -> RewardHead:
-        """The reward head. Raises ConfigError, DataError or ModelError if there is none to use."""
+    def head(self, options: StrategyOptions) -> RewardHead:
+        """The reward head.
+
+        Raises:
+            ConfigError: there is none, or it was trained to read another u.
+            DataError: its file is not the one that was measured.
+            ModelError: its file is damaged.
+        """
+        made = self.calibration.head
+        if made is not None and made.estimator != options.estimator:
+            raise ConfigError(
+                f"the reward head of calibration {self.calibration.name} reads {made.estimator} u; "
+                f"use --estimator {made.estimator}"
+            )
         return RewardHead(self.calibration.head_path(self.folder))
 
 
@@ -146,6 +158,7 @@ def _adaptive(
         start = tuning.calibration.laws[options.estimator].start
         pair = f"{tuning.calibration.device.name} {tuning.calibration.cloud.name}"
     base = environment.get("XDG_STATE_HOME") or "~/.local/state"
+    pair += f" {options.estimator}-{options.samples}"
     folder = Path(base).expanduser() / "uhlm-edge" / "adaptive"
     name = "".join(c if c.isalnum() or c in "-._" else "-" for c in pair)
     return Adaptive(start, options.target_risk, state=folder / f"{name}.json", pair=pair)

@@ -104,4 +104,6 @@ def test_a_calibration_of_another_pair_is_refused_by_name(tmp_path: Path) -> Non
 
 
 def test_the_head_of_a_calibration_is_there() -> None:
-    assert TASKS.head().metadata
+    assert TASKS.head(StrategyOptions()).metadata
+    with pytest.raises(ConfigError, match="sampled"):
+        TASKS.head(StrategyOptions(estimator="expected"))
