@@ -250,10 +250,12 @@ def figure(path: Path, width: float, height: float, columns: int = 1) -> Iterato
 
 
 def legend_beside(ax: Any) -> None:
+    """A legend to the right of the axes, where it hides nothing."""
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
 
 
 def plain_log_ticks(ax: Any) -> None:
+    """Ticks of a logarithmic axis as plain numbers."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
