@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from tempfile import TemporaryDirectory
@@ -18,7 +18,7 @@ from typing import Protocol
 from ..configs.config import Config
 from ..edge.assemble import assemble, find_model
 from ..edge.assistant import Assistant
-from ..edge.events import Notice
+from ..edge.events import Notice, Token
 from ..edge.loop import ReplyLoop
 from ..edge.strategy import Strategy, make_strategy
 from ..edge.tape import Tape
@@ -34,7 +34,7 @@ from .onlooker import Onlooker
 from .scoring import Outcome, exact, token_f1
 from .standard_ensemble import write_standard
 
-__all__ = ["Bench", "Similarity", "Writer", "count_reply"]
+__all__ = ["Bench", "Similarity", "Writer", "count_reply", "shadow_counts"]
 
 Similarity = Callable[[str, str], float]
 """How similar two texts are."""
@@ -197,13 +197,7 @@ class _LoopWriter:
         ids = [token.id for token in loop.tokens]
         prompt = onlooker.prompt([*system, *case.messages])
         betas = onlooker.betas(prompt, ids, loop.proposed)
-        skipped = [token.index for token in loop.tokens if token.accepted is None]
-        return replace(
-            outcome,
-            known=len(betas),
-            beta=sum(betas.values()),
-            skipped_beta=sum(betas.get(i, 0.0) for i in skipped),
-        )
+        return shadow_counts(outcome, loop, betas)
 
 
 class _StandardWriter:
@@ -275,9 +269,20 @@ def count_reply(line: int, text: str, loop: ReplyLoop) -> Outcome:
         calls=stats.uploads + stats.audits,
         audits=stats.audits,
         from_llm=stats.from_llm,
-        skipped=sum(t.source == "edge" and t.accepted is None for t in tokens),
+        skipped=sum(map(_was_skipped, tokens)),
         judged=len(judged),
         rejected=sum(t.accepted is False for t in judged),
         threshold=stats.threshold,
         text=text,
     )
+
+
+def shadow_counts(outcome: Outcome, loop: ReplyLoop, betas: Mapping[int, float]) -> Outcome:
+    """The outcome with what the betas of the device's drafts add to it."""
+    risked = [betas.get(t.index, 0.0) for t in loop.tokens if _was_skipped(t)]
+    return replace(outcome, known=len(betas), beta=sum(betas.values()), skipped_beta=sum(risked))
+
+
+def _was_skipped(token: Token) -> bool:
+    """The device's own word, and no verdict on it."""
+    return token.source == "edge" and token.accepted is None

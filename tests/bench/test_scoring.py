@@ -20,7 +20,8 @@ from uhlm_edge.bench.scoring import (
     t_quantile,
     token_f1,
 )
-from uhlm_edge.bench.strategies import count_reply
+from uhlm_edge.bench.strategies import count_reply, shadow_counts
+from uhlm_edge.edge.policy import UncertainAbove
 from uhlm_edge.edge.strategy import Strategy, make_strategy
 from uhlm_edge.lm.targets import Weighted
 
@@ -168,6 +169,21 @@ def test_shadow_verification_finds_the_betas_of_the_drafts(strategy: str) -> Non
     assert betas.keys() == set(range(len(ids)))
     for i, beta in betas.items():
         assert beta == pytest.approx(reference.beta(ids[:i]), abs=1e-12)
+
+
+def test_a_draft_that_was_thrown_away_for_the_llm_s_token_risks_nothing() -> None:
+    strategy = Strategy("reward", UncertainAbove(0.3), scope="none", supply=1)
+    with pair() as both:
+        loop = both.loop(strategy, PROMPT, seed=5)
+        list(loop.events())
+    supplied = {token.index for token in loop.tokens if token.source == "cloud"}
+    assert supplied
+    assert supplied <= loop.proposed.keys()
+    betas = dict.fromkeys(range(len(loop.tokens)), 0.25)
+    counted = shadow_counts(count_reply(1, "", loop), loop, betas)
+    assert counted.skipped == len(loop.tokens) - len(supplied)
+    assert counted.skipped_beta == pytest.approx(0.25 * counted.skipped)
+    assert counted.beta == pytest.approx(0.25 * len(loop.tokens))
 
 
 def test_nothing_is_read_in_shadow_where_the_device_drafted_nothing() -> None:
