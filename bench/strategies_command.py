@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..configs.config import Config
     from .lineup import Entry
 
-__all__ = ["print_table", "register", "strategies"]
+__all__ = ["plot_row", "print_table", "register", "strategies"]
 
 LINEUP = "local,cloud,hlm,rand,uhlm@0.073,spec,ensemble@0.5"
 
@@ -216,8 +216,8 @@ def _write(
     if plot is not None:
         from .plots import accuracy_against_rate
 
-        _say(str(accuracy_against_rate([_with_interval(row) for row in rows],
-                                       plot / "strategies.png")))  # fmt: skip
+        picture = accuracy_against_rate([plot_row(row) for row in rows], plot / "strategies.png")
+        _say(str(picture))
 
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:
@@ -246,7 +246,10 @@ def _cell(row: dict[str, Any], name: str, form: str) -> str:
     return format(value, form) + ("" if spread is None else f" ±{format(spread, form)}")
 
 
-def _with_interval(row: dict[str, Any]) -> dict[str, Any]:
+def plot_row(row: dict[str, Any]) -> dict[str, Any]:
+    """A row for the picture: one curve per strategy over its parameters, and the interval."""
+    name, _, parameter = row["strategy"].partition("@")
+    row = {**row, "strategy": parameter if parameter == "adaptive" else name}
     spread = row["accuracy_ci"]
     if spread is None:
         return row

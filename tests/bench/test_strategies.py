@@ -13,6 +13,7 @@ from uhlm_edge.bench.cases import Case, read_cases
 from uhlm_edge.bench.comparison import Comparison, Journal
 from uhlm_edge.bench.lineup import Entry, parse_lineup
 from uhlm_edge.bench.scoring import METRICS, Outcome
+from uhlm_edge.bench.strategies_command import plot_row
 from uhlm_edge.cli import app
 from uhlm_edge.configs.config import Config, StrategyOptions
 from uhlm_edge.lm.errors import DataError, UsageError
@@ -209,6 +210,14 @@ def test_a_journal_cut_in_the_middle_of_a_line_is_no_fault(tmp_path: Path) -> No
     runner = FakeRunner()
     compare(runner, Journal(path), "uhlm@0.1", seeds=2)
     assert runner.wrote == [("uhlm@0.1", 1, CASES[-1].line)]
+
+
+def test_thresholds_of_one_strategy_are_one_curve_in_the_picture() -> None:
+    row = {"strategy": "uhlm@0.3", "accuracy": 0.5, "accuracy_ci": None}
+    assert plot_row(row)["strategy"] == "uhlm"
+    assert plot_row({**row, "strategy": "uhlm@adaptive"})["strategy"] == "adaptive"
+    spread = plot_row({**row, "strategy": "hlm", "accuracy_ci": 0.1})
+    assert (spread["accuracy_low"], spread["accuracy_high"]) == (0.4, 0.6)
 
 
 @pytest.mark.slow
