@@ -107,7 +107,8 @@ def _reply(
     remote = Remote(NoLink(), device.vocab, "device") if strategy.name != "local" else None
     loop = ReplyLoop(device, remote, strategy, prompt, pipelined=False, clock=clock)
     ends = [clock() for _ in loop.events()]
-    return np.diff(ends).tolist(), [token.id for token in loop.tokens]
+    gaps: list[float] = np.diff(ends).tolist()
+    return gaps, [token.id for token in loop.tokens]
 
 
 def _bare(
@@ -121,7 +122,8 @@ def _bare(
         bare.step(token)
         bare.best()
         ends.append(clock())
-    return np.diff(ends).tolist()
+    gaps: list[float] = np.diff(ends).tolist()
+    return gaps
 
 
 def overhead_rows(times: Times) -> list[dict[str, Any]]:

@@ -96,8 +96,8 @@ class History:
     """The marks of one reply by position, and what the head reads at each."""
 
     def __init__(self) -> None:
-        self._past = np.zeros((64 + _LAGS, len(_KEPT)), dtype=np.float32)
-        self._means = np.zeros((65, len(_KEPT)), dtype=np.float32)
+        self._past: Row = np.zeros((64 + _LAGS, len(_KEPT)), dtype=np.float32)
+        self._means: Row = np.zeros((65, len(_KEPT)), dtype=np.float32)
 
     def reset(self) -> None:
         """Begin a reply."""

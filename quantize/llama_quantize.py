@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..lm.errors import ModelError, ResourceError
 from ..lm.gguf_check import check
@@ -177,7 +178,9 @@ def _imatrix_array(path: str) -> tuple[Any, list[Any]]:
 
     from .imatrix_file import load_imatrix
 
-    entries = [("any", np.ones(1, np.float32))]  # for a dry run it need only be there
+    entries: list[tuple[str, NDArray[np.float32]]] = [
+        ("any", np.ones(1, np.float32))
+    ]  # for a dry run it need only be there
     if path != "any":
         entries = sorted(load_imatrix(Path(path)).importance().items())
     array = (ll.llama_model_imatrix_data * (len(entries) + 1))()

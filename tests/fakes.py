@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from uhlm_edge.lm.engine import Logits, Work
 from uhlm_edge.lm.errors import ContextFull
@@ -62,7 +64,7 @@ class FakeModel:
         row[-1] += self.end
         return row.astype(np.float32)
 
-    def _normal(self, seed: int, before: bytes) -> np.ndarray:
+    def _normal(self, seed: int, before: bytes) -> NDArray[Any]:
         digest = hashlib.blake2b(before, digest_size=8, salt=bytes([seed])).digest()
         generator = np.random.default_rng(int.from_bytes(digest, "little"))
         return generator.standard_normal(len(self.vocab))

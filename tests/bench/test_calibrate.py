@@ -169,7 +169,7 @@ def test_auroc_is_the_share_of_pairs_in_order(tokens: list[tuple[int, float]]) -
 
 
 def test_a_calibrated_score_has_no_calibration_error() -> None:
-    beta = np.linspace(0, 1, 500)
+    beta = np.linspace(0, 1, 500, dtype=np.float64)
     assert calibration_error(beta, beta) == pytest.approx(0.0)
     assert calibration_error(np.full(500, 0.9), beta) == pytest.approx(0.4)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from uhlm_edge.cloud import codec
 from uhlm_edge.cloud.sessions import SessionKey
@@ -39,7 +41,7 @@ def q_after(ids: Sequence[int]) -> Distribution:
     return SAMPLER.distribution(DEVICE.row(ids))
 
 
-def p_after(ids: Sequence[int]) -> np.ndarray:
+def p_after(ids: Sequence[int]) -> NDArray[Any]:
     return SAMPLER.probs(CLOUD.row(ids))
 
 

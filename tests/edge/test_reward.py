@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from uhlm_edge.edge.reward import FEATURES, MARKS, N_FEATURES, History, RewardHead, measure
 from uhlm_edge.lm.errors import ModelError
@@ -34,14 +35,14 @@ def head(tmp_path: Path) -> RewardHead:
     return RewardHead(export(make_head(), tmp_path / "head.onnx", {}))
 
 
-def rows(n: int, vocab: int = 300, seed: int = 0) -> np.ndarray:
+def rows(n: int, vocab: int = 300, seed: int = 0) -> NDArray[Any]:
     rng = np.random.default_rng(seed)
     return (3 * rng.standard_normal((n, vocab))).astype(np.float32)
 
 
-def log_softmax(row: np.ndarray, temperature: float) -> np.ndarray:
+def log_softmax(row: NDArray[Any], temperature: float) -> NDArray[Any]:
     z = row.astype(np.float64) / temperature
-    log_p: np.ndarray = z - z.max() - np.log(np.exp(z - z.max()).sum())
+    log_p: NDArray[Any] = z - z.max() - np.log(np.exp(z - z.max()).sum())
     return log_p
 
 
@@ -74,7 +75,7 @@ def test_marks_are_what_their_names_say(seed: int) -> None:
         np.array([0.0, 0.0, -np.inf]),
     ],
 )
-def test_marks_are_finite_for_every_law(row: np.ndarray) -> None:
+def test_marks_are_finite_for_every_law(row: NDArray[Any]) -> None:
     row = row.astype(np.float32)
     for draft in range(len(row)):
         assert np.isfinite(measure(row, draft, 0.0)).all()

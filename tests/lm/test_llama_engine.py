@@ -10,10 +10,12 @@ import importlib.metadata
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from llama_cpp import llama_cpp as ll
+from numpy.typing import NDArray
 
 from uhlm_edge import models
 from uhlm_edge.lm.engine import Work
@@ -74,11 +76,11 @@ def ids(model: LlamaModel) -> list[int]:
     return model.vocab.tokenize(TEXT)[:20]
 
 
-def close_to(rows: np.ndarray, others: np.ndarray) -> bool:
+def close_to(rows: NDArray[Any], others: NDArray[Any]) -> bool:
     return bool(rows.shape == others.shape and abs(rows - others).max() < TOLERANCE)
 
 
-def one_by_one(engine: LlamaEngine, ids: list[int]) -> np.ndarray:
+def one_by_one(engine: LlamaEngine, ids: list[int]) -> NDArray[Any]:
     return np.array([engine.eval([token])[0].copy() for token in ids])
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from uhlm_edge.lm.errors import EngineError
@@ -23,11 +25,11 @@ SAMPLERS = st.builds(
 )
 
 
-def logits(seed: int, n: int = 60, spread: float = 3.0) -> np.ndarray:
+def logits(seed: int, n: int = 60, spread: float = 3.0) -> NDArray[Any]:
     return (np.random.default_rng(seed).standard_normal(n) * spread).astype(np.float32)
 
 
-def plain(row: np.ndarray, sampler: Sampler, limit: int = 0) -> dict[int, float]:
+def plain(row: NDArray[Any], sampler: Sampler, limit: int = 0) -> dict[int, float]:
     """The sampler as its docstring says it, one id after another; no ties."""
     scaled = [float(x) / sampler.temperature for x in row]
     peak = max(scaled)
