@@ -52,7 +52,7 @@ def latency(
     shape: Shape = None,
     quantisation: Annotated[str, typer.Option(help="Of --shape.")] = "Q4_K_M",
     prompts: Annotated[str, typer.Option(help="Prompt lengths.")] = "32,128,512",
-    depths: Annotated[str, typer.Option(help="Context lengths before generating.")] = "0,256,1024",
+    depths: Annotated[str, typer.Option(help="Context lengths before generating.")] = "0,256,768",
     generate: Annotated[int, typer.Option(help="Tokens to generate.")] = 32,
     repeats: Annotated[int, typer.Option(help="Timed repeats.")] = 5,
     threads: Annotated[str, typer.Option(help="Numbers of threads; empty: the profile's.")] = "",
