@@ -42,7 +42,7 @@ class Breaker:
         self._until, self._probing = None, False
 
     def fail(self, cost: float, retry_after: float | None = None) -> None:
-        """The call failed after `cost` seconds: open, `retry_after` seconds at least."""
+        """The call failed, and another would cost so many seconds: open, `retry_after` at least."""
         pause = min(max(cost * _SHARE, _SHORTEST), _LONGEST)
         self._until = self._clock() + max(pause, retry_after or 0.0)
         self._probing = False

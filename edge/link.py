@@ -191,6 +191,7 @@ class HttpLink:
         """Send, and again what is safe to repeat, all within the deadline."""
         for more in reversed(range(_MORE_TRIES + 1)):
             deadline.check()
+            left = deadline.left
             pause = _BACKOFF * 2 ** (_MORE_TRIES - more) * (0.5 + random.random())  # noqa: S311
             try:
                 status, body, headers = self._send(prepared(), deadline)
@@ -203,6 +204,7 @@ class HttpLink:
                 pause = pause if retry_after is None else retry_after
             except Unreachable as error:
                 failure = error
+            failure.cost = left - deadline.left
             if more == 0 or pause >= deadline.left:
                 raise failure
             self._sleep(pause)

@@ -333,7 +333,8 @@ class Remote:
 
     def _fail(self, call: Call, error: CloudError | None) -> None:
         retry_after = error.retry_after if isinstance(error, Overloaded) else None
-        self._breaker.fail(self._clock() - call.begun, retry_after)
+        cost = None if error is None else error.cost
+        self._breaker.fail(self._clock() - call.begun if cost is None else cost, retry_after)
 
     def abandon(self) -> None:
         """Stop waiting for a call; its thread and connection are left to end by themselves."""

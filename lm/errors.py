@@ -81,9 +81,14 @@ class ResourceError(UhlmError):
 
 
 class CloudError(UhlmError):
-    """The verifier gave no usable answer. The text goes on without it."""
+    """The verifier gave no usable answer. The text goes on without it.
+
+    Attributes:
+        cost: seconds that one more try can be expected to take in vain; None if unknown.
+    """
 
     exit_code = 4
+    cost: float | None = None
 
 
 class Unreachable(CloudError):

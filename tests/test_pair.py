@@ -20,7 +20,7 @@ from .commands import COMMAND, RunningVerifier, environment, run, verifier
 pytestmark = pytest.mark.slow
 
 QUESTION = b"What is the capital of Peru?"
-ANSWERING = [name for name in STRATEGIES if name not in ("local", "reward")]
+ANSWERING = [name for name in STRATEGIES if name != "local"]
 ENSEMBLES = [["--ensemble", "weighted", "--weight", "0.3"], ["--ensemble", "contrastive"]]
 ANSWER = "The capital of Peru is Lima.\n"
 
@@ -72,16 +72,6 @@ def test_every_ensemble_answers(flags: list[str], running: RunningVerifier, home
     asked = ["run", "-", "--cloud", running.url, "--strategy", "ensemble", "--seed", "1"]
     result = run([*asked, *flags], home, QUESTION)
     assert (result.code, result.out, result.err) == (0, ANSWER, "")
-
-
-def test_reward_without_a_calibration_says_how_to_get_one(
-    running: RunningVerifier, home: Path
-) -> None:
-    asked = ["run", "-", "--cloud", running.url, "--strategy", "reward"]
-    result = run(asked, home, QUESTION)
-    assert (result.code, result.out) == (2, "")
-    assert result.err.count("\n") == 1
-    assert "calibrate" in result.err
 
 
 @pytest.mark.parametrize("name", ["local", *ANSWERING])
