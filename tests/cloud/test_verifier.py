@@ -32,9 +32,8 @@ REPLY = Settings(sampler=SAMPLER, seed=11, origin=len(PROMPT))
 
 
 def verifier(context: FakeContext | None = None, n_ctx: int = 200, **more: int) -> Verifier:
-    return Verifier(
-        context or FakeContext(), n_ctx, more.pop("sessions", 8), clock=lambda: 0, **more
-    )
+    sessions = more.pop("sessions", 8)
+    return Verifier(context or FakeContext(), n_ctx, sessions, clock=lambda: 0, **more)
 
 
 def q_after(ids: Sequence[int]) -> Distribution:
