@@ -96,11 +96,12 @@ def throughput_over_snr(rows: Sequence[Row], path: Path) -> Path:
             for name, group in _by_strategy(chosen).items():
                 group = sorted(group, key=lambda row: row["snr_db"])
                 colour, mark, line = _style(name)
+                pipelined = name.endswith("pipelined")
                 ax.plot(
                     [row["snr_db"] for row in group],
                     [row["tokens_per_s"] for row in group],
                     color=colour, marker=mark, linestyle=line, label=name, linewidth=1.6,
-                    markersize=6, **_edge(mark, colour),
+                    markersize=6, fillstyle="none" if pipelined else "full", **_edge(mark, colour),
                 )  # fmt: skip
             ax.set_xlabel("uplink SNR (dB)")
             ax.set_title(f"uplink: {uplink}", fontsize=11)
