@@ -67,8 +67,8 @@ def check(calibration: Calibration, folder: Path, replays: Sequence[Replay]) -> 
         "|---|---|---|---|---|---|",
     ]
     for told_by, score in {**scores, "oracle": beta}.items():
-        rate, risk = risk_curve(score, beta)
-        left = " | ".join(f"{np.interp(x, rate, risk) / beta.mean():.3f}" for x in _RATES)
+        rates, risks = risk_curve(score, beta)
+        left = " | ".join(f"{np.interp(x, rates, risks) / beta.mean():.3f}" for x in _RATES)
         error = f"{errors[told_by]:.4f}" if told_by in errors else ""
         area = f"{auroc(score, beta):.4f}" if told_by != "oracle" else ""
         lines.append(f"| {told_by} | {area} | {error} | {left} |")

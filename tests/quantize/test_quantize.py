@@ -133,8 +133,8 @@ def test_the_matrix_holds_the_squares_of_what_enters_a_weight(original: Path, ma
     """The input of the first layer's queries is known without running it: a normed embedding."""
     weights = blocks().weights
     texts = [ids_of(blocks(), 40, seed) for seed in range(4)]
-    x = weights["model.embed_tokens.weight"][np.concatenate(texts)].astype(np.float16)
-    x = x.astype(np.float64)
+    rows = weights["model.embed_tokens.weight"][np.concatenate(texts)]
+    x = rows.astype(np.float16).astype(np.float64)
     x = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
     x = x * weights["model.layers.0.input_layernorm.weight"]
     found = load_imatrix(matrix)
