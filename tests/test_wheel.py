@@ -17,6 +17,8 @@ import uhlm_edge
 ROOT = Path(uhlm_edge.__file__).parent
 ABROAD = ("tests", "tools", "docs", ".*", "build", "dist", "*.egg-info", "__pycache__")
 
+LITTER = shutil.ignore_patterns(".*", "build", "__pycache__", "*.egg-info")
+
 pytestmark = pytest.mark.slow
 
 
@@ -24,7 +26,7 @@ pytestmark = pytest.mark.slow
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project's files in a folder whose name is no identifier."""
     target = tmp_path_factory.mktemp("some where") / "uhlm-edge-clone"
-    return Path(shutil.copytree(ROOT, target, ignore=shutil.ignore_patterns(".*", "build")))
+    return Path(shutil.copytree(ROOT, target, ignore=LITTER))
 
 
 @pytest.fixture(scope="module")
