@@ -243,13 +243,15 @@ def channel(
     if save_costs is not None:
         save(known, save_costs)
     if real:
+        from ..quantize.atomic import interruptible
         from .netlink import LinkSpec
         from .sidebyside import COLUMNS as SIDE_COLUMNS
         from .sidebyside import compare
 
         spec = LinkSpec(delay_ms=round_trip / 2, loss=loss, up_bps=rate)
         rows = compare(loaded, known, spec, link.split(","), asked, _progress, pace)
-        _collect(rows, output, out, SIDE_COLUMNS)
+        with interruptible():  # namespaces and processes must not outlive the run
+            _collect(rows, output, out, SIDE_COLUMNS)
         return
     about: dict[str, Any] = {"fading": fading, "mean": mean, "round_trip_s": round_trip / 1000}
     channels = [Channel(value, bandwidth, **about) for value in _numbers(snr, float)]

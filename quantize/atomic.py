@@ -6,6 +6,7 @@ import errno
 import glob
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ __all__ = [
     "atomic_output",
     "free_bytes",
     "human_bytes",
+    "interruptible",
     "remove_stale",
     "require_space",
     "scratch_file",
@@ -121,3 +123,13 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let a polite kill end the run as Ctrl-C does, so that nothing half-done stays."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

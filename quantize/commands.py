@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -54,6 +53,7 @@ def quantize(
 ) -> None:
     """Convert and quantise a model: from a Hugging Face folder to files that run."""
     from ..lm.errors import UsageError
+    from .atomic import interruptible
     from .pipeline import Listener, ReportRequest, Request, prepare
     from .samples import read_samples
 
@@ -77,7 +77,7 @@ def quantize(
         if wants_report
         else None,
     )
-    with _interruptible(), _progress() as (console, stage):
+    with interruptible(), _progress() as (console, stage):
         try:
             prepared = prepare(request, Listener(lambda files: _print_plan(console, files), stage))
         except ImportError as error:
@@ -103,16 +103,6 @@ def _find_source(src: str) -> Path:
 
     typer.echo(f"fetching {src}", err=True)
     return pull(src, None if ":" in src else "safetensors").stored.path
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let a polite kill end the run as Ctrl-C does, so that no half file stays."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
