@@ -11,6 +11,7 @@ from typing import Any
 from ..cloud.keys import Keys
 from ..cloud.service import load_service
 from ..configs.config import Config
+from ..configs.layers import as_environment
 from ..edge.assemble import api_key, find_model
 from ..edge.demo import DemoVerifier
 from ..edge.link import HttpLink
@@ -93,12 +94,7 @@ def _own_verifier(config: Config) -> Iterator[tuple[str, str]]:
     missing = DemoVerifier.missing()
     if missing:
         raise ResourceError(missing)
-    engine = config.verifier.engine
-    arguments = ["--profile", "demo", "--model", config.verifier.model]
-    arguments += ["--gpu-layers", str(engine.n_gpu_layers)]
-    if engine.n_threads:
-        arguments += ["--threads", str(engine.n_threads)]
-    with DemoVerifier(arguments) as verifier:
+    with DemoVerifier(settings=as_environment(config, "verifier")) as verifier:
         yield verifier.url, verifier.key
 
 
