@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .bench.calibrate_command import register as register_calibrate
-from .bench.commands import register as register_bench
+from .bench.command import register as register_bench
+from .calibrate.command import register as register_calibrate
+from .common.errors import UhlmError, UsageError
+from .common.text import one_line
 from .configs.flags import conversation
-from .lm.errors import UhlmError, UsageError
-from .lm.text import one_line
-from .quantize.commands import register as register_quantize
-from .quantize.model_commands import register as register_models
-from .quantize.onnx_command import register as register_onnx
+from .models.command import register as register_models
+from .quantize.command import register as register_quantize
+from .quantize.onnx.command import register as register_onnx
 
 if TYPE_CHECKING:
     from .configs.config import Config
     from .configs.layers import Loaded
-    from .edge.link import Link
+    from .edge.link.http import Link
 
 __all__ = ["app", "main"]
 
@@ -66,7 +66,7 @@ Verbose = Annotated[bool, typer.Option("--verbose", help="Say which backend took
 @conversation
 def chat(config: Config, json: Json = False, verbose: Verbose = False) -> None:
     """Talk to the model. Without a terminal, each line of stdin is a turn."""
-    from .edge.repl import chat as run_chat
+    from .edge.chat.repl import chat as run_chat
 
     config = _pulled(config)
     run_chat(config, _partner(config), as_json=json, verbose=verbose)
@@ -84,12 +84,12 @@ def run(
     ] = False,
 ) -> None:
     """Answer one prompt; nothing but the answer goes to stdout."""
-    from .edge.repl import answer, read_stdin
+    from .edge.chat.repl import answer, read_stdin
 
     text = read_stdin() if prompt == "-" else prompt
     config = _pulled(config)
     if dry_run:
-        from .edge.dry_run import dry_run as show_what_leaves
+        from .edge.chat.dry_run import dry_run as show_what_leaves
 
         show_what_leaves(config, text)
         return
@@ -98,7 +98,7 @@ def run(
 
 def _pulled(config: Config) -> Config:
     """The configuration with the names of pulled models as the paths of their files."""
-    from .quantize.model_commands import resolve
+    from .models.command import resolve
 
     device = config.device.model_copy(update={"model": resolve(config.device.model)})
     strategy = config.strategy
@@ -111,7 +111,7 @@ def _partner(config: Config) -> Link | None:
     """A second model in this process in place of a verifier, if one is configured."""
     if config.strategy.partner is None:
         return None
-    from .bench.local_link import load_partner
+    from .edge.link.in_process import load_partner
 
     return load_partner(config)
 
@@ -143,7 +143,7 @@ def cloud_command(
     options = _load(profile, config, flags).config.verifier
     try:
         from .cloud.command import run_verifier
-        from .quantize.model_commands import resolve
+        from .models.command import resolve
     except ImportError as error:
         raise UsageError(f"{error.name} is missing; run: pip install 'uhlm-edge[cloud]'") from None
     run_verifier(options.model_copy(update={"model": resolve(options.model)}), fd, until_eof)

@@ -16,11 +16,11 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from ..lm.errors import ContextFull, EngineError
-from ..lm.worker import Closed, Full
-from .codec import Malformed, OutOfRange
+from ..common.errors import ContextFull, EngineError
+from ..common.worker import Closed, Full
+from ..wire.codec import Malformed, OutOfRange
+from ..wire.messages import MEDIA_TYPE, Conflict, Request
 from .service import Service
-from .wire import MEDIA_TYPE, Conflict, Request
 
 __all__ = ["make_app"]
 

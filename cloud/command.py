@@ -10,8 +10,8 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from .. import models
-from ..lm.key_file import read_key_file
+from ..common.key_file import read_key_file
+from ..models import shipped as models
 from .keys import Keys
 from .options import VerifierOptions
 from .server import bind, serve

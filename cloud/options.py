@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..lm.options import EngineOptions
-from .wire import Limits
+from ..lm.engines.options import EngineOptions
+from ..wire.messages import Limits
 
 __all__ = ["VerifierOptions"]
 

@@ -9,7 +9,7 @@ from types import FrameType
 
 import uvicorn
 
-from ..lm.errors import ConfigError, ResourceError
+from ..common.errors import ConfigError, ResourceError
 from .app import make_app
 from .keys import Keys
 from .options import VerifierOptions

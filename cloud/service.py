@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..lm.llama_engine import LlamaContext
-from ..lm.llama_model import LlamaModel
-from ..lm.vocab import Vocabulary
-from ..lm.worker import Worker
+from ..common.worker import Worker
+from ..lm.engines.llama import LlamaContext
+from ..lm.engines.llama_model import LlamaModel
+from ..lm.vocabulary import Vocabulary
+from ..wire.messages import Info, Limits
 from .keys import Keys
 from .options import VerifierOptions
 from .verifier import Verifier
-from .wire import Info, Limits
 
 __all__ = ["Service", "load_service"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from ..lm.engine import Context
-from .wire import Reply, Settings
+from ..lm.engines.protocol import Context
+from ..wire.messages import Reply, Settings
 
 __all__ = ["Session", "SessionKey", "SessionStore"]
 

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..lm.draws import Purpose, uniform
-from ..lm.engine import Context, Logits, Work
+from ..lm.engines.protocol import Context, Logits, Work
 from ..lm.sampling import TOTAL, Distribution, Probs, rejection
 from ..lm.targets import Contrastive, Weighted
 from ..lm.verification import aim, judge, supply
-from .codec import OutOfRange, pack_contrast, pack_distribution, prefix_hash
+from ..wire.codec import OutOfRange, pack_contrast, pack_distribution, prefix_hash
+from ..wire.messages import Conflict, Reply, Request, Settings, Timing
 from .sessions import Session, SessionKey, SessionStore
-from .wire import Conflict, Reply, Request, Settings, Timing
 
 __all__ = ["Counters", "Verifier"]
 

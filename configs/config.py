@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..cloud.options import VerifierOptions
-from ..lm.options import EngineOptions
+from ..lm.engines.options import EngineOptions
 from ..lm.sampling import Sampler
 
 __all__ = [

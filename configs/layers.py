@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from ..lm.errors import ConfigError
+from ..common.errors import ConfigError
 from .config import Config
 
 if sys.version_info >= (3, 11):

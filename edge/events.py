@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..lm.sampling import Distribution
 
-__all__ = ["Draft", "Event", "Judged", "Notice", "Source", "Token"]
+__all__ = ["Draft", "Event", "Notice", "SkippedVerdict", "Source", "Token"]
 
 Source = Literal["edge", "cloud"]
 
@@ -67,7 +67,7 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class SkippedVerdict:
     """What a later call told about a skipped token: its rejection probability."""
 
     index: int
@@ -82,4 +82,4 @@ class Notice:
     text: str
 
 
-Event = Token | Judged | Notice
+Event = Token | SkippedVerdict | Notice

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .errors import ModelError
+from ..common.errors import ModelError
 from .template import ChatTemplate, Message
-from .vocab import Vocabulary
+from .vocabulary import Vocabulary
 
 __all__ = ["encode_chat"]
 

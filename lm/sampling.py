@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from .errors import EngineError
+from ..common.errors import EngineError
 
 __all__ = ["TOTAL", "Distribution", "Sampler", "accept", "rejection", "resample"]
 

@@ -23,8 +23,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 from markupsafe import Markup
 
-from .errors import ModelError
-from .text import one_line
+from ..common.errors import ModelError
+from ..common.text import one_line
 
 __all__ = ["DEFAULT_TEMPLATE", "ChatTemplate", "Message"]
 

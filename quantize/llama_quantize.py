@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..lm.errors import ModelError, ResourceError
-from ..lm.gguf_check import check
-from ..lm.gguf_types import TENSOR_TYPES
-from .atomic import atomic_output
-from .gguf_write import Progress
+from ..common.errors import ModelError, ResourceError
+from ..common.files import atomic_output
+from ..lm.gguf.check import check
+from ..lm.gguf.types import TENSOR_TYPES
+from .convert.writer import Progress
 from .quant_types import QUANT_TYPES
 
 __all__ = ["Prediction", "predict", "quantize"]
@@ -176,7 +176,7 @@ def _imatrix_array(path: str) -> tuple[Any, list[Any]]:
     """The matrix as llama.cpp takes it, its last entry without a name; and what must live on."""
     from llama_cpp import llama_cpp as ll
 
-    from .imatrix_file import load_imatrix
+    from .imatrix.file import load_imatrix
 
     entries: list[tuple[str, NDArray[np.float32]]] = [
         ("any", np.ones(1, np.float32))

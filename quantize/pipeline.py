@@ -15,19 +15,19 @@ from pathlib import Path
 
 import numpy as np
 
-from ..lm.errors import ModelError, UsageError
-from ..lm.gguf_check import check
-from ..lm.llama_engine import LlamaEngine
-from ..lm.options import EngineOptions
-from .atomic import atomic_output, free_bytes, remove_stale, require_space, scratch_file
-from .convert import Conversion, plan_conversion
-from .gguf_write import DTYPES, Progress
-from .imatrix_file import load_imatrix, save_imatrix
-from .llama_imatrix import CHUNK, collect_imatrix
+from ..common.errors import ModelError, UsageError
+from ..common.files import atomic_output, free_bytes, remove_stale, require_space, scratch_file
+from ..lm.engines.llama import LlamaEngine
+from ..lm.engines.options import EngineOptions
+from ..lm.gguf.check import check
+from .convert.folder import Conversion, plan_conversion
+from .convert.writer import DTYPES, Progress
+from .imatrix.collect import CHUNK, collect_imatrix
+from .imatrix.file import load_imatrix, save_imatrix
 from .llama_quantize import predict, quantize
+from .quality.report import Report, measure_quality
+from .quality.samples import Sample, complete, encode
 from .quant_types import require_types
-from .report import Report, measure_quality
-from .samples import Sample, complete, encode
 
 __all__ = ["Listener", "Planned", "Prepared", "ReportRequest", "Request", "prepare"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..lm.errors import UsageError
-from ..lm.gguf_types import FILE_TYPES
+from ..common.errors import UsageError
+from ..lm.gguf.types import FILE_TYPES
 
 __all__ = ["NEEDS_IMATRIX", "QUANT_TYPES", "require_types"]
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from uhlm_edge import models
+from uhlm_edge.models import shipped as models
 
 COMMAND = [sys.executable, "-m", "uhlm_edge.cli"]
 DEVICE_MODEL = models.path_of("demo-slm")

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uhlm_edge.lm.engine import Logits, Work
-from uhlm_edge.lm.errors import ContextFull
-from uhlm_edge.lm.vocab import Kind, Vocabulary
+from uhlm_edge.common.errors import ContextFull
+from uhlm_edge.lm.engines.protocol import Logits, Work
+from uhlm_edge.lm.vocabulary import Kind, Vocabulary
 
 END = "<|end|>"
 

@@ -14,18 +14,18 @@ import numpy as np
 import pytest
 from llama_cpp import llama_cpp as ll
 
-from uhlm_edge import models
-from uhlm_edge.bench.local_link import LocalLink
 from uhlm_edge.cloud.keys import Keys
 from uhlm_edge.cloud.options import VerifierOptions
 from uhlm_edge.cloud.service import Service, load_service
-from uhlm_edge.edge.loop import Device, Prompt, ReplyLoop
-from uhlm_edge.edge.remote import Remote
-from uhlm_edge.edge.strategy import Strategy, make_strategy
-from uhlm_edge.edge.tape import Tape
-from uhlm_edge.lm.llama_engine import LlamaEngine
-from uhlm_edge.lm.options import EngineOptions
+from uhlm_edge.edge.decode.cache import TokenCache
+from uhlm_edge.edge.decode.loop import Device, Prompt, ReplyLoop
+from uhlm_edge.edge.link.in_process import LocalLink
+from uhlm_edge.edge.link.session import Remote
+from uhlm_edge.edge.policy.strategy import Strategy, make_strategy
+from uhlm_edge.lm.engines.llama import LlamaEngine
+from uhlm_edge.lm.engines.options import EngineOptions
 from uhlm_edge.lm.sampling import Sampler
+from uhlm_edge.models import shipped as models
 
 pytestmark = pytest.mark.slow
 
@@ -65,7 +65,9 @@ class Pair:
         vocab = self.engine.vocab
         text = f"<|begin|><|user|>{question}<|end|><|assistant|>"
         prompt = vocab.tokenize(text, special=True)
-        device = Device(Tape(self.engine), Sampler(temperature=temperature, top_k=0, top_p=1.0))
+        device = Device(
+            TokenCache(self.engine), Sampler(temperature=temperature, top_k=0, top_p=1.0)
+        )
         self.engine.truncate(0)
         remote = Remote(LocalLink(self.service), vocab, "device")
         whole = Prompt(prompt, lambda _: list(prompt), seed, n)

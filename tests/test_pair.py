@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from uhlm_edge.configs.config import StrategyName
-from uhlm_edge.edge.strategy import STRATEGIES
+from uhlm_edge.edge.policy.strategy import STRATEGIES
 
 from .commands import COMMAND, RunningVerifier, environment, run, verifier
 

@@ -10,11 +10,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from uhlm_edge.bench import latency as rates
-from uhlm_edge.bench.channel import StrategyCost
-from uhlm_edge.bench.commands import register
-from uhlm_edge.bench.costs import Measured, save_costs
-from uhlm_edge.lm.errors import UsageError
+from uhlm_edge.bench.command import register
+from uhlm_edge.bench.network.channel import StrategyCost
+from uhlm_edge.bench.network.costs import Measured, save_costs
+from uhlm_edge.bench.speed import latency as rates
+from uhlm_edge.common.errors import UsageError
 
 app = typer.Typer()
 register(app)

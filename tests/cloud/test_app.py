@@ -18,10 +18,10 @@ from uhlm_edge.cloud.app import make_app
 from uhlm_edge.cloud.keys import Keys
 from uhlm_edge.cloud.service import Service
 from uhlm_edge.cloud.verifier import Verifier
-from uhlm_edge.cloud.wire import Info, Limits, Reply, Request, Settings, prefix_hash
-from uhlm_edge.lm.errors import ContextFull, EngineError
+from uhlm_edge.common.errors import ContextFull, EngineError
+from uhlm_edge.common.worker import Worker
 from uhlm_edge.lm.sampling import TOTAL, Distribution
-from uhlm_edge.lm.worker import Worker
+from uhlm_edge.wire.messages import Info, Limits, Reply, Request, Settings, prefix_hash
 
 from ..fakes import CLOUD, FakeContext
 

@@ -10,8 +10,8 @@ import pytest
 from uhlm_edge.cloud.keys import Keys
 from uhlm_edge.cloud.options import VerifierOptions
 from uhlm_edge.cloud.server import bind
-from uhlm_edge.lm.errors import ConfigError, ResourceError
-from uhlm_edge.lm.key_file import read_key_file
+from uhlm_edge.common.errors import ConfigError, ResourceError
+from uhlm_edge.common.key_file import read_key_file
 
 
 def key_file(folder: Path, content: bytes, mode: int = 0o600) -> Path:

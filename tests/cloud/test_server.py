@@ -14,16 +14,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from uhlm_edge import models
-from uhlm_edge.cloud.wire import Reply, Request, Settings, prefix_hash
+from uhlm_edge.common.errors import CloudError, Overloaded, Refused, Unreachable
 from uhlm_edge.edge.events import Draft
-from uhlm_edge.edge.link import Deadline, HttpLink
-from uhlm_edge.edge.remote import Remote
-from uhlm_edge.lm.errors import CloudError, Overloaded, Refused, Unreachable
-from uhlm_edge.lm.llama_engine import LlamaEngine
-from uhlm_edge.lm.options import EngineOptions
+from uhlm_edge.edge.link.http import Deadline, HttpLink
+from uhlm_edge.edge.link.session import Remote
+from uhlm_edge.lm.engines.llama import LlamaEngine
+from uhlm_edge.lm.engines.options import EngineOptions
 from uhlm_edge.lm.sampling import Sampler
 from uhlm_edge.lm.targets import LLM
+from uhlm_edge.models import shipped as models
+from uhlm_edge.wire.messages import Reply, Request, Settings, prefix_hash
 
 pytestmark = pytest.mark.slow
 

@@ -12,16 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from uhlm_edge.cloud import codec
 from uhlm_edge.cloud.sessions import SessionKey
 from uhlm_edge.cloud.verifier import Verifier
-from uhlm_edge.cloud.wire import Conflict, OutOfRange, Reply, Request, Settings, prefix_hash
+from uhlm_edge.common.errors import ContextFull, EngineError
 from uhlm_edge.lm.draws import Purpose, uniform
-from uhlm_edge.lm.engine import Logits, Work
-from uhlm_edge.lm.errors import ContextFull, EngineError
+from uhlm_edge.lm.engines.protocol import Logits, Work
 from uhlm_edge.lm.sampling import TOTAL, Distribution, Sampler
 from uhlm_edge.lm.targets import Contrastive, Weighted
 from uhlm_edge.lm.verification import aim, judge, supply
+from uhlm_edge.wire import codec
+from uhlm_edge.wire.messages import Conflict, OutOfRange, Reply, Request, Settings, prefix_hash
 
 from ..fakes import CLOUD, DEVICE, FakeContext, FakeModel
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from uhlm_edge.common.errors import ConfigError
 from uhlm_edge.configs.layers import Loaded, config_folder, load_config, profiles
-from uhlm_edge.lm.errors import ConfigError
 
 N_CTX = ("device", "engine", "n_ctx")
 

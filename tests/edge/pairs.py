@@ -12,24 +12,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from uhlm_edge.bench.local_link import LocalLink
 from uhlm_edge.cloud.keys import Keys
 from uhlm_edge.cloud.service import Service
 from uhlm_edge.cloud.verifier import Verifier
-from uhlm_edge.cloud.wire import Conflict, Limits, Malformed, OutOfRange, Reply, Request
-from uhlm_edge.edge.breaker import Breaker
-from uhlm_edge.edge.events import Event, Judged, Notice, Token
-from uhlm_edge.edge.link import Deadline
-from uhlm_edge.edge.loop import Device, Prompt, ReplyLoop
-from uhlm_edge.edge.remote import Call, Remote
-from uhlm_edge.edge.strategy import Strategy
-from uhlm_edge.edge.tape import Tape
-from uhlm_edge.edge.uncertainty import sampled
+from uhlm_edge.common.errors import ProtocolError, Refused, Unreachable
+from uhlm_edge.common.worker import Worker
+from uhlm_edge.edge.decode.cache import TokenCache
+from uhlm_edge.edge.decode.loop import Device, Prompt, ReplyLoop
+from uhlm_edge.edge.events import Event, Notice, SkippedVerdict, Token
+from uhlm_edge.edge.link.breaker import Breaker
+from uhlm_edge.edge.link.http import Deadline
+from uhlm_edge.edge.link.in_process import LocalLink
+from uhlm_edge.edge.link.session import Call, Remote
+from uhlm_edge.edge.policy.strategy import Strategy
 from uhlm_edge.lm.draws import Draws, Purpose, uniform
-from uhlm_edge.lm.errors import ProtocolError, Refused, Unreachable
 from uhlm_edge.lm.sampling import TOTAL, Distribution, Sampler, rejection
+from uhlm_edge.lm.uncertainty import sampled
 from uhlm_edge.lm.verification import judge, supply
-from uhlm_edge.lm.worker import Worker
+from uhlm_edge.wire.messages import Conflict, Limits, Malformed, OutOfRange, Reply, Request
 
 from ..fakes import CLOUD, DEVICE, FakeContext, FakeEngine, FakeModel
 
@@ -170,7 +170,7 @@ def notices(events: list[Event]) -> list[str]:
 
 
 def betas(events: list[Event]) -> dict[int, float]:
-    return {event.index: event.beta for event in events if isinstance(event, Judged)}
+    return {event.index: event.beta for event in events if isinstance(event, SkippedVerdict)}
 
 
 @contextmanager
@@ -202,7 +202,7 @@ def pair(
     link, clock = FaultyLink(service, fault), Clock()
     link.held = patient
     remote = StagedRemote(link, engine.vocab, device.name, breaker=Breaker(clock))
-    at_hand = Device(Tape(engine), sampler, wire_top, measure=measure)
+    at_hand = Device(TokenCache(engine), sampler, wire_top, measure=measure)
     try:
         yield Pair(at_hand, engine, context, service, link, remote, clock)
     finally:

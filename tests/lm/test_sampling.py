@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from uhlm_edge.lm.errors import EngineError
+from uhlm_edge.common.errors import EngineError
 from uhlm_edge.lm.sampling import TOTAL, Distribution, Sampler, accept, rejection, resample
 
 MASSES = st.lists(st.floats(0, 1e30), min_size=1, max_size=300).filter(lambda m: sum(m) > 0)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from uhlm_edge.lm.errors import ModelError
+from uhlm_edge.common.errors import ModelError
 from uhlm_edge.lm.template import ChatTemplate, Message
 
 TALK: list[Message] = [

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from uhlm_edge import models
-from uhlm_edge.lm.errors import ModelError
+from uhlm_edge.common.errors import ModelError
+from uhlm_edge.models import shipped as models
 
 
 @pytest.fixture

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from uhlm_edge.lm.errors import ModelError, ResourceError
-from uhlm_edge.quantize import convert as convert_module
-from uhlm_edge.quantize.atomic import atomic_output
-from uhlm_edge.quantize.checkpoint import Checkpoint
-from uhlm_edge.quantize.convert import convert, plan_conversion
-from uhlm_edge.quantize.families import read_layout
-from uhlm_edge.quantize.reference import reference_tokenizer
-from uhlm_edge.quantize.tokenizer import read_tokenizer
+from uhlm_edge.common.errors import ModelError, ResourceError
+from uhlm_edge.common.files import atomic_output
+from uhlm_edge.quantize.convert import folder as convert_module
+from uhlm_edge.quantize.convert.checkpoint import Checkpoint
+from uhlm_edge.quantize.convert.families import read_layout
+from uhlm_edge.quantize.convert.folder import convert, plan_conversion
+from uhlm_edge.quantize.convert.reference import reference_tokenizer
+from uhlm_edge.quantize.convert.tokenizer import read_tokenizer
 
 from .tiny_models import Folder, make
 

@@ -16,19 +16,19 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from uhlm_edge.lm.errors import DataError, ModelError, ResourceError, UhlmError, UsageError
-from uhlm_edge.lm.gguf_check import check
-from uhlm_edge.lm.llama_engine import LlamaEngine
-from uhlm_edge.lm.options import EngineOptions
-from uhlm_edge.quantize.commands import register
-from uhlm_edge.quantize.convert import convert
-from uhlm_edge.quantize.imatrix_file import Imatrix, load_imatrix, save_imatrix
-from uhlm_edge.quantize.llama_ggml import find_layout
-from uhlm_edge.quantize.llama_imatrix import collect_imatrix
+from uhlm_edge.common.errors import DataError, ModelError, ResourceError, UhlmError, UsageError
+from uhlm_edge.lm.engines.llama import LlamaEngine
+from uhlm_edge.lm.engines.options import EngineOptions
+from uhlm_edge.lm.gguf.check import check
+from uhlm_edge.quantize.command import register
+from uhlm_edge.quantize.convert.folder import convert
+from uhlm_edge.quantize.imatrix.collect import collect_imatrix
+from uhlm_edge.quantize.imatrix.file import Imatrix, load_imatrix, save_imatrix
+from uhlm_edge.quantize.imatrix.llama_ggml import find_layout
 from uhlm_edge.quantize.llama_quantize import predict, quantize
 from uhlm_edge.quantize.pipeline import Listener, Planned, Request, prepare
+from uhlm_edge.quantize.quality.samples import BUILT_IN
 from uhlm_edge.quantize.quant_types import NEEDS_IMATRIX, QUANT_TYPES, require_types
-from uhlm_edge.quantize.samples import BUILT_IN
 
 from .tiny_models import Folder, ids_of, make
 
@@ -282,7 +282,7 @@ def test_a_name_is_pulled_first(
         asked.append((name, type_))
         return SimpleNamespace(stored=SimpleNamespace(path=folder))
 
-    monkeypatch.setattr("uhlm_edge.quantize.hub.pull", pull)
+    monkeypatch.setattr("uhlm_edge.models.hub.pull", pull)
     arguments = ["quantize", "owner/name", "-t", "F16", "--out", str(tmp_path)]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output

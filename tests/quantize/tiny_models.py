@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, trainers
 from tokenizers import pre_tokenizers as pre
 
-from uhlm_edge.quantize.sample_text import SAMPLE_LINES
+from uhlm_edge.quantize.convert.sample_text import SAMPLE_LINES
 
 Weights = dict[str, NDArray[np.float32]]
 

@@ -1,0 +1,38 @@
+"""An engine inside another: the base of those that time, count or slow down a real one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...lm.engines.protocol import Engine, Logits
+from ...lm.vocabulary import Vocabulary
+
+__all__ = ["WrappedEngine"]
+
+
+class WrappedEngine:
+    """Passes everything on. Subclasses change what they measure."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    @property
+    def vocab(self) -> Vocabulary:
+        return self.engine.vocab
+
+    @property
+    def n_ctx(self) -> int:
+        return self.engine.n_ctx
+
+    @property
+    def length(self) -> int:
+        return self.engine.length
+
+    def eval(self, tokens: Sequence[int], rows: int = 1) -> Logits:
+        return self.engine.eval(tokens, rows)
+
+    def truncate(self, n: int) -> None:
+        self.engine.truncate(n)
+
+    def close(self) -> None:
+        self.engine.close()

@@ -1,0 +1,1 @@
+"""The channel: a model of it, and real slow links."""

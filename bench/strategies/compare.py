@@ -1,0 +1,289 @@
+"""Compare strategies on the same rows: what they get right, what they upload, how fast they are.
+
+Each strategy answers every row once per seed; reply i under seed s draws with `turn_seed(s, i)`, so
+that strategies can be compared draw by draw. Time and bytes are those of the replies alone: the
+verifier's counters, the shadow verification and the scores are read outside the timed path.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from tempfile import TemporaryDirectory
+from typing import Protocol
+
+from ...common.errors import CloudError, DataError
+from ...configs.config import Config
+from ...edge.chat.assemble import assemble
+from ...edge.chat.assistant import Assistant
+from ...edge.decode.cache import TokenCache
+from ...edge.decode.loop import ReplyLoop
+from ...edge.events import Notice, Token
+from ...edge.policy.strategy import Strategy, make_strategy
+from ...lm.chat import encode_chat
+from ...lm.draws import turn_seed
+from ...lm.template import ChatTemplate, Message
+from ...lm.vocabulary import TextDecoder
+from ...models.resolve import find_model
+from ..harness.cases import Case
+from ..harness.meter import CountingEngine, Meter, VerifierCounters, Work
+from ..harness.scoring import Outcome, exact, token_f1
+from ..harness.shadow_verifier import ShadowVerifier
+from .ensemble_baseline import write_standard
+from .specs import STANDARD, Entry
+
+__all__ = ["Bench", "Similarity", "Writer", "count_reply", "shadow_counts"]
+
+Similarity = Callable[[str, str], float]
+"""How similar two texts are."""
+
+_PIPELINED = {"auto": None, "on": True, "off": False}
+
+
+class Writer(Protocol):
+    """Answers one row after the other under one seed."""
+
+    def warm_up(self, case: Case, seed: int) -> None:
+        """A reply that nobody counts and no policy learns from."""
+        ...
+
+    def write(self, case: Case, seed: int) -> Outcome:
+        """The reply with that seed, counted but not scored; `betas` may come later."""
+        ...
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Everything that the strategies share.
+
+    Attributes:
+        config: sampler, device, limits; of the strategies what their entries do not say.
+        link: makes a fresh link to the verifier.
+        counters: of the verifier; None: it has none.
+        onlooker: for the shadow verification; None: none.
+        similarity: to a reference; None: not measured.
+        tell: takes a line for the user.
+        watch: shown every finished reply, outside the timed path.
+    """
+
+    config: Config
+    link: Callable[[], Meter]
+    counters: VerifierCounters | None
+    onlooker: ShadowVerifier | None
+    similarity: Similarity | None
+    tell: Callable[[str], None]
+    watch: Callable[[Case, ReplyLoop], None] = lambda case, loop: None
+
+    def run(
+        self, entry: Entry, cases: Sequence[Case], seed: int, start: int = 0
+    ) -> Generator[Outcome, None, None]:
+        """Answer the rows from `start` on with one strategy under one seed.
+
+        One reply before them warms up and is not kept.
+
+        Raises:
+            CloudError: the verifier was away: the numbers would be the device's alone.
+            DataError: a row is too long for the context.
+        """
+        with self._writer(entry) as writer:
+            writer.warm_up(cases[0], seed)
+            for i, case in enumerate(cases[start:], start):
+                yield self._scored(writer.write(case, turn_seed(seed, i)), case)
+
+    def config_of(self, entry: Entry) -> Config:
+        """The configuration with an entry's strategy."""
+        cloud = self.config.cloud.model_copy(update={"require": entry.calls})
+        return self.config.model_copy(update={"strategy": entry.options, "cloud": cloud})
+
+    @contextmanager
+    def _writer(self, entry: Entry) -> Iterator[Writer]:
+        config = self.config_of(entry)
+        if entry.kind == STANDARD:
+            with _StandardWriter.open(config) as standard:
+                yield standard
+            return
+        meter = self.link() if entry.calls else None
+        with ExitStack() as stack:
+            # What policies learnt elsewhere is not taken up, nor kept.
+            state = stack.enter_context(TemporaryDirectory())
+            environment = {**os.environ, "XDG_STATE_HOME": state}
+            assistant = stack.enter_context(assemble(config, self.tell, meter, environment))
+            assistant.strategy = entry.own_strategy() or assistant.strategy
+            yield _LoopWriter(self, assistant, meter, config)
+
+    def _scored(self, outcome: Outcome, case: Case) -> Outcome:
+        if case.answer is not None:
+            return replace(outcome, exact=exact(outcome.text, case.answer))
+        assert case.reference is not None  # noqa: S101 - a case has one of both
+        alike = self.similarity(outcome.text, case.reference) if self.similarity else None
+        return replace(outcome, token_f1=token_f1(outcome.text, case.reference), cosine=alike)
+
+
+class _LoopWriter:
+    """The product's own loop, inside meters."""
+
+    def __init__(
+        self, bench: Bench, assistant: Assistant, meter: Meter | None, config: Config
+    ) -> None:
+        self._bench, self._assistant, self._meter = bench, assistant, meter
+        self._chat = config.chat
+        self._pipelined = _PIPELINED[config.strategy.pipelined]
+        self._engine = CountingEngine(assistant.device.tape.engine)
+        self._device = replace(assistant.device, tape=TokenCache(self._engine))
+
+    def warm_up(self, case: Case, seed: int) -> None:
+        online = self._assistant.remote is not None
+        assistant = self._with(make_strategy("hlm" if online else "local"), seed)
+        for event in assistant.answer(case.messages):
+            if isinstance(event, Notice):
+                self._refuse(event.text, case, assistant.loop)
+
+    def _with(self, strategy: Strategy, seed: int) -> Assistant:
+        """An assistant for one reply with that very seed."""
+        return Assistant(
+            self._device, self._assistant.remote, strategy, self._chat.system,
+            self._chat.max_tokens, seed, self._pipelined,
+        )  # fmt: skip
+
+    def write(self, case: Case, seed: int) -> Outcome:
+        """Time the reply; then count, and look at it in shadow."""
+        assistant = self._with(self._assistant.strategy, seed)
+        if self._meter is not None:
+            self._meter.restart()
+        llm, device = self._llm_work(), self._engine.work
+        for event in assistant.answer(case.messages):
+            if isinstance(event, Notice):
+                self._refuse(event.text, case, assistant.loop)
+        loop = assistant.loop
+        assert loop is not None  # noqa: S101 - there was a reply
+        outcome = count_reply(case.line, assistant.text, loop)
+        if (meter := self._meter) is not None:
+            outcome = replace(
+                outcome,
+                calls=len(meter.bodies),
+                bodies=meter.bodies,
+                requests=meter.requests,
+                payload_down=loop.stats.downlink_bytes,
+                wire_down=None if meter.requests is None else loop.stats.wire_down,
+            )
+        if (now := self._llm_work()) is None or llm is None:
+            outcome = replace(outcome, llm_passes=None, llm_positions=None)
+        else:
+            passes, positions = now.since(llm)
+            outcome = replace(outcome, llm_passes=passes, llm_positions=positions)
+        own = self._engine.work.since(device)
+        outcome = replace(outcome, device_passes=own.passes, device_positions=own.positions)
+        self._bench.watch(case, loop)
+        return self._look(outcome, case, loop)
+
+    def _refuse(self, notice: str, case: Case, loop: ReplyLoop | None) -> None:
+        if loop is not None and loop.stats.offline_reason is not None:
+            raise CloudError(f"the verifier was away: {loop.stats.offline_reason}")
+        raise DataError(f"the row of line {case.line}: {notice}")
+
+    def _llm_work(self) -> Work | None:
+        """By the verifier's counters; nothing if it is never asked."""
+        if self._meter is None:
+            return Work(0, 0)
+        return self._bench.counters.read() if self._bench.counters else None
+
+    def _look(self, outcome: Outcome, case: Case, loop: ReplyLoop) -> Outcome:
+        onlooker = self._bench.onlooker
+        if onlooker is None:
+            return outcome
+        system = [Message(role="system", content=self._chat.system)] if self._chat.system else []
+        ids = [token.id for token in loop.tokens]
+        prompt = onlooker.prompt([*system, *case.messages])
+        betas = onlooker.betas(prompt, ids, loop.proposed)
+        return shadow_counts(outcome, loop, betas)
+
+
+class _StandardWriter:
+    """Both models at each token, in this process."""
+
+    def __init__(self, config: Config, models: Sequence[CountingEngine]) -> None:
+        self._config, self._models = config, models
+        self._templates = [
+            ChatTemplate(model.vocab.template, model.vocab.bos, model.vocab.eos) for model in models
+        ]
+
+    @staticmethod
+    @contextmanager
+    def open(config: Config) -> Iterator[_StandardWriter]:
+        """Load both models for as long as the context lasts."""
+        from ...lm.engines.llama import LlamaEngine
+
+        places = (
+            (config.device.model, config.device.engine),
+            (config.verifier.model, config.verifier.engine),
+        )
+        models = [CountingEngine(LlamaEngine(find_model(name), opts)) for name, opts in places]
+        try:
+            yield _StandardWriter(config, models)
+        finally:
+            for model in models:
+                model.close()
+
+    def warm_up(self, case: Case, seed: int) -> None:
+        self.write(case, seed)
+
+    def write(self, case: Case, seed: int) -> Outcome:
+        """Time the reply, and count the passes of both."""
+        chat, config = self._config.chat, self._config
+        system = [Message(role="system", content=chat.system)] if chat.system else []
+        prompts = [
+            encode_chat(model.vocab, template, [*system, *case.messages])
+            for model, template in zip(self._models, self._templates, strict=True)
+        ]
+        weight = config.strategy.weight
+        before = [model.work for model in self._models]
+        begun = time.perf_counter()
+        ids = write_standard(
+            self._models, prompts, [weight, 1.0 - weight], config.sampler, config.device.wire_top,
+            seed, chat.max_tokens,
+        )  # fmt: skip
+        took = time.perf_counter() - begun
+        device, llm = (m.work.since(b) for m, b in zip(self._models, before, strict=True))
+        decoder = TextDecoder(self._models[0].vocab)
+        return Outcome(
+            case.line, len(ids), took, from_llm=len(ids), known=0,
+            llm_passes=llm.passes, llm_positions=llm.positions,
+            device_passes=device.passes, device_positions=device.positions,
+            requests=None, wire_down=None,
+            text="".join(decoder.feed(token) for token in ids) + decoder.end(),
+        )  # fmt: skip
+
+
+def count_reply(line: int, text: str, loop: ReplyLoop) -> Outcome:
+    """The counts of a finished reply; bytes, passes and betas are not among them."""
+    stats, tokens = loop.stats, loop.tokens
+    judged = [t for t in tokens if t.accepted is not None and t.index in loop.proposed]
+    return Outcome(
+        line=line,
+        tokens=len(tokens),
+        seconds=stats.elapsed,
+        device_seconds=stats.device_time,
+        drafts=stats.drafts,
+        calls=stats.uploads + stats.audits,
+        audits=stats.audits,
+        from_llm=stats.from_llm,
+        skipped=sum(map(_was_skipped, tokens)),
+        judged=len(judged),
+        rejected=sum(t.accepted is False for t in judged),
+        threshold=stats.threshold,
+        text=text,
+    )
+
+
+def shadow_counts(outcome: Outcome, loop: ReplyLoop, betas: Mapping[int, float]) -> Outcome:
+    """The outcome with what the betas of the device's drafts add to it."""
+    risked = [betas.get(t.index, 0.0) for t in loop.tokens if _was_skipped(t)]
+    return replace(outcome, known=len(betas), beta=sum(betas.values()), skipped_beta=sum(risked))
+
+
+def _was_skipped(token: Token) -> bool:
+    """The device's own word, and no verdict on it."""
+    return token.source == "edge" and token.accepted is None

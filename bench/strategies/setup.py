@@ -1,0 +1,114 @@
+"""What a comparison needs around it: a verifier, an onlooker, embeddings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import lru_cache
+from typing import Any
+
+from ...cloud.keys import Keys
+from ...cloud.service import load_service
+from ...common.errors import ResourceError, UsageError
+from ...configs.config import Config
+from ...configs.layers import as_environment
+from ...edge.chat.assemble import api_key
+from ...edge.chat.demo import DemoVerifier
+from ...edge.link.http import HttpLink
+from ...edge.link.in_process import LocalLink
+from ...lm.engines.llama import LlamaEngine
+from ...lm.engines.llama_embed import LlamaEmbedder
+from ...models.resolve import find_model
+from ..harness.cases import Case
+from ..harness.meter import HttpCounters, LocalCounters, Meter, VerifierCounters
+from ..harness.scoring import cosine
+from ..harness.shadow_verifier import ROWS, ShadowVerifier
+from .compare import Bench, Similarity
+
+__all__ = ["open_bench"]
+
+
+@contextmanager
+def open_bench(
+    config: Config,
+    cases: Sequence[Case],
+    needed: bool,
+    tell: Callable[[str], None],
+    in_process: bool = False,
+    shadow: bool = True,
+    embeddings: str | None = None,
+    keep: bool = False,
+) -> Iterator[Bench]:
+    """Verifier, onlooker and embeddings, for as long as the context lasts.
+
+    Args:
+        config: all options.
+        cases: the rows; embeddings are loaded only if one has a reference.
+        needed: whether any strategy calls the verifier.
+        tell: takes a line for the user.
+        in_process: no network in between.
+        shadow: load the onlooker.
+        embeddings: model for the similarity to references; None: the LLM.
+        keep: links keep the requests they send.
+
+    Raises:
+        CloudError: there is no verifier.
+        ModelError: a model is refused.
+    """
+    with ExitStack() as stack:
+        link: Callable[[], Meter] = _no_verifier
+        counters: VerifierCounters | None = None
+        if needed and in_process:
+            service = load_service(find_model(config.verifier.model), config.verifier, Keys())
+            counters = LocalCounters(service.verifier)
+
+            def link() -> Meter:
+                return Meter(LocalLink(service), on_wire=False, keep=keep)
+
+        elif needed:
+            cloud = config.cloud
+            ca_file = str(cloud.ca_file) if cloud.ca_file else None
+            url, key = cloud.url, api_key(config, os.environ)
+            if url is None:
+                url, key = stack.enter_context(_own_verifier(config))
+            counters = HttpCounters(url, key)
+
+            def link() -> Meter:
+                return Meter(HttpLink(url, key, cloud.connect_timeout, ca_file), keep=keep)
+
+        onlooker = _onlooker(config, stack) if shadow else None
+        wanted = any(case.reference is not None for case in cases)
+        similarity = _similarity(config, embeddings, stack) if wanted else None
+        yield Bench(config, link, counters, onlooker, similarity, tell)
+
+
+def _no_verifier() -> Any:
+    raise AssertionError("no strategy of the list calls a verifier")
+
+
+@contextmanager
+def _own_verifier(config: Config) -> Iterator[tuple[str, str]]:
+    """The demo's verifier process, with the model and the threads of the configuration."""
+    if config.cloud.offline or not config.cloud.demo:
+        raise UsageError("no verifier is configured; give --cloud URL or --in-process")
+    missing = DemoVerifier.missing()
+    if missing:
+        raise ResourceError(missing)
+    with DemoVerifier(settings=as_environment(config, "verifier")) as verifier:
+        yield verifier.url, verifier.key
+
+
+def _onlooker(config: Config, stack: ExitStack) -> ShadowVerifier:
+    options = config.verifier.engine
+    engine = LlamaEngine(find_model(config.verifier.model), options, max_rows=ROWS)
+    stack.callback(engine.close)
+    return ShadowVerifier(engine, config.sampler)
+
+
+def _similarity(config: Config, model: str | None, stack: ExitStack) -> Similarity:
+    name = model or config.verifier.model
+    embedder = LlamaEmbedder(find_model(name), config.verifier.engine)
+    stack.callback(embedder.close)
+    embed = lru_cache(4096)(embedder.embed)
+    return lambda a, b: cosine(embed(a), embed(b))

@@ -1,0 +1,137 @@
+"""Which strategies a benchmark compares: `uhlm@0.073,rand,reward@0.5` as configurations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from ...common.errors import UsageError
+from ...configs.config import StrategyOptions
+from ...edge.policy.policies import Always
+from ...edge.policy.strategy import STRATEGIES, Strategy
+from ...lm.targets import Weighted
+
+__all__ = ["LOCKSTEP", "STANDARD", "Entry", "parse_lineup"]
+
+STANDARD = "standard-ensemble"
+"""Benchmark only: both models at each token, in this process, drawn from the mixture."""
+
+LOCKSTEP = "lockstep"
+"""Benchmark only: the standard ensemble over a network, a call per token."""
+
+_NAMED = ("averse", "prone", "risk", "adaptive")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One strategy of the list.
+
+    Attributes:
+        label: as it was written.
+        kind: its name, without the parameter.
+        options: the configuration of it.
+        borrows: a `rand` whose rate is the upload rate of the first `uhlm`.
+    """
+
+    label: str
+    kind: str
+    options: StrategyOptions
+    borrows: bool = False
+
+    @property
+    def calls(self) -> bool:
+        """Does it talk to a verifier?"""
+        return self.kind not in ("local", STANDARD)
+
+    @property
+    def learns(self) -> bool:
+        """Does what it does depend on replies before?"""
+        return self.options.threshold == "adaptive" and self.kind in ("uhlm", "spec")
+
+    def at_rate(self, rate: float) -> Entry:
+        """The same `rand` with a rate of its own."""
+        return Entry(self.label, self.kind, self.options.model_copy(update={"rate": rate}))
+
+    def own_strategy(self) -> Strategy | None:
+        """A strategy that only benchmarks have; None: as the options say."""
+        if self.kind != LOCKSTEP:
+            return None
+        return Strategy(LOCKSTEP, Always(), "last", Weighted(weight=self.options.weight))
+
+
+def parse_lineup(text: str, options: StrategyOptions) -> list[Entry]:
+    """The entries of a list with commas; `options` are what no entry says.
+
+    Raises:
+        UsageError: an unknown name, a parameter that does not fit, an entry twice, or a `rand`
+            without a rate and without a `uhlm` to take it from.
+    """
+    labels = [part.strip() for part in text.split(",") if part.strip()]
+    if not labels:
+        raise UsageError("no strategies: give for example --strategies local,hlm,uhlm@0.073")
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise UsageError(f"{', '.join(twice)} is in the list twice")
+    entries = [_entry(label, options) for label in labels]
+    if any(entry.borrows for entry in entries) and not any(e.kind == "uhlm" for e in entries):
+        raise UsageError("rand runs at the upload rate of a uhlm: list one, or give rand@RATE")
+    return entries
+
+
+def _entry(label: str, options: StrategyOptions) -> Entry:
+    kind, at, parameter = label.partition("@")
+    if kind not in (*STRATEGIES, STANDARD, LOCKSTEP):
+        known = ", ".join((*STRATEGIES, STANDARD, LOCKSTEP))
+        raise UsageError(f"no strategy {kind!r}; there are {known}")
+    changes = _PARAMETERS[kind](parameter, label) if at else {}
+    values: dict[str, Any] = options.model_dump()
+    if kind in STRATEGIES:
+        values["name"] = kind
+    try:
+        made = StrategyOptions.model_validate({**values, **changes})
+    except ValidationError as error:
+        raise UsageError(f"{label}: {error.errors()[0]['msg'].lower()}") from None
+    return Entry(label, kind, made, borrows=kind == "rand" and not at)
+
+
+def _number(text: str, label: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"{label}: {text!r} is not a number") from None
+
+
+def _none(text: str, label: str) -> dict[str, Any]:
+    raise UsageError(f"{label}: {label.split('@')[0]} has no parameter")
+
+
+def _threshold(text: str, label: str) -> dict[str, Any]:
+    if text in _NAMED:
+        return {"threshold": text}
+    try:
+        return {"threshold": float(text)}
+    except ValueError:
+        raise UsageError(f"{label}: want a number or one of {', '.join(_NAMED)}") from None
+
+
+def _weight(text: str, label: str) -> dict[str, Any]:
+    if text == "contrastive":
+        return {"ensemble": "contrastive"}
+    return {"ensemble": "weighted", "weight": _number(text, label)}
+
+
+_PARAMETERS: dict[str, Callable[[str, str], dict[str, Any]]] = {
+    "local": _none,
+    "cloud": _none,
+    "hlm": _none,
+    "uhlm": _threshold,
+    "rand": lambda text, label: {"rate": _number(text, label)},
+    "spec": _threshold,
+    "reward": lambda text, label: {"reward_threshold": _number(text, label)},
+    "ensemble": _weight,
+    STANDARD: lambda text, label: {"weight": _number(text, label)},
+    LOCKSTEP: lambda text, label: {"weight": _number(text, label)},
+}

@@ -1,0 +1,171 @@
+"""What an upload would weigh in other formats, and what a format that cuts q afterwards breaks.
+
+Only the benchmark knows these formats; the product sends `Distribution`s. The law of a format that
+samples from one q and verifies against another is enumerated here: it is not the LLM's.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...edge.decode.loop import ReplyLoop
+from ...lm.engines.protocol import Logits
+from ...lm.sampling import Distribution, Probs, Sampler
+from ...lm.template import Message
+from ..harness.cases import Case
+from ..harness.scoring import Outcome
+from ..harness.shadow_verifier import ShadowVerifier
+from ..network.channel import published_bytes
+
+__all__ = [
+    "COLUMNS", "FORMATS", "Uploads", "cut_bytes", "cut_with_tail", "draft_bytes", "judged_law",
+    "ours", "synthetic_pair", "total_variation", "uplink_rows",
+]  # fmt: skip
+
+CUT = 32
+"""Ids that a top-k upload keeps."""
+
+FORMATS = {
+    "published": "every probability in 8 bits beside its index (arXiv 2412.12687)",
+    f"top-{CUT} and uniform tail": "the largest probabilities so, the rest spread evenly (CU-HLM)",
+    "JSON": "the full distribution as JSON numbers",
+    "float16": "the full distribution, two bytes an id",
+}
+
+COLUMNS = (
+    "uplink", "per_upload_median", "per_upload_p95", "wire_per_upload_median",
+    "wire_per_upload_p95", "per_token", "wire_per_token",
+)  # fmt: skip
+
+
+def cut_bytes(vocabulary: int, k: int = CUT) -> int:
+    """Bytes of k probabilities of 8 bits, each beside its index."""
+    return math.ceil(min(k, vocabulary) * (8 + (vocabulary - 1).bit_length()) / 8)
+
+
+def draft_bytes(probs: Probs) -> list[int]:
+    """What one draft's law (V,) weighs in each of FORMATS, in their order."""
+    n = len(probs)
+    return [
+        published_bytes(n),
+        cut_bytes(n),
+        len(json.dumps(probs.tolist(), separators=(",", ":"))),
+        2 * n,
+    ]
+
+
+@dataclass
+class Uploads:
+    """Collects what each uploaded draft would have weighed.
+
+    Args:
+        onlooker: the device model once more, to see the full law behind a draft; outside the timed
+            path.
+        sampler: that of the session.
+        system: the system message, "" for none.
+    """
+
+    onlooker: ShadowVerifier
+    sampler: Sampler
+    system: str = ""
+    sizes: list[list[int]] = field(default_factory=list)
+
+    def watch(self, case: Case, loop: ReplyLoop) -> None:
+        """Take in a finished reply."""
+        judged = [t for t in loop.tokens if t.accepted is not None and t.index in loop.proposed]
+        if not judged:
+            return
+        ids = [token.id for token in loop.tokens]
+        system = [Message(role="system", content=self.system)] if self.system else []
+        prompt = self.onlooker.prompt([*system, *case.messages])
+        rows = self.onlooker.rows(prompt, ids)
+        self.sizes += [draft_bytes(self.sampler.probs(rows[token.index])) for token in judged]
+
+
+def uplink_rows(
+    uploads: Uploads, outcomes: Sequence[Outcome], header: int | None
+) -> list[dict[str, Any]]:
+    """One row per format: bytes per upload and per generated id, without and with HTTP.
+
+    Args:
+        uploads: sizes of the other formats, of every uploaded draft.
+        outcomes: what was really sent.
+        header: bytes of our own request line and headers, granted to the other formats too; None
+            without HTTP.
+    """
+    tokens = sum(outcome.tokens for outcome in outcomes)
+    sizes = np.array(uploads.sizes, dtype=np.int64).reshape(-1, len(FORMATS))
+    rows = [
+        _row(name, column.tolist(), None if header is None else (column + header).tolist(), tokens)
+        for name, column in zip(FORMATS, sizes.T, strict=True)
+    ]
+    bodies = [size for outcome in outcomes for size in outcome.bodies]
+    wires = [size for outcome in outcomes for size in outcome.requests or ()]
+    return [*rows, _row("ours", bodies, wires or None, tokens)]
+
+
+def _row(name: str, body: list[int], wire: list[int] | None, tokens: int) -> dict[str, Any]:
+    def percentile(sizes: list[int] | None, share: int) -> float | None:
+        return float(np.percentile(sizes, share)) if sizes else None
+
+    return {
+        "uplink": name,
+        "per_upload_median": percentile(body, 50),
+        "per_upload_p95": percentile(body, 95),
+        "wire_per_upload_median": percentile(wire, 50),
+        "wire_per_upload_p95": percentile(wire, 95),
+        "per_token": sum(body) / tokens if tokens else None,
+        "wire_per_token": sum(wire) / tokens if tokens and wire is not None else None,
+        "uploads": len(body),
+        "tokens": tokens,
+    }
+
+
+def cut_with_tail(q: Probs, k: int) -> Probs:
+    """What a verifier takes q (V,) for when it gets the k largest and spreads the rest evenly."""
+    kept = np.argsort(-q, kind="stable")[:k]
+    seen = np.full(len(q), (1.0 - q[kept].sum()) / max(1, len(q) - k))
+    seen[kept] = q[kept]
+    law: Probs = np.maximum(seen, 0.0)
+    return law
+
+
+def judged_law(drawn: Probs, seen: Probs, p: Probs) -> Probs:
+    """The law of a settled token, by enumeration, shape (V,).
+
+    Drafts are drawn from `drawn`; the verifier, which takes them for draws from `seen`, accepts x
+    with min(1, p(x) / seen(x)) and else draws from norm(max(0, p - seen)). With drawn = seen this
+    is p (arXiv 2211.17192, A.1); otherwise it is not.
+    """
+    chance = np.minimum(1.0, np.divide(p, seen, out=np.ones_like(p), where=seen > 0.0))
+    kept: Probs = drawn * chance
+    rest = np.maximum(0.0, p - seen)
+    left = rest / rest.sum() if rest.sum() > 0.0 else p
+    law: Probs = kept + (1.0 - kept.sum()) * left
+    return law
+
+
+def total_variation(a: Probs, b: Probs) -> float:
+    """Half of the summed differences: the share of draws that come out otherwise."""
+    return 0.5 * float(np.abs(a - b).sum())
+
+
+def synthetic_pair(n: int = 8192, seed: int = 0) -> tuple[Logits, Logits]:
+    """Logits (V,) of a device and an LLM: normal, spread 2.5, differing by a normal of spread 1."""
+    random = np.random.default_rng(seed)
+    device: NDArray[np.float64] = 2.5 * random.standard_normal(n)
+    llm = device + random.standard_normal(n)
+    return device.astype(np.float32), llm.astype(np.float32)
+
+
+def ours(logits: Logits, sampler: Sampler, wire_top: int = 64) -> Probs:
+    """What the device draws from and what the verifier sees: the same integers."""
+    law: Distribution = sampler.distribution(logits, wire_top)
+    return law.probs(len(logits))

@@ -1,0 +1,1 @@
+"""How u foretells rejection for a pair, and which thresholds follow."""

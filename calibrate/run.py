@@ -1,0 +1,333 @@
+"""Calibrate a pair: shadow run, fit, reward head, one file.
+
+Rules of the figures:
+- The device writes alone; the LLM judges every token afterwards. So upload rates are those on text
+  of the device: once rejected tokens are replaced, it and its uncertainty change a little.
+- u, beta, Delta and the fit are of the unrounded laws over the whole vocabulary, under the sampler
+  that the file names. Delta and the mean of beta are given for the rounded q too.
+- Predictions of the grid are crossed: fitted on one half of the conversations, for the other.
+- The reward head is trained on four fifths of the conversations; its figures, and those of what it
+  competes with, are of the fifth that it never saw.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..common.errors import DataError
+from ..common.small_files import write_whole
+from ..edge.policy.calibration import Calibration, EstimatorName, HeadFile, ModelKey, Quality
+from ..edge.policy.reward import FEATURES, MARKS
+from ..lm.engines.protocol import Engine
+from .fit import fit_law, fit_line, require_enough
+from .head import Head, export, features, train
+from .scores import auroc, calibration_error
+from .shadow import Replay, Setting, read_prompts, shadow_run
+
+__all__ = [
+    "Pair",
+    "Result",
+    "calibrate",
+    "compare",
+    "describe",
+    "rows_path",
+    "shadow_rows",
+    "split",
+    "summarise",
+]
+
+Floats = NDArray[np.float64]
+
+
+class Pair(NamedTuple):
+    """Both models and what they are called."""
+
+    device: Engine
+    cloud: Engine
+    device_key: ModelKey
+    cloud_key: ModelKey
+
+
+class Result(NamedTuple):
+    """What a calibration made; `held_out` and `scores` are for pictures."""
+
+    calibration: Calibration
+    replays: list[Replay]
+    held_out: list[Replay]
+    head: Head | None
+
+
+def rows_path(out: Path) -> Path:
+    """Where the rows of the shadow run are kept while it goes on, and after it."""
+    return out.with_suffix(".rows.jsonl")
+
+
+def calibrate(
+    pair: Pair,
+    prompts: Path,
+    out: Path,
+    setting: Setting,
+    target_risk: float = 0.001,
+    estimator: EstimatorName = "sampled",
+    with_head: bool = True,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> Result:
+    """Run the pair over the prompts, or go on where a run was interrupted, and write the file.
+
+    Args:
+        pair: both models.
+        prompts: JSON lines.
+        out: the calibration, NAME.json; the head becomes NAME.onnx beside it.
+        setting: sampler, K, seed, longest reply, replies per prompt.
+        target_risk: of the `risk` thresholds.
+        estimator: of the u that the reward head reads.
+        with_head: train one; it needs the package onnx.
+        advance: told how many replies of how many are done.
+
+    Raises:
+        DataError: prompts that cannot be read, or too few of them; rows of another run in the way.
+        ResourceError: onnx is not installed.
+    """
+    conversations = read_prompts(prompts)
+    require_enough(len({c.number for c in conversations}))
+    digest = hashlib.sha256(prompts.read_bytes()).hexdigest()
+    replays = shadow_rows(pair, prompts, digest, out, setting, advance)
+    calibration = summarise(replays, pair, prompts.name, digest, out.stem, setting, target_risk)
+    head = None
+    learnt, held_out = split(replays)
+    if with_head:
+        head = train(learnt, estimator == "expected")
+        path = out.with_suffix(".onnx")
+        about = {
+            "device": pair.device_key.name,
+            "cloud": pair.cloud_key.name,
+            "calibration": calibration.name,
+            "estimator": estimator,
+        }
+        export(head, path, about)
+        file = HeadFile(
+            file=path.name,
+            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+            estimator=estimator,
+            held_out=sum(len(replay.ids) for replay in held_out),
+            quality=compare(head, learnt, held_out, estimator),
+        )
+        calibration = calibration.model_copy(update={"head": file})
+    write_whole(out, calibration.model_dump_json(indent=1).encode() + b"\n")
+    return Result(calibration, replays, held_out, head)
+
+
+def shadow_rows(
+    pair: Pair,
+    prompts: Path,
+    digest: str,
+    out: Path,
+    setting: Setting,
+    advance: Callable[[int, int], None],
+) -> list[Replay]:
+    """All replies of the shadow run; each is appended to the rows file as soon as it is there."""
+    conversations = read_prompts(prompts)
+    total = len(conversations) * setting.replies
+    header = _header(pair, digest, setting)
+    path = rows_path(out)
+    replays = _resume(path, header)[:total]
+    advance(len(replays), total)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        if file.tell() == 0:
+            file.write(header + "\n")
+        todo = shadow_run(pair.device, pair.cloud, conversations, setting, len(replays))
+        for replay in todo:
+            line = replay.to_json()
+            file.write(line + "\n")
+            file.flush()
+            replays.append(Replay.from_json(line))  # rounded, as when the run is resumed
+            advance(len(replays), total)
+    return replays
+
+
+def _header(pair: Pair, digest: str, setting: Setting) -> str:
+    """What must be equal for a run to go on. `replies` may grow: it only makes the run longer."""
+    about: dict[str, Any] = {
+        "rows": 1,
+        "device": pair.device_key.model_dump(),
+        "cloud": pair.cloud_key.model_dump(),
+        "prompts": digest,
+        "sampler": setting.sampler.model_dump(),
+        "wire_top": setting.wire_top,
+        "k": setting.k,
+        "seed": setting.seed,
+        "max_tokens": setting.max_tokens,
+        "features": FEATURES,
+    }
+    return json.dumps(about, sort_keys=True)
+
+
+def _resume(path: Path, header: str) -> list[Replay]:
+    """The replies of an interrupted run; a line that was cut off is cut away.
+
+    Raises:
+        DataError: the rows are of another run, or damaged.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        with path.open("r+b") as file:
+            file.truncate(whole)
+    lines = content[:whole].decode("utf-8", "replace").splitlines()
+    if not lines:
+        return []
+    if lines[0] != header:
+        raise DataError(
+            f"{path}: holds rows of other models, prompts or settings; remove it or choose another "
+            "--out"
+        )
+    replays = []
+    for i, line in enumerate(lines[1:], 2):
+        try:
+            replays.append(Replay.from_json(line))
+        except (ValueError, KeyError, TypeError):
+            raise DataError(f"{path}:{i}: damaged; remove the file and run again") from None
+    return replays
+
+
+def summarise(
+    replays: Sequence[Replay],
+    pair: Pair,
+    prompts: str,
+    digest: str,
+    name: str,
+    setting: Setting,
+    target_risk: float = 0.001,
+) -> Calibration:
+    """Everything but the reward head.
+
+    Raises:
+        DataError: too few conversations or tokens.
+    """
+    columns = {
+        column: np.concatenate([getattr(replay, column) for replay in replays])
+        for column in ("p", "q", "q_rounded", "beta", "beta_rounded")
+    }
+    p, q, rounded = columns["p"], columns["q"], columns["q_rounded"]
+    estimators: tuple[EstimatorName, ...] = ("sampled", "expected")
+    return Calibration(
+        name=name,
+        made=date.today().isoformat(),
+        device=pair.device_key,
+        cloud=pair.cloud_key,
+        sampler=setting.sampler,
+        wire_top=setting.wire_top,
+        k=setting.k,
+        seed=setting.seed,
+        max_tokens=setting.max_tokens,
+        replies=setting.replies,
+        prompts=prompts,
+        prompts_digest=digest,
+        conversations=len({replay.conversation for replay in replays}),
+        tokens=len(p),
+        delta=float((p < q).mean()),
+        delta_rounded=float((p < rounded).mean()),
+        certain=float((rounded == 1.0).mean()),
+        mean_beta=float(columns["beta"].mean()),
+        mean_beta_rounded=float(columns["beta_rounded"].mean()),
+        target_risk=target_risk,
+        laws={chosen: fit_law(replays, chosen, target_risk) for chosen in estimators},
+    )
+
+
+def split(replays: Sequence[Replay], every: int = 5) -> tuple[list[Replay], list[Replay]]:
+    """Replies to learn from and replies held out, split by conversation: one in `every`."""
+    numbers = sorted({replay.conversation for replay in replays})
+    back = set(numbers[every - 1 :: every])
+    learnt = [replay for replay in replays if replay.conversation not in back]
+    return learnt, [replay for replay in replays if replay.conversation in back]
+
+
+def compare(
+    head: Head,
+    learnt: Sequence[Replay],
+    held_out: Sequence[Replay],
+    estimator: EstimatorName = "sampled",
+) -> dict[str, Quality]:
+    """AUROC and calibration error for "the LLM rejects": the head, both u, the entropy.
+
+    What is no probability becomes one by a line fitted on `learnt`, clipped to [0, 1].
+    """
+    beta = np.concatenate([replay.beta for replay in held_out])
+    table = np.concatenate([features(replay, estimator == "expected") for replay in held_out])
+    rejection = 1.0 - head.predict(table)
+    quality = {
+        "head": Quality(
+            auroc=auroc(rejection, beta), calibration_error=calibration_error(rejection, beta)
+        )
+    }
+    learnt_beta = np.concatenate([replay.beta for replay in learnt])
+    cluster = np.zeros(len(learnt_beta), dtype=np.int64)
+    for name in ("sampled", "expected", "entropy"):
+        line = fit_line(_scores(learnt, name), learnt_beta, cluster)
+        score = _scores(held_out, name)
+        error = calibration_error(np.clip(line.a * score + line.b, 0.0, 1.0), beta)
+        quality[name] = Quality(auroc=auroc(score, beta), calibration_error=error)
+    return quality
+
+
+def _scores(replays: Sequence[Replay], name: str) -> Floats:
+    if name == "entropy":
+        at = MARKS.index("entropy")
+        return np.concatenate([replay.marks[:, at] for replay in replays]).astype(np.float64)
+    return np.concatenate([getattr(replay, name) for replay in replays])
+
+
+def describe(calibration: Calibration) -> str:
+    """What was found, as Markdown."""
+    c = calibration
+    lines = [
+        f"# {c.name}: {c.device.name} with {c.cloud.name}",
+        "",
+        f"{c.conversations} conversations, {c.tokens} tokens of {c.prompts}, temperature "
+        f"{c.sampler.temperature:g}, K = {c.k}. Mean beta {c.mean_beta:.4f}; Delta {c.delta:.3f} "
+        f"with the full q, {c.delta_rounded:.3f} with the rounded q, which is 1 on "
+        f"{100 * c.certain:.1f} % of the tokens.",
+        "",
+        "| u | a | b | r | averse | prone | risk |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, law in c.laws.items():
+        thresholds = (law.averse, law.prone, law.risk)
+        cells = " | ".join("none" if t is None else f"{t:.3f}" for t in thresholds)
+        lines.append(
+            f"| {name} | {law.a:.3f} +- {law.a_error:.3f} | {law.b:.4f} +- {law.b_error:.4f} "
+            f"| {law.r:.3f} | {cells} |"
+        )
+    for name, law in c.laws.items():
+        lines += [
+            "",
+            f"{name} u, threshold: uploads and risk per token, predicted and measured",
+            "",
+            "| u > | rate predicted | rate | risk predicted | risk | bound |",
+            "|---|---|---|---|---|---|",
+        ]
+        for row in law.grid:
+            bound = "" if row.risk_bound is None else f"{row.risk_bound:.5f}"
+            lines.append(
+                f"| {row.threshold:.2f} | {row.rate_predicted:.4f} | {row.rate_measured:.4f} "
+                f"| {row.risk_predicted:.5f} | {row.risk_measured:.5f} | {bound} |"
+            )
+    if c.head is not None:
+        lines += ["", f"Rejection told on {c.head.held_out} held-out tokens", ""]
+        lines += ["| by | AUROC | calibration error |", "|---|---|---|"]
+        for score, quality in c.head.quality.items():
+            lines.append(f"| {score} | {quality.auroc:.4f} | {quality.calibration_error:.4f} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,215 @@
+"""Shadow run: the device writes alone, the LLM looks on, and both laws are kept for each token.
+
+The device's replies are those of `local`: drafts from the rounded q. What is kept refers to the
+full vocabulary, unrounded, under the same sampler on both sides; q is kept rounded too. The LLM
+sees each reply in one pass after it is finished.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..common.errors import DataError
+from ..edge.decode.cache import TokenCache
+from ..edge.policy.reward import MARKS, measure
+from ..lm.draws import Draws, Purpose, turn_seed
+from ..lm.engines.protocol import Engine
+from ..lm.sampling import TOTAL, Sampler
+from ..lm.template import ChatTemplate, Message
+from ..lm.uncertainty import expected, sampled
+
+__all__ = ["Conversation", "Replay", "Setting", "read_prompts", "shadow", "shadow_run"]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What to reply to. Prompts of one dialogue share `number`."""
+
+    number: int
+    messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How the shadow run is made."""
+
+    sampler: Sampler
+    wire_top: int = 64
+    k: int = 20
+    seed: int = 0
+    max_tokens: int = 128
+    replies: int = 1  # to each prompt, with different draws
+
+
+@dataclass(frozen=True)
+class Replay:
+    """One reply of the device as both models see it. All lists are of the reply's length T.
+
+    Attributes:
+        conversation: which one it belongs to.
+        ids: the drafts.
+        sampled: u as published.
+        expected: its expectation.
+        q: the device's probability of the draft, unrounded.
+        q_rounded: the same as it is sent.
+        p: the LLM's.
+        marks: what the reward head reads, shape (T, len(MARKS)), with `sampled` as u.
+    """
+
+    conversation: int
+    ids: list[int]
+    sampled: Floats
+    expected: Floats
+    q: Floats
+    q_rounded: Floats
+    p: Floats
+    marks: NDArray[np.float32]
+
+    @property
+    def beta(self) -> Floats:
+        """How likely the LLM rejects each draft."""
+        return np.maximum(0.0, 1.0 - self.p / self.q)
+
+    @property
+    def beta_rounded(self) -> Floats:
+        """The same against the weights that are sent."""
+        return np.maximum(0.0, 1.0 - self.p / self.q_rounded)
+
+    def to_json(self) -> str:
+        """One line."""
+        plain: dict[str, Any] = {"conversation": self.conversation, "ids": self.ids}
+        for name in ("sampled", "expected", "q", "q_rounded", "p"):
+            plain[name] = [float(f"{x:.8g}") for x in getattr(self, name)]
+        plain["marks"] = [[float(f"{x:.5g}") for x in row] for row in self.marks]
+        return json.dumps(plain, separators=(",", ":"))
+
+    @staticmethod
+    def from_json(line: str) -> Replay:
+        """The reply of one line.
+
+        Raises:
+            ValueError, KeyError, TypeError: it is none.
+        """
+        plain = json.loads(line)
+        n = len(plain["ids"])
+        columns = {
+            name: np.array(plain[name], dtype=np.float64)
+            for name in ("sampled", "expected", "q", "q_rounded", "p")
+        }
+        marks = np.array(plain["marks"], dtype=np.float32).reshape(n, len(MARKS))
+        if any(column.shape != (n,) for column in columns.values()):
+            raise ValueError("columns of different lengths")
+        return Replay(int(plain["conversation"]), plain["ids"], marks=marks, **columns)
+
+
+def read_prompts(path: Path) -> list[Conversation]:
+    """Prompts from JSON lines: `messages` (role, content), and `conversation` if lines share one.
+
+    A file whose name ends with .txt holds one prompt per line.
+
+    Raises:
+        DataError: the message names the file and the line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from None
+    prompts = []
+    for i, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        if path.suffix == ".txt":
+            prompts.append(Conversation(i, (Message(role="user", content=line.strip()),)))
+            continue
+        try:
+            row = json.loads(line)
+            messages = tuple(
+                Message(role=str(m["role"]), content=str(m["content"])) for m in row["messages"]
+            )
+            number = int(row.get("conversation", i))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise DataError(
+                f'{path}:{i}: want {{"messages": [{{"role": ..., "content": ...}}]}}'
+            ) from None
+        if not messages or messages[-1]["role"] != "user":
+            raise DataError(f"{path}:{i}: the last message must be the user's")
+        prompts.append(Conversation(number, messages))
+    if not prompts:
+        raise DataError(f"{path}: holds no prompts")
+    return prompts
+
+
+def shadow_run(
+    device: Engine, cloud: Engine, prompts: Sequence[Conversation], setting: Setting, done: int = 0
+) -> Iterator[Replay]:
+    """Reply to each prompt, `setting.replies` times; the first `done` replies are left out."""
+    tape = TokenCache(device)
+    templates = [ChatTemplate(e.vocab.template, e.vocab.bos, e.vocab.eos) for e in (device, cloud)]
+    for turn in range(done, len(prompts) * setting.replies):
+        prompt = prompts[turn % len(prompts)]
+        own, other = (
+            engine.vocab.tokenize(template.render(prompt.messages), special=True)
+            for engine, template in zip((device, cloud), templates, strict=True)
+        )
+        seed = turn_seed(setting.seed, turn)
+        yield shadow(tape, cloud, own, other, setting, seed, prompt.number)
+
+
+def shadow(
+    tape: TokenCache,
+    cloud: Engine,
+    own: Sequence[int],
+    other: Sequence[int],
+    setting: Setting,
+    seed: int,
+    conversation: int = 0,
+) -> Replay:
+    """One reply of the device, then the LLM's law at each of its positions.
+
+    Args:
+        tape: of the device.
+        cloud: the LLM.
+        own: the prompt as the device's template renders it.
+        other: the same for the LLM.
+        setting: sampler, rounding, K, longest reply.
+        seed: of the reply.
+        conversation: which one it belongs to.
+
+    Raises:
+        DataError: a prompt leaves no room for a reply.
+    """
+    room = min(tape.engine.n_ctx - len(own), cloud.n_ctx - len(other), setting.max_tokens)
+    if room < 1:
+        raise DataError(f"a prompt of {len(own)} ids leaves no room for a reply; shorten it")
+    draws = Draws(seed, setting.k)
+    ends = tape.engine.vocab.end_ids | cloud.vocab.end_ids
+    tape.restart(own)
+    ids: list[int] = []
+    columns: list[tuple[float, float, float, float]] = []
+    marks = []
+    while len(ids) < room and not (ids and ids[-1] in ends):
+        row = tape.row()
+        rounded = setting.sampler.distribution(row, setting.wire_top)
+        draft = rounded.draw(draws.one(Purpose.DRAFT, len(ids)))
+        u = sampled(row, draft, draws.thetas(len(ids)), draws.perturbs(len(ids)))
+        q = float(setting.sampler.probs(row)[draft])
+        columns.append((u, expected(row, draft), q, rounded.weight(draft) / TOTAL))
+        marks.append(measure(row, draft, u))
+        ids.append(draft)
+        tape.append(draft)
+    cloud.truncate(0)
+    rows = cloud.eval([*other, *ids[:-1]], rows=len(ids))
+    p = [float(setting.sampler.probs(row)[d]) for row, d in zip(rows, ids, strict=True)]
+    u_sampled, u_expected, q_full, q_rounded = np.array(columns).T
+    return Replay(
+        conversation, ids, u_sampled, u_expected, q_full, q_rounded, np.array(p), np.array(marks)
+    )

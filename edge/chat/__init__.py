@@ -1,0 +1,1 @@
+"""A conversation: assembled from the configuration, in a terminal."""

@@ -1,0 +1,201 @@
+"""From a configuration to an assistant: load the model, find the verifier, choose the strategy."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+from ...common.errors import CloudError, ConfigError
+from ...common.key_file import read_key_file
+from ...configs.config import Config
+from ...configs.layers import as_environment
+from ...lm.engines.protocol import Engine
+from ...lm.uncertainty import estimator
+from ...models.resolve import find_model
+from ..decode.cache import TokenCache
+from ..decode.loop import GOING_ON, Device
+from ..link.http import HttpLink, Link
+from ..link.session import Remote
+from ..policy.calibration import ModelKey, model_digest
+from ..policy.tuning import PUBLISHED_THRESHOLD, find_tuning, needs_calibration, strategy_of
+from .assistant import Assistant
+from .demo import DemoVerifier
+
+__all__ = ["api_key", "assemble", "make_device"]
+
+_PIPELINED = {"auto": None, "on": True, "off": False}
+
+
+@contextmanager
+def assemble(
+    config: Config,
+    tell: Callable[[str], None],
+    link: Link | None = None,
+    environment: Mapping[str, str] = os.environ,
+) -> Iterator[Assistant]:
+    """An assistant as configured, for as long as the context lasts.
+
+    Args:
+        config: all options.
+        tell: takes one line for the user.
+        link: to a verifier that is there already; None: as the configuration says.
+        environment: of the process, for the key.
+
+    Raises:
+        ModelError: the device model is refused, or does not fit the verifier's.
+        CloudError: no verifier, and the configuration requires one.
+        ConfigError: options that do not fit each other.
+    """
+    found = nullcontext(link) if link else _verifier(config, tell, environment)
+    with found as link:
+        device, remote, told = make_device(config), None, None
+        try:
+            if link is not None:
+                remote, told = _remote(config, device, link)
+            if told:
+                tell(told)
+            tuning, options = None, config.strategy
+            if remote is None:  # nobody to ask, so it does not matter when
+                options = options.model_copy(update={"threshold": PUBLISHED_THRESHOLD})
+            elif needs_calibration(options):
+                tuning = find_tuning(config, *_pair(config, device, remote), environment)
+            if tuning is not None and (advice := tuning.advice(options)):
+                tell(f"calibration {tuning.calibration.name}: {advice}; the threshold adapts")
+            strategy = strategy_of(options, tuning, environment)
+            if "reward" in strategy.policy.needs and remote is not None:
+                if tuning is None:
+                    raise ConfigError("no reward head for this pair; run `uhlm-edge calibrate`")
+                device = replace(device, head=tuning.head(options))
+            seed = config.chat.seed
+            yield Assistant(
+                device,
+                remote,
+                strategy,
+                system=config.chat.system,
+                max_tokens=config.chat.max_tokens,
+                seed=secrets.randbits(63) if seed is None else seed,
+                pipelined=_PIPELINED[config.strategy.pipelined],
+                told=told,
+            )
+        finally:
+            if remote is not None:
+                remote.close()
+            device.tape.engine.close()
+
+
+@contextmanager
+def _verifier(
+    config: Config, tell: Callable[[str], None], environment: Mapping[str, str]
+) -> Iterator[HttpLink | None]:
+    """A link to the verifier that the configuration names, or to the demo's own."""
+    cloud = config.cloud
+    reason = "--offline or UHLM_NO_CLOUD is set" if cloud.offline else "no verifier is configured"
+    if config.strategy.name == "local" or cloud.offline or not (cloud.url or cloud.demo):
+        if cloud.require:
+            raise CloudError(f"a verifier is required, but {reason}; give --cloud URL")
+        if config.strategy.name != "local" and not cloud.offline:
+            tell(f"{reason}; the device answers alone (give --cloud URL)")
+        yield None
+        return
+    ca_file = str(cloud.ca_file) if cloud.ca_file else None
+    if cloud.url:
+        yield HttpLink(cloud.url, api_key(config, environment), cloud.connect_timeout, ca_file)
+        return
+    missing = DemoVerifier.missing()
+    if missing:
+        if cloud.require:
+            raise CloudError(missing)
+        tell(f"{missing}; the device answers alone")
+        yield None
+        return
+    with DemoVerifier(settings=as_environment(config, "verifier")) as verifier:
+        yield HttpLink(verifier.url, verifier.key, cloud.connect_timeout)
+
+
+def make_device(config: Config) -> Device:
+    """Load the device model.
+
+    Raises:
+        ModelError: it is refused.
+    """
+    engine, backend = _engine(config)
+    options = config.strategy
+    return Device(
+        TokenCache(engine),
+        config.sampler,
+        wire_top=config.device.wire_top,
+        k=options.samples,
+        estimator=estimator(options.estimator),
+        backend=backend,
+    )
+
+
+def _engine(config: Config) -> tuple[Engine, str]:
+    """The engine and what it runs on. Each is imported only where it is used: 0.3 s and 40 MB."""
+    options = config.device.engine
+    path = find_model(config.device.model)
+    if config.device.runtime == "onnx":
+        from ...lm.engines.onnx import OnnxEngine
+
+        return OnnxEngine(path, options), "CPU (onnxruntime)"
+    from ...lm.engines.llama import LlamaEngine
+
+    engine = LlamaEngine(path, options)
+    return engine, engine.model.backend
+
+
+def _remote(config: Config, device: Device, link: Link) -> tuple[Remote, str | None]:
+    """The session with the verifier, and what is wrong with that if something is."""
+    name = _name(Path(config.device.model))
+    remote = Remote(link, device.vocab, name, config.cloud.deadline)
+    # A verifier that somebody named is asked who it is at once: no text of the user leaves, and a
+    # pair that does not fit is refused before anything is written. The demo's fits.
+    if config.cloud.url or config.cloud.require:
+        try:
+            remote.connect()
+        except CloudError as error:
+            if config.cloud.require:
+                raise
+            return remote, f"{error}; {GOING_ON}"
+    return remote, None
+
+
+def _pair(
+    config: Config, device: Device, remote: Remote | None
+) -> tuple[ModelKey, ModelKey | None]:
+    """Which models these are, as far as it is known before the first upload."""
+    path = find_model(config.device.model)
+    digest = model_digest(path) if path.is_file() else None
+    fingerprint = device.vocab.fingerprint
+    own = ModelKey(name=_name(path), vocabulary=fingerprint, digest=digest)
+    if remote is not None and remote.info is not None:
+        name = remote.info.model
+    elif remote is not None and not config.cloud.url:
+        name = _name(find_model(config.strategy.partner or config.verifier.model))
+    else:
+        return own, None
+    return own, ModelKey(name=name, vocabulary=fingerprint)
+
+
+def _name(path: Path) -> str:
+    return path.name.removesuffix(".gguf")
+
+
+def api_key(config: Config, environment: Mapping[str, str]) -> str | None:
+    """The key for the verifier: from the environment, else from a file only its owner can read.
+
+    Raises:
+        ConfigError: the file cannot be read, or others can read it.
+    """
+    if key := environment.get("UHLM_API_KEY", "").strip():
+        return key
+    if config.cloud.key_file is None:
+        return None
+    keys = read_key_file(config.cloud.key_file.expanduser())
+    if not keys:
+        raise ConfigError(f"key file {config.cloud.key_file} holds no key")
+    return keys[0]

@@ -1,0 +1,1 @@
+"""One reply: draft, decide, verify, commit."""

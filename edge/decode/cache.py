@@ -1,0 +1,69 @@
+"""The device's ids and the engine's copy of them, kept in step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...lm.engines.protocol import Engine, Logits
+
+__all__ = ["TokenCache"]
+
+
+class TokenCache:
+    """Ids of the conversation on the device. The engine follows when a row is wanted.
+
+    Nothing is evaluated twice: a rollback forgets from there on, and a new prompt keeps what it
+    has in common with the old one.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.ids: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def room(self) -> int:
+        """How many more ids the context can hold."""
+        return self.engine.n_ctx - len(self.ids)
+
+    def restart(self, ids: Sequence[int]) -> None:
+        """Begin with other ids, keeping the engine's work on a common beginning."""
+        common = 0
+        for old, new in zip(self.ids[: self.engine.length], ids, strict=False):
+            if old != new:
+                break
+            common += 1
+        self.rollback(common)
+        self.ids = list(ids)
+
+    def append(self, token: int) -> None:
+        """One more id."""
+        self.ids.append(token)
+
+    def rollback(self, n: int) -> None:
+        """Keep the first `n` ids."""
+        del self.ids[n:]
+        if self.engine.length > n:
+            self.engine.truncate(n)
+
+    @property
+    def unread(self) -> int:
+        """How many ids the engine has not evaluated yet."""
+        return len(self.ids) - self.engine.length
+
+    def read_all_but_last(self) -> None:
+        """Evaluate what is unread, so that `row` has one id left to do."""
+        self.engine.eval(self.ids[self.engine.length : -1], rows=0)
+
+    def row(self) -> Logits:
+        """The logits after the last id, shape (V,), valid until the next call.
+
+        Raises:
+            ContextFull: the ids do not fit.
+        """
+        if self.engine.length == len(self.ids):
+            self.engine.truncate(len(self.ids) - 1)  # its row is gone
+        row: Logits = self.engine.eval(self.ids[self.engine.length :])[0]
+        return row

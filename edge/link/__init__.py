@@ -1,0 +1,1 @@
+"""The way to the verifier, and what may go wrong on it."""

@@ -1,0 +1,329 @@
+"""The device's view of the verifier: one call out, one answer back, or a CloudError."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import requests
+from pydantic import ValidationError
+from urllib3.exceptions import HTTPError
+from urllib3.util import SKIP_HEADER
+
+from ...common.errors import (
+    CloudError,
+    ConfigError,
+    DeadlineExceeded,
+    Overloaded,
+    ProtocolError,
+    Refused,
+    Unreachable,
+)
+from ...wire.codec import require
+from ...wire.messages import MEDIA_TYPE, Conflict, Info, Malformed, Reply, Request
+from .timed import TimedAdapter
+
+__all__ = ["Deadline", "HttpLink", "Link", "Traffic"]
+
+_RETRIED = {408, 429, 502, 503, 504}
+_MORE_TRIES = 2
+_BACKOFF = 0.05  # seconds, doubled each time, with jitter
+_MAX_REPLY = 4 << 20
+_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+
+
+class Deadline:
+    """A point in time that a whole call must not pass."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.seconds = seconds
+        self._clock = clock
+        self._end = clock() + seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds left, never negative."""
+        return max(0.0, self._end - self._clock())
+
+    def cancel(self) -> None:
+        """Let it be over: nobody waits any more, and nothing new is sent."""
+        self._end = -math.inf
+
+    def check(self) -> None:
+        """Raise DeadlineExceeded if it has passed."""
+        if self.left <= 0.0:
+            raise DeadlineExceeded(f"the verifier took longer than {self.seconds:g} s")
+
+
+@dataclass
+class Traffic:
+    """Bytes since the link was made. Wire bytes include request line, status line and headers."""
+
+    calls: int = 0
+    payload_up: int = 0
+    payload_down: int = 0
+    wire_up: int = 0
+    wire_down: int = 0
+
+
+class Link(Protocol):
+    """How calls reach a verifier. Implementations: `HttpLink`, and the verifier in-process."""
+
+    traffic: Traffic
+
+    def info(self, deadline: Deadline) -> Info:
+        """What the verifier says about itself. Raises CloudError."""
+        ...
+
+    def verify(
+        self, session_id: str, request: Request, n_vocab: int, deadline: Deadline
+    ) -> Reply | Conflict:
+        """One call, tries and all. Raises CloudError; a failure is never an answer."""
+        ...
+
+    def reset(self) -> None:
+        """Drop connections: a call was abandoned."""
+        ...
+
+
+class HttpLink:
+    """Calls over HTTP with keep-alive, as few header bytes as possible, and bounded in time.
+
+    Args:
+        url: of the verifier, without a path ("http://127.0.0.1:8787").
+        key: sent as a bearer token; only over https, or to loopback.
+        connect_timeout: seconds for a connection.
+        ca_file: certificates to trust instead of the system's.
+        sleep: between tries.
+
+    Raises:
+        ConfigError: the URL is none, or a key would travel in the clear.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key: str | None = None,
+        connect_timeout: float = 2.0,
+        ca_file: str | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.url = _checked_url(url, key)
+        self.traffic = Traffic()
+        self._key = key
+        self._connect_timeout = connect_timeout
+        self._ca_file = ca_file
+        self._sleep = sleep
+        self.reset()
+
+    def __repr__(self) -> str:
+        return f"HttpLink({self.url!r})"
+
+    def reset(self) -> None:
+        self._http = requests.Session()
+        self._http.mount(f"{urlsplit(self.url).scheme}://", TimedAdapter())
+        # Looked up once: requests would search the environment at every call.
+        self._environment = self._http.merge_environment_settings(
+            self.url, {}, True, self._ca_file or True, None
+        )
+        if urlsplit(self.url).hostname in _LOOPBACK:
+            self._environment["proxies"] = {}  # whatever http_proxy says: the key stays here
+        self._call = self._prepare("POST", "/v1/verify", {"Content-Type": MEDIA_TYPE})
+
+    def _prepare(self, method: str, path: str, more: Mapping[str, str]) -> Any:
+        headers = {
+            # Defaults that say nothing to a verifier: each would cost its bytes at every call.
+            "User-Agent": SKIP_HEADER,
+            "Accept-Encoding": SKIP_HEADER,
+            **more,
+        }
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        request = requests.Request(method, self.url + path, headers=headers)
+        return request.prepare()
+
+    def info(self, deadline: Deadline) -> Info:
+        status, body, _ = self._with_tries(lambda: self._prepare("GET", "/v1/info", {}), deadline)
+        if status != 200:
+            raise _refusal(status, body, self.url)
+        try:
+            return Info.model_validate_json(body)
+        except ValidationError:
+            raise ProtocolError(
+                f"{self.url} answers, but is no verifier; is the URL right?"
+            ) from None
+
+    def verify(
+        self, session_id: str, request: Request, n_vocab: int, deadline: Deadline
+    ) -> Reply | Conflict:
+        body = request.pack()
+
+        def prepared() -> Any:
+            call = self._call.copy()
+            call.headers["X-Session-Id"] = session_id
+            call.headers["Content-Length"] = str(len(body))
+            call.body = body
+            return call
+
+        status, answer, content_type = self._with_tries(prepared, deadline)
+        try:
+            if status == 200:
+                require(content_type.startswith(MEDIA_TYPE), Malformed, "not a verifier's reply")
+                return Reply.unpack(answer, request, n_vocab)
+            if status == 409:
+                return Conflict.from_json(_json(answer))
+        except Malformed as error:
+            raise ProtocolError(f"{self.url} answered nonsense: {error}") from None
+        raise _refusal(status, answer, self.url)
+
+    def _with_tries(
+        self, prepared: Callable[[], Any], deadline: Deadline
+    ) -> tuple[int, bytes, str]:
+        """Send, and again what is safe to repeat, all within the deadline."""
+        for more in reversed(range(_MORE_TRIES + 1)):
+            deadline.check()
+            left = deadline.left
+            pause = _BACKOFF * 2 ** (_MORE_TRIES - more) * (0.5 + random.random())  # noqa: S311
+            try:
+                status, body, headers = self._send(prepared(), deadline)
+                if status not in _RETRIED:
+                    return status, body, headers.get("content-type", "")
+                retry_after = _retry_after(headers.get("retry-after"))
+                failure: CloudError = Overloaded(
+                    f"the verifier at {self.url} is busy (HTTP {status})", retry_after
+                )
+                pause = pause if retry_after is None else retry_after
+            except Unreachable as error:
+                failure = error
+            failure.cost = left - deadline.left
+            if more == 0 or pause >= deadline.left:
+                raise failure
+            self._sleep(pause)
+        raise AssertionError("unreachable")
+
+    def _send(self, request: Any, deadline: Deadline) -> tuple[int, bytes, Mapping[str, str]]:
+        body = bytearray()
+        timeout = (min(self._connect_timeout, deadline.left), deadline.left)
+        self.traffic.calls += 1
+        self.traffic.payload_up += len(request.body or b"")
+        self.traffic.wire_up += _wire_size(request)
+        try:
+            with self._http.send(
+                request, timeout=timeout, allow_redirects=False, **self._environment
+            ) as response:
+                while chunk := response.raw.read1(1 << 16):
+                    body += chunk
+                    deadline.check()
+                    if len(body) > _MAX_REPLY:
+                        raise ProtocolError(f"{self.url} sends more than a reply can be")
+                self.traffic.payload_down += len(body)
+                self.traffic.wire_down += len(body) + _head_size(response)
+                return response.status_code, bytes(body), response.headers
+        except requests.exceptions.SSLError as error:
+            raise Refused(
+                f"{self.url}: the certificate is not trusted ({_root(error)}); "
+                "set ca_file in the [cloud] section if it is your own"
+            ) from None
+        except requests.exceptions.Timeout:
+            deadline.check()
+            raise Unreachable(f"no connection to {self.url} in time") from None
+        except (requests.exceptions.RequestException, HTTPError, OSError) as error:
+            deadline.check()
+            raise Unreachable(f"cannot reach the verifier at {self.url} ({_root(error)})") from None
+
+
+def _checked_url(url: str, key: str | None) -> str:
+    try:
+        parts = urlsplit(url)
+        port_is_fine = parts.port is None or parts.port > 0
+    except ValueError:
+        parts, port_is_fine = urlsplit(""), False
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_fine:
+        raise ConfigError(f"{url!r} is no URL of a verifier; it looks like http://192.0.2.1:8787")
+    if parts.path.strip("/") or parts.query or parts.username:
+        raise ConfigError(f"{parts.hostname}: give the verifier's URL without path, query and user")
+    if key and parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+        raise ConfigError(
+            f"a key is never sent over plain http, except to this machine: use "
+            f"https://{parts.netloc}"
+        )
+    if key is not None and not re.fullmatch(r"[!-~]+", key):
+        raise ConfigError("the key has characters that no HTTP header can carry; is it complete?")
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _refusal(status: int, body: bytes, url: str) -> CloudError:
+    """The error for a status that is no answer and will not change by itself."""
+    if status in (401, 403):
+        return Refused(f"the verifier at {url} refuses the key; set UHLM_API_KEY to a valid one")
+    if 300 <= status < 400:
+        # Not for good: a network that wants a login first answers like this, for a while.
+        return Unreachable(f"{url} redirects elsewhere, which is not followed; use the final URL")
+    try:
+        detail = str(_json(body)["error"]["message"])[:200]
+    except (Malformed, KeyError, TypeError):
+        detail = "is this a verifier?"
+    if status >= 500:
+        return Unreachable(f"the verifier at {url} failed (HTTP {status}: {detail})")
+    return Refused(f"the verifier at {url} refuses the call (HTTP {status}: {detail})")
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise Malformed("not JSON") from None
+
+
+def _retry_after(value: str | None) -> float | None:
+    """Seconds from a Retry-After header, which holds seconds or a date."""
+    if not value:
+        return None
+    if value.strip().isascii() and value.strip().isdigit():
+        return float(value)
+    try:
+        when = parsedate_to_datetime(value)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    if when.tzinfo is None:  # "-0000": a time in UTC that says nothing about its place
+        when = when.replace(tzinfo=timezone.utc)
+    return max(0.0, (when - datetime.now(timezone.utc)).total_seconds())
+
+
+def _wire_size(request: Any) -> int:
+    """Bytes of a request as HTTP/1.1 puts it: request line, headers, body."""
+    parts = urlsplit(request.url)
+    size = len(f"{request.method} {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n")
+    for name, value in request.headers.items():
+        if value != SKIP_HEADER:
+            size += len(name) + len(value) + 4
+    return size + len(request.body or b"")
+
+
+def _head_size(response: requests.Response) -> int:
+    line = len(f"HTTP/1.1 {response.status_code} {response.reason}\r\n\r\n")
+    return line + sum(len(k) + len(v) + 4 for k, v in response.headers.items())
+
+
+def _root(error: BaseException) -> str:
+    """The innermost reason, without the addresses of objects around it."""
+    seen = error
+    while True:
+        reason = getattr(seen, "reason", None)
+        inner = reason if isinstance(reason, BaseException) else seen.__cause__
+        if inner is None and seen.args and isinstance(seen.args[0], BaseException):
+            inner = seen.args[0]
+        if inner is None:
+            break
+        seen = inner
+    text = str(seen).splitlines()[0] if str(seen) else type(seen).__name__
+    return re.sub(r"^<[^>]*>: |^\w+\(.*?\): |^\[Errno -?\d+\] ", "", text)[:120]

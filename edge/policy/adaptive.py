@@ -1,0 +1,120 @@
+"""A threshold of u that learns to keep a target risk, whatever the text.
+
+Adaptive conformal inference (Gibbs and Candes 2021, arXiv 2106.00170): after each token whose
+rejection probability beta has become known,
+
+    u_th += gamma (epsilon - 1[skipped] beta).
+
+An uploaded token counts as 0, so that the threshold rises again and is never stuck. Summed up, the
+loss of T tokens is epsilon T + (u_th at the beginning - u_th at the end) / gamma, so the mean risk
+is off by at most the range of u_th over (gamma T), for any text, and however late the betas come.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from pathlib import Path
+
+from ...common.small_files import write_whole
+from ...lm.draws import Draws
+from ..events import Draft, SkippedVerdict
+
+__all__ = ["Adaptive"]
+
+_log = logging.getLogger("uhlm_edge.adaptive")
+_log.addHandler(logging.NullHandler())
+
+
+class Adaptive:
+    """Policy `adaptive`. SkippedVerdict tokens that were uploaded must be told too, with beta 0.
+
+    Args:
+        start: the threshold to begin with, from calibration.
+        target: epsilon, the risk per generated token that is aimed at.
+        rate: gamma, how far one token moves the threshold.
+        state: file that keeps the threshold from run to run; None: it is forgotten.
+        pair: names the pair of models; a state of another one is not taken up.
+    """
+
+    needs = frozenset(["uncertainty"])
+    audit_after = 64
+
+    def __init__(
+        self,
+        start: float,
+        target: float = 0.001,
+        rate: float = 0.05,
+        state: Path | None = None,
+        pair: str = "",
+    ) -> None:
+        self.target = target
+        self.rate = rate
+        self.tokens = 0
+        self.loss = 0.0
+        self._state = state
+        self._pair = pair
+        self.threshold = self._clamped(start)
+        if state is not None:
+            self._resume(state)
+
+    @property
+    def mean_risk(self) -> float:
+        """The risk so far per token that was judged or uploaded; 0 before the first."""
+        return self.loss / self.tokens if self.tokens else 0.0
+
+    def upload(self, draft: Draft, draws: Draws) -> bool:
+        return draft.uncertainty is None or draft.uncertainty > self.threshold
+
+    def observe(self, judged: SkippedVerdict) -> None:
+        """Learn from one settled token: its beta if it was skipped, 0 if it was uploaded."""
+        if not 0.0 <= judged.beta <= 1.0:  # NaN too
+            return
+        self.tokens += 1
+        self.loss += judged.beta
+        self.threshold = self._clamped(self.threshold + self.rate * (self.target - judged.beta))
+
+    def save(self) -> None:
+        """Keep the threshold for the next run. A disk that fails is no reason to stop."""
+        if self._state is None:
+            return
+        plain = {
+            "v": 1,
+            "pair": self._pair,
+            "target": self.target,
+            "threshold": self.threshold,
+            "tokens": self.tokens,
+            "loss": self.loss,
+        }
+        try:
+            write_whole(self._state, json.dumps(plain, indent=1).encode())
+        except OSError as error:
+            _log.warning("%s: the adaptive threshold is not kept (%s)", self._state, error.strerror)
+
+    def _clamped(self, value: float) -> float:
+        """Within reach: above 1 nothing is uploaded, and to climb on would only delay the way back.
+
+        Below 0 nothing is skipped, so nothing pushes further but the verdicts that are still to
+        come for tokens skipped before: at most an audit's worth. To cut these off would forgive
+        them; only what no run can reach is cut.
+        """
+        lowest = -self.rate * (2 * self.audit_after + 1) - 1.0
+        return min(1.0, max(lowest, value))
+
+    def _resume(self, path: Path) -> None:
+        """Take up what an earlier run left. What is damaged or of another pair is passed over."""
+        try:
+            plain = json.loads(path.read_text(encoding="utf-8"))
+            if plain["v"] != 1 or plain["pair"] != self._pair or plain["target"] != self.target:
+                return
+            threshold, loss, tokens = plain["threshold"], plain["loss"], plain["tokens"]
+            if not math.isfinite(threshold + loss) or tokens != int(tokens):
+                raise ValueError("not finite")
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            _log.warning("%s: passed over (%s)", path, type(error).__name__)
+            return
+        self.threshold = self._clamped(float(threshold))
+        self.loss, self.tokens = float(loss), int(tokens)

@@ -1,0 +1,367 @@
+"""What was measured of a pair of models beforehand: the linear law, thresholds, the reward head.
+
+`uhlm-edge calibrate` writes such a file; the device reads it, finds the one of its pair, and
+refuses one of another pair.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ...common.errors import ConfigError, DataError
+from ...lm.sampling import Sampler
+from ...lm.vocabulary import Fingerprint
+
+__all__ = [
+    "SHIPPED",
+    "Calibration",
+    "EstimatorName",
+    "GridRow",
+    "HeadFile",
+    "Law",
+    "Level",
+    "ModelKey",
+    "Quality",
+    "find",
+    "load",
+    "model_digest",
+    "parse_threshold",
+    "require_pair",
+]
+
+_log = logging.getLogger("uhlm_edge.calibration")
+_log.addHandler(logging.NullHandler())
+
+EstimatorName = Literal["sampled", "expected"]
+SHIPPED = Path(__file__).resolve().parents[2] / "models" / "calibrations"
+"""Where the calibrations of the shipped pair lie."""
+
+_MAX_BYTES = 4 << 20
+_CHUNK = 1 << 16
+_CHUNKS = 64
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ModelKey(_Frozen):
+    """Which model it is: name, vocabulary, and the digest of its file where the file is at hand."""
+
+    name: str
+    vocabulary: Fingerprint
+    digest: str | None = None
+
+    def fits(self, other: ModelKey) -> bool:
+        """Are these the same model, as far as both are known?"""
+        if self.vocabulary != other.vocabulary:
+            return False
+        if self.digest is not None and other.digest is not None:
+            return self.digest == other.digest
+        return self.name == other.name
+
+
+class Level(_Frozen):
+    """Tokens of one uncertainty: the share that has it, and their mean rejection probability."""
+
+    u: float
+    share: float
+    beta: float
+
+
+class GridRow(_Frozen):
+    """One threshold: upload rate and risk as predicted and as measured.
+
+    Attributes:
+        threshold: of u; higher ones are uploaded.
+        rate_predicted, risk_predicted: from the law and the distribution of u of one half of the
+            conversations, for the other half; mean over both ways.
+        rate_measured, risk_measured: of those other halves. Risk is per generated token.
+        risk_bound: f_max (a u + b)^2 / (2 a) (arXiv 2412.12687); expected u only.
+    """
+
+    threshold: float
+    rate_predicted: float
+    rate_measured: float
+    risk_predicted: float
+    risk_measured: float
+    risk_bound: float | None = None
+
+
+class Law(_Frozen):
+    """beta = a u + b for one estimator of u, and what follows from it.
+
+    Attributes:
+        a, b: by least squares over tokens.
+        a_error, b_error: standard errors, robust to tokens of one conversation being alike.
+        r: correlation of u and beta.
+        averse: -b / a; negative means that everything is uploaded. None: no threshold.
+        prone: (Delta - b) / a. None: no threshold.
+        risk: the largest threshold whose measured risk is at most `Calibration.target_risk`.
+        levels: distribution of u; bins of 1/40 for expected u.
+        grid: thresholds with predictions.
+        advice: why a fixed threshold should not be trusted; None if it may be.
+    """
+
+    a: float
+    a_error: float
+    b: float
+    b_error: float
+    r: float
+    averse: float | None
+    prone: float | None
+    risk: float | None
+    levels: tuple[Level, ...]
+    grid: tuple[GridRow, ...]
+    advice: str | None = None
+
+    @property
+    def start(self) -> float:
+        """Where the adaptive threshold begins."""
+        return 0.0 if self.risk is None else self.risk
+
+
+class Quality(_Frozen):
+    """How well a score tells rejected from accepted drafts, on conversations held out."""
+
+    auroc: float
+    calibration_error: float
+
+
+class HeadFile(_Frozen):
+    """The reward head that belongs to a calibration.
+
+    Attributes:
+        file: its name, in the folder of the calibration.
+        sha256: of its content.
+        estimator: of the u that it reads.
+        held_out: tokens that `quality` was measured on.
+        quality: of the head and of what it competes with.
+    """
+
+    file: str = Field(pattern=r"^[\w.-]+\.onnx$")
+    sha256: str
+    estimator: EstimatorName
+    held_out: int
+    quality: dict[str, Quality]
+
+
+class Calibration(_Frozen):
+    """One calibration file.
+
+    Attributes:
+        name: what `--calibration` calls it; the file's name without its ending.
+        made: date, ISO 8601.
+        device, cloud: the pair.
+        sampler, wire_top, k, seed, max_tokens, replies: how the shadow run was made.
+        prompts: name of the prompt file; `prompts_digest` is the SHA-256 of its content.
+        conversations, tokens: how much was measured.
+        delta, delta_rounded: P(p(d) < q(d)) with the full q, and with q as it is sent.
+        certain: share of tokens whose rounded q(d) is 1.
+        mean_beta, mean_beta_rounded: rejection probability; the first is the oracle's upload rate.
+        target_risk: of the `risk` thresholds, per generated token.
+        laws: by estimator.
+        head: the reward head, if one was trained.
+    """
+
+    v: Literal[1] = 1
+    name: str
+    made: str
+    device: ModelKey
+    cloud: ModelKey
+    sampler: Sampler
+    wire_top: int
+    k: int
+    seed: int
+    max_tokens: int
+    replies: int
+    prompts: str
+    prompts_digest: str
+    conversations: int
+    tokens: int
+    delta: float
+    delta_rounded: float
+    certain: float
+    mean_beta: float
+    mean_beta_rounded: float
+    target_risk: float
+    laws: dict[EstimatorName, Law]
+    head: HeadFile | None = None
+
+    def threshold(self, choice: str, estimator: EstimatorName = "sampled") -> float:
+        """The threshold of u that `choice` stands for: averse, prone, risk, or a number.
+
+        Raises:
+            ConfigError: it is neither, or the law allows no such threshold.
+        """
+        if choice not in ("averse", "prone", "risk"):
+            return parse_threshold(choice)
+        law = self.laws.get(estimator)
+        if law is None:
+            raise ConfigError(f"calibration {self.name} holds nothing about {estimator} u")
+        value: float | None = getattr(law, choice)
+        if value is None:
+            raise ConfigError(
+                f"calibration {self.name} gives no {choice} threshold: {law.advice}; "
+                "use --threshold adaptive, or a number"
+            )
+        return value
+
+    def head_path(self, folder: Path) -> Path:
+        """Where the reward head lies, its content compared with the calibration.
+
+        Raises:
+            ConfigError: none was trained.
+            DataError: it is missing or not the one that was measured.
+        """
+        if self.head is None:
+            raise ConfigError(
+                f"calibration {self.name} has no reward head; install 'uhlm-edge[quantize]' and "
+                "calibrate again"
+            )
+        path = folder / self.head.file
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror}; calibrate again") from None
+        if hashlib.sha256(content).hexdigest() != self.head.sha256:
+            raise DataError(f"{path}: not the head that {self.name} was measured with")
+        return path
+
+
+def parse_threshold(text: str) -> float:
+    """A threshold given as a number.
+
+    Raises:
+        ConfigError: it is none, or is not finite.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ConfigError(f"threshold {text!r}: use averse, prone, risk or a number from 0 to 1")
+    return value
+
+
+def load(path: Path) -> Calibration:
+    """Read one calibration file.
+
+    Raises:
+        DataError: it is missing, too large, or no calibration.
+    """
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise DataError(f"{path}: too large for a calibration")
+        return Calibration.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "file"
+        raise DataError(f"{path}: no calibration ({where}: {first['msg']})") from None
+
+
+def require_pair(calibration: Calibration, device: ModelKey, cloud: ModelKey | None) -> None:
+    """Refuse a calibration of another pair. With no `cloud`, only the device's model counts.
+
+    Raises:
+        DataError: the message names both pairs.
+    """
+    if calibration.device.fits(device) and (cloud is None or calibration.cloud.fits(cloud)):
+        return
+    made_for = f"{calibration.device.name} with {calibration.cloud.name}"
+    wanted = f"{device.name} with {cloud.name if cloud else 'whatever verifier'}"
+    if made_for == wanted:
+        wanted += " as they are here (the files differ)"
+    raise DataError(
+        f"calibration {calibration.name} is of {made_for}, not of {wanted}; "
+        "run `uhlm-edge calibrate` for this pair"
+    )
+
+
+def find(
+    folders: Sequence[Path],
+    device: ModelKey,
+    cloud: ModelKey | None,
+    name: str | None = None,
+    sampler: Sampler | None = None,
+) -> tuple[Calibration, Path] | None:
+    """The calibration of a pair and the folder it lies in; None if there is none.
+
+    Args:
+        folders: searched in this order; those that do not exist are passed over.
+        device: the model on the device.
+        cloud: the model in the cloud, None if it is not known.
+        name: take this one (a name, or the path of a file), and no other.
+        sampler: of several, one made with this sampler goes first, then one whose thresholds can
+            be trusted, then the newest.
+
+    Raises:
+        ConfigError: there is no calibration of that name.
+        DataError: the one of that name is damaged or of another pair.
+    """
+    if name is not None:
+        path = _named(folders, name)
+        calibration = load(path)
+        require_pair(calibration, device, cloud)
+        return calibration, path.parent
+    best: tuple[tuple[bool, bool, str], Calibration, Path] | None = None
+    for path in _files(folders):
+        try:
+            calibration = load(path)
+            require_pair(calibration, device, cloud)
+        except DataError as error:
+            _log.info("passed over: %s", error)
+            continue
+        usable = all(law.advice is None for law in calibration.laws.values())
+        rank = (calibration.sampler == sampler, usable, calibration.made)
+        if best is None or rank > best[0]:
+            best = rank, calibration, path.parent
+    return None if best is None else best[1:]
+
+
+def _files(folders: Sequence[Path]) -> Iterator[Path]:
+    for folder in folders:
+        yield from sorted(folder.glob("*.json"))
+
+
+def _named(folders: Sequence[Path], name: str) -> Path:
+    if name.endswith(".json"):
+        return Path(name)
+    for folder in folders:
+        path = folder / f"{name}.json"
+        if "/" not in name and path.is_file():
+            return path
+    known = ", ".join(path.stem for path in _files(folders)) or "none yet"
+    raise ConfigError(f"no calibration is called {name!r}; there are: {known}")
+
+
+def model_digest(path: Path) -> str:
+    """A digest of a model file that is quick for files of any size.
+
+    Over its length and 64 blocks of 64 KiB, the first at the beginning (where a GGUF file has its
+    header), the last at the end: it tells models and quantisations apart, and is no protection
+    against somebody who forges one.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        size = path.stat().st_size
+        digest.update(size.to_bytes(8, "little"))
+        with path.open("rb") as file:
+            for i in range(_CHUNKS):
+                file.seek(max(0, size - _CHUNK) * i // (_CHUNKS - 1))
+                digest.update(file.read(_CHUNK))
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from None
+    return digest.hexdigest()

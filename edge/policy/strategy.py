@@ -1,0 +1,85 @@
+"""A strategy is a policy, a scope and a target. Every system of the method is one of these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from ...configs.config import StrategyName
+from ...lm.targets import LLM, Target, Weighted
+from .policies import Always, Never, Policy, RandomRate, RewardBelow, UncertainAbove
+
+__all__ = ["STRATEGIES", "Scope", "Strategy", "make_strategy"]
+
+STRATEGIES: tuple[StrategyName, ...] = get_args(StrategyName)
+
+Scope = Literal["last", "all", "none"]
+"""What an upload lets the LLM judge: the newest draft; every draft since the last upload; nothing,
+the LLM supplies the token instead."""
+
+_CHUNK = 16  # tokens that `cloud` asks for at once: the text still flows
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """Which drafts are uploaded, what is judged, and what the text should follow.
+
+    Attributes:
+        name: as on the command line.
+        policy: decides after each draft.
+        scope: what an upload lets the LLM judge.
+        target: what the accept test aims at.
+        supply: tokens that the LLM supplies per upload.
+        drafts: whether the device drafts at all while the cloud is there.
+        draft_limit: most drafts in one upload (scope `all`); None: by measured times.
+    """
+
+    name: str
+    policy: Policy
+    scope: Scope = "last"
+    target: Target = LLM
+    supply: int = 0
+    drafts: bool = True
+    draft_limit: int | None = None
+
+
+def make_strategy(
+    name: StrategyName,
+    *,
+    threshold: float = 0.073,
+    rate: float = 0.1,
+    draft_limit: int | None = None,
+    reward_threshold: float = 0.5,
+    target: Target = LLM,
+    policy: Policy | None = None,
+) -> Strategy:
+    """The strategy of that name.
+
+    Args:
+        name: one of STRATEGIES.
+        threshold: of u (`uhlm`, `spec`).
+        rate: share of uploads (`rand`).
+        draft_limit: most drafts in one upload (`spec`, `ensemble`).
+        reward_threshold: of the expected acceptance (`reward`).
+        target: of `ensemble`.
+        policy: in place of the threshold of u (`uhlm`, `spec`).
+    """
+    match name:
+        case "local":
+            return Strategy(name, Never())
+        case "cloud":
+            return Strategy(name, Always(), scope="none", supply=_CHUNK, drafts=False)
+        case "hlm":
+            return Strategy(name, Always())
+        case "uhlm":
+            return Strategy(name, policy or UncertainAbove(threshold))
+        case "rand":
+            return Strategy(name, RandomRate(rate))
+        case "spec":
+            by_u = policy or UncertainAbove(threshold)
+            return Strategy(name, by_u, scope="all", draft_limit=draft_limit)
+        case "reward":
+            return Strategy(name, RewardBelow(reward_threshold), scope="none", supply=1)
+        case "ensemble":
+            supply = int(isinstance(target, Weighted))  # the LLM's proposal
+            return Strategy(name, Never(), "all", target, supply, draft_limit=draft_limit)

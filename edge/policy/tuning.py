@@ -1,0 +1,164 @@
+"""From options and a pair's calibration to a strategy: thresholds, the reward head, adaptive."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...common.errors import ConfigError
+from ...configs.config import Config, StrategyOptions
+from ...configs.layers import config_folder
+from ...lm.targets import Contrastive, Weighted
+from .adaptive import Adaptive
+from .calibration import SHIPPED, Calibration, ModelKey, find
+from .reward import RewardHead
+from .strategy import Strategy, make_strategy
+
+__all__ = [
+    "PUBLISHED_THRESHOLD",
+    "Tuning",
+    "find_tuning",
+    "needs_calibration",
+    "strategy_of",
+    "threshold_of",
+]
+
+PUBLISHED_THRESHOLD = 0.073
+"""The averse threshold of arXiv 2412.12687's pair: what counts until a calibration exists."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """A calibration, and the folder that its head lies in."""
+
+    calibration: Calibration
+    folder: Path
+
+    def advice(self, options: StrategyOptions) -> str | None:
+        """Why no fixed threshold should be trusted here, if none was asked for; else None."""
+        law = self.calibration.laws.get(options.estimator)
+        unset = options.threshold is None and options.name in ("uhlm", "spec")
+        return law.advice if law is not None and unset else None
+
+    def head(self, options: StrategyOptions) -> RewardHead:
+        """The reward head.
+
+        Raises:
+            ConfigError: there is none, or it was trained to read another u.
+            DataError: its file is not the one that was measured.
+            ModelError: its file is damaged.
+        """
+        made = self.calibration.head
+        if made is not None and made.estimator != options.estimator:
+            raise ConfigError(
+                f"the reward head of calibration {self.calibration.name} reads {made.estimator} u; "
+                f"use --estimator {made.estimator}"
+            )
+        return RewardHead(self.calibration.head_path(self.folder))
+
+
+def needs_calibration(options: StrategyOptions) -> bool:
+    """Would a calibration change what these options do?"""
+    if options.name == "reward" or options.calibration is not None:
+        return True
+    return options.name in ("uhlm", "spec") and not isinstance(options.threshold, float)
+
+
+def find_tuning(
+    config: Config,
+    device: ModelKey,
+    cloud: ModelKey | None,
+    environment: Mapping[str, str] = os.environ,
+) -> Tuning | None:
+    """The calibration of the pair: the user's own first, then what is shipped.
+
+    Args:
+        config: may name one.
+        device: the model on the device.
+        cloud: the verifier's; None if it is not known, then any of the device's will do.
+        environment: says where the user's files are.
+
+    Raises:
+        ConfigError: none has the name that was asked for.
+        DataError: the one of that name is damaged, or of another pair.
+    """
+    folders = [config_folder(environment) / "calibrations", SHIPPED]
+    found = find(folders, device, cloud, config.strategy.calibration, config.sampler)
+    return None if found is None else Tuning(*found)
+
+
+def strategy_of(
+    options: StrategyOptions,
+    tuning: Tuning | None = None,
+    environment: Mapping[str, str] = os.environ,
+) -> Strategy:
+    """The strategy that the options name.
+
+    Raises:
+        ConfigError: it needs a calibration that is not there, or one that gives no such threshold.
+    """
+    limit = options.draft_limit
+    weighted = options.ensemble == "weighted"
+    adaptive = options.threshold == "adaptive" and options.name in ("uhlm", "spec")
+    adaptive |= tuning is not None and tuning.advice(options) is not None
+    asks_by_u = options.name in ("uhlm", "spec") and not adaptive
+    return make_strategy(
+        options.name,
+        threshold=threshold_of(options, tuning) if asks_by_u else PUBLISHED_THRESHOLD,
+        rate=options.rate,
+        draft_limit=None if limit == "auto" else limit,
+        reward_threshold=options.reward_threshold,
+        target=Weighted(weight=options.weight) if weighted else Contrastive(mu=options.mu),
+        policy=_adaptive(options, tuning, environment) if adaptive else None,
+    )
+
+
+def threshold_of(options: StrategyOptions, tuning: Tuning | None = None) -> float:
+    """The threshold of u as a number.
+
+    averse: beta = a u + b is zero; prone: it reaches Delta (arXiv 2412.12687); risk: the largest
+    whose measured risk is low enough. Not given: risk if there is a calibration, else the
+    published one. A fit in the configuration goes before a calibration.
+
+    Raises:
+        ConfigError: what a name refers to is not there, or says nothing.
+    """
+    choice = options.threshold
+    if isinstance(choice, float):
+        return choice
+    if options.slope is not None and choice in ("averse", "prone"):
+        return _by_fit(options, options.slope, choice)
+    if tuning is not None:
+        return tuning.calibration.threshold(choice or "risk", options.estimator)
+    if choice is None:
+        return PUBLISHED_THRESHOLD
+    raise ConfigError(
+        f"threshold {choice} needs a calibration of this pair: run `uhlm-edge calibrate`, "
+        "or give a number"
+    )
+
+
+def _by_fit(options: StrategyOptions, a: float, choice: str) -> float:
+    b, delta = options.intercept, options.delta
+    if b is None or (choice == "prone" and delta is None):
+        raise ConfigError(f"threshold {choice}: beside slope, [strategy] needs intercept and delta")
+    if a <= 0.0:
+        raise ConfigError(f"the fit's slope is {a:g}: uncertainty says nothing here, use hlm")
+    return (-b if choice == "averse" else (delta or 0.0) - b) / a
+
+
+def _adaptive(
+    options: StrategyOptions, tuning: Tuning | None, environment: Mapping[str, str]
+) -> Adaptive:
+    """The adaptive policy, going on from where the last run with this pair ended."""
+    start, pair = PUBLISHED_THRESHOLD, "uncalibrated"
+    if tuning is not None:
+        start = tuning.calibration.laws[options.estimator].start
+        pair = f"{tuning.calibration.device.name} {tuning.calibration.cloud.name}"
+    base = environment.get("XDG_STATE_HOME") or "~/.local/state"
+    pair += f" {options.estimator}-{options.samples}"
+    folder = Path(base).expanduser() / "uhlm-edge" / "adaptive"
+    name = "".join(c if c.isalnum() or c in "-._" else "-" for c in pair)
+    return Adaptive(start, options.target_risk, state=folder / f"{name}.json", pair=pair)

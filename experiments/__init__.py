@@ -1,0 +1,1 @@
+"""One-off scripts behind docs/results; run from a clone, not in the wheel."""

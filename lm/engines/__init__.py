@@ -1,0 +1,1 @@
+"""What runs a model: llama.cpp, ONNX, and the protocols that both follow."""

@@ -1,0 +1,261 @@
+"""llama.cpp through its low-level calls: rows of logits, rollback, several sequences."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from llama_cpp import llama_cpp as ll
+from numpy.typing import NDArray
+
+from ...common.errors import ContextFull, EngineError, ModelError
+from ..vocabulary import Vocabulary
+from .llama_model import LlamaModel
+from .options import EngineOptions
+from .protocol import Logits, Work
+
+__all__ = ["LlamaContext", "LlamaEngine"]
+
+_FLASH = {
+    "auto": ll.LLAMA_FLASH_ATTN_TYPE_AUTO,
+    "on": ll.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+    "off": ll.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+}
+
+
+class LlamaContext:
+    """Keys and values of several sequences in one pool of `n_ctx` cells.
+
+    Not thread-safe: one owner thread.
+
+    Args:
+        model: weights and vocabulary.
+        options: threads, batch, cache types.
+        n_ctx: cells of the pool.
+        n_sequences: how many sequences it can hold, at most 256.
+        max_rows: most rows of logits in one pass; memory for them is kept, 4 V bytes each.
+
+    Raises:
+        ModelError: llama.cpp cannot make such a context (memory, cache type).
+    """
+
+    def __init__(
+        self,
+        model: LlamaModel,
+        options: EngineOptions,
+        n_ctx: int,
+        n_sequences: int = 1,
+        max_rows: int = 64,
+    ) -> None:
+        self._handle: Any = None
+        self.model = model
+        self.n_ctx = n_ctx
+        self._lengths = [0] * n_sequences
+        self._settled = True  # the lengths are what llama.cpp holds
+        self._n_batch = min(options.n_batch, n_ctx)
+        self._max_rows = min(max_rows, self._n_batch)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        params = ll.llama_context_default_params()
+        params.n_ctx = n_ctx
+        params.n_batch = params.n_ubatch = self._n_batch
+        params.n_seq_max = n_sequences
+        params.n_outputs_max = params.n_outputs_max_per_seq = self._max_rows
+        params.n_threads = options.n_threads or min(cores or 1, 4)
+        params.n_threads_batch = options.n_threads_batch or cores or 1
+        params.flash_attn_type = _FLASH[options.flash_attention]
+        params.type_k = getattr(ll, f"GGML_TYPE_{options.cache_type_k.upper()}")
+        params.type_v = getattr(ll, f"GGML_TYPE_{options.cache_type_v.upper()}")
+        params.swa_full = True  # a sliding window that forgets could not be rolled back
+        params.kv_unified = True  # without it a partial copy of a sequence aborts the process
+        self._handle = ll.llama_init_from_model(model.handle, params)
+        if not self._handle:
+            raise ModelError(
+                f"{model.path}: llama.cpp cannot make a context of {n_ctx} ids with cache types "
+                f"{options.cache_type_k}/{options.cache_type_v}; try a smaller n_ctx, f16 caches, "
+                "or flash_attention = 'on'"
+            )
+        self._memory = ll.llama_get_memory(self._handle)
+        self._batch = _Batch(self._n_batch)
+        self._width = ll.llama_vocab_n_tokens(ll.llama_model_get_vocab(model.handle))
+
+    @property
+    def vocab(self) -> Vocabulary:
+        return self.model.vocab
+
+    def length(self, sequence: int = 0) -> int:
+        """How many ids the sequence holds."""
+        return self._lengths[sequence]
+
+    def decode(self, works: Sequence[Work]) -> list[Logits]:
+        """Append tokens to sequences, each at most once, in as few passes as possible.
+
+        Returns:
+            For each work its rows, shape (rows, V) float32, valid until the next call.
+
+        Raises:
+            ContextFull: no room; the sequences are as before.
+            EngineError: llama.cpp failed; the sequences are as before.
+        """
+        self._settle()
+        before = {work.sequence: self._lengths[work.sequence] for work in works}
+        try:
+            batches = self._batches(works)
+            parts = [self._append(batch) for batch in batches[:1]]
+            if len(batches) > 1:  # the next pass overwrites the rows of the one before
+                parts = [parts[0].copy(), *(self._append(b).copy() for b in batches[1:])]
+        except EngineError:
+            for sequence, length in before.items():
+                self.truncate(length, sequence)
+            raise
+        flat = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        ends = np.cumsum([work.rows for work in works])[:-1]
+        return list(np.split(flat, ends)) if len(works) > 1 else [flat]
+
+    def _batches(self, works: Sequence[Work]) -> list[list[Work]]:
+        """Cut works so that no batch exceeds n_batch ids or max_rows rows."""
+        batches: list[list[Work]] = [[]]
+        room, rows_left = self._n_batch, self._max_rows
+        for sequence, tokens, rows in works:
+            at = 0
+            while at < len(tokens):
+                silent = len(tokens) - rows  # tokens without a row come first
+                n = min(len(tokens) - at, room, max(silent - at, 0) + rows_left)
+                if n == 0:
+                    batches.append([])
+                    room, rows_left = self._n_batch, self._max_rows
+                    continue
+                wanted = max(0, at + n - max(silent, at))
+                batches[-1].append(Work(sequence, tokens[at : at + n], wanted))
+                at, room, rows_left = at + n, room - n, rows_left - wanted
+        return batches
+
+    def _append(self, works: Sequence[Work]) -> Logits:
+        n, rows = self._batch.fill(works, self._lengths)
+        if n == 0:
+            return np.empty((0, len(self.model.vocab)), dtype=np.float32)
+        self._settled = False
+        code = ll.llama_decode(self._handle, self._batch.struct)
+        if code == 1:
+            raise ContextFull(f"no room for {n} more ids in a context of {self.n_ctx}")
+        if code != 0:
+            raise EngineError(f"llama.cpp failed to run the model (code {code})")
+        for work in works:
+            self._lengths[work.sequence] += len(work.tokens)
+        self._settled = True
+        if rows == 0:
+            return np.empty((0, len(self.model.vocab)), dtype=np.float32)
+        block = np.ctypeslib.as_array(ll.llama_get_logits(self._handle), (rows, self._width))
+        return block[:, : len(self.model.vocab)]
+
+    def truncate(self, n: int, sequence: int = 0) -> None:
+        """Forget the ids of a sequence from position `n` on."""
+        self._settled = False
+        self._lengths[sequence] = min(self._lengths[sequence], n)
+        self._remove(sequence, n)
+        self._settled = True
+
+    def _settle(self) -> None:
+        """Put right what an interrupt (Ctrl-C) has left between llama.cpp's books and ours."""
+        if not self._settled:
+            for sequence, length in enumerate(self._lengths):
+                self._remove(sequence, length)
+            self._settled = True
+
+    def _remove(self, sequence: int, n: int) -> None:
+        if not ll.llama_memory_seq_rm(self._memory, sequence, n, -1):
+            raise EngineError(f"llama.cpp refused to roll sequence {sequence} back to {n} ids")
+
+    def close(self) -> None:
+        """Free keys and values; the model stays."""
+        if self._handle is not None:
+            ll.llama_free(self._handle)
+            self._handle = None
+
+
+class _Batch:
+    """A llama_batch over numpy arrays, filled without a loop over tokens."""
+
+    def __init__(self, n: int) -> None:
+        self._tokens = np.zeros(n, dtype=np.int32)
+        self._positions = np.zeros(n, dtype=np.int32)
+        self._counts = np.ones(n, dtype=np.int32)
+        self._sequences = np.zeros(n, dtype=np.int32)
+        self._wanted = np.zeros(n, dtype=np.int8)
+        pointer = ctypes.POINTER(ctypes.c_int32)
+        base, step = self._sequences.ctypes.data, self._sequences.itemsize
+        self._pointers = (pointer * n)(*(ctypes.cast(base + i * step, pointer) for i in range(n)))
+        self.struct = ll.llama_batch(
+            n_tokens=0,
+            token=_as(self._tokens, ctypes.c_int32),
+            embd=None,
+            pos=_as(self._positions, ctypes.c_int32),
+            n_seq_id=_as(self._counts, ctypes.c_int32),
+            seq_id=ctypes.cast(self._pointers, ctypes.POINTER(pointer)),
+            logits=_as(self._wanted, ctypes.c_int8),
+        )
+
+    def fill(self, works: Sequence[Work], lengths: Sequence[int]) -> tuple[int, int]:
+        """Write the works; returns how many ids and how many rows they make."""
+        at = rows = 0
+        for sequence, tokens, wanted in works:
+            end = at + len(tokens)
+            self._tokens[at:end] = tokens
+            self._positions[at:end] = range(lengths[sequence], lengths[sequence] + end - at)
+            self._sequences[at:end] = sequence
+            self._wanted[at:end] = 0
+            self._wanted[end - wanted : end] = 1
+            at, rows = end, rows + wanted
+        self.struct.n_tokens = at
+        return at, rows
+
+
+def _as(array: NDArray[Any], kind: Any) -> Any:
+    return array.ctypes.data_as(ctypes.POINTER(kind))
+
+
+class LlamaEngine:
+    """The Engine of the device: one sequence.
+
+    Args:
+        path: a GGUF file.
+        options: how to load and run it.
+        max_rows: most rows of logits in one pass.
+
+    Raises:
+        ModelError: the file is refused, or no context can be made.
+    """
+
+    def __init__(self, path: Path, options: EngineOptions | None = None, max_rows: int = 1) -> None:
+        options = options or EngineOptions()
+        self.model = LlamaModel(path, options)
+        trained = self.model.n_ctx_train
+        n_ctx = min(options.n_ctx or trained, trained)
+        self._context = LlamaContext(self.model, options, n_ctx, max_rows=max_rows)
+
+    @property
+    def vocab(self) -> Vocabulary:
+        return self.model.vocab
+
+    @property
+    def n_ctx(self) -> int:
+        return self._context.n_ctx
+
+    @property
+    def length(self) -> int:
+        return self._context.length()
+
+    def eval(self, tokens: Sequence[int], rows: int = 1) -> Logits:
+        if self.length + len(tokens) > self.n_ctx:
+            raise ContextFull(f"no room for {len(tokens)} more ids in a context of {self.n_ctx}")
+        return self._context.decode([Work(0, tokens, rows)])[0]
+
+    def truncate(self, n: int) -> None:
+        self._context.truncate(n)
+
+    def close(self) -> None:
+        self._context.close()
+        self.model.close()

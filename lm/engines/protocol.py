@@ -1,0 +1,102 @@
+"""The seam between the project and whatever runs a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from ..vocabulary import Vocabulary
+
+__all__ = ["Context", "Engine", "Logits", "Work"]
+
+Logits = NDArray[np.float32]
+"""Raw logits, shape (rows, V), float32."""
+
+
+class Engine(Protocol):
+    """One sequence of ids and the model's logits after them.
+
+    Implementations: llama.cpp (`lm/engines/llama.py`), ONNX (`lm/engines/onnx.py`) and a fake in
+    the tests.
+    """
+
+    @property
+    def vocab(self) -> Vocabulary:
+        """The vocabulary: text to ids and back, end-of-text ids, fingerprint."""
+        ...
+
+    @property
+    def n_ctx(self) -> int:
+        """How many ids the context can hold."""
+        ...
+
+    @property
+    def length(self) -> int:
+        """How many ids it holds now."""
+        ...
+
+    def eval(self, tokens: Sequence[int], rows: int = 1) -> Logits:
+        """Append `tokens` and return the logits after each of the last `rows` of them.
+
+        Returns an array of shape (rows, V). It is valid until the next call: copy what is kept.
+        With `rows=0` the shape is (0, V).
+
+        Raises:
+            ContextFull: the tokens do not fit; nothing was appended.
+            EngineError: the model failed; nothing was appended.
+        """
+        ...
+
+    def truncate(self, n: int) -> None:
+        """Forget all ids from position `n` on."""
+        ...
+
+    def close(self) -> None:
+        """Free what the model holds. Closing twice is fine."""
+        ...
+
+
+class Work(NamedTuple):
+    """Tokens to append to one sequence, and how many rows of logits to return for the last."""
+
+    sequence: int
+    tokens: Sequence[int]
+    rows: int = 1
+
+
+class Context(Protocol):
+    """Several sequences in one pool of cells: what a verifier runs on.
+
+    Implementations: `lm/engines/llama.py` and a fake in the tests. One owner thread.
+    """
+
+    @property
+    def vocab(self) -> Vocabulary:
+        """The vocabulary of the model."""
+        ...
+
+    @property
+    def n_ctx(self) -> int:
+        """Cells of the pool, shared by all sequences."""
+        ...
+
+    def length(self, sequence: int) -> int:
+        """How many ids the sequence holds."""
+        ...
+
+    def decode(self, works: Sequence[Work]) -> list[Logits]:
+        """Append tokens to sequences, each at most once; for each its rows, shape (rows, V).
+
+        Raises:
+            ContextFull: no room; the sequences are as before.
+            EngineError: the model failed; the sequences are as before.
+        """
+        ...
+
+    def truncate(self, n: int, sequence: int) -> None:
+        """Forget the ids of a sequence from position `n` on."""
+        ...

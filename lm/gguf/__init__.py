@@ -1,0 +1,1 @@
+"""Model files, checked before llama.cpp sees them."""

@@ -1,0 +1,136 @@
+"""`uhlm-edge pull`, `models` and `inspect`: what they take and what they print."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from .download import Progress
+
+__all__ = ["inspect", "pull", "register", "resolve"]
+
+models_app = typer.Typer(help="Pulled models: list, remove.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands that concern model files."""
+    app.command("pull")(pull)
+    app.command("inspect")(inspect)
+    app.add_typer(models_app, name="models")
+
+
+def pull(
+    name: Annotated[str, typer.Argument(help="Of the catalogue, or OWNER/REPO; then :TYPE.")],
+    revision: Annotated[str | None, typer.Option(help="Commit, tag or branch.")] = None,
+) -> None:
+    """Download a model, resumed and verified, and print where it lies."""
+    from .hub import pull as run
+
+    with _progress() as progress:
+        pulled = run(name, revision=revision, progress=progress)
+    stored = pulled.stored
+    typer.echo(str(stored.path))
+    licence = f", licence {stored.licence}" if stored.licence else ""
+    typer.echo(f"{stored.repo}:{stored.type} at {stored.commit[:12]}{licence}", err=True)
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A GGUF file.")],
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
+) -> None:
+    """Check a GGUF file and print its header."""
+    from .inspect import inspect as render
+
+    typer.echo(render(file, tensors))
+
+
+@models_app.command("list")
+def list_models() -> None:
+    """List what was pulled, and what the catalogue offers."""
+    from .catalogue import load, pairs
+    from .inspect import size
+    from .store import Store, default_folder
+
+    store = Store(default_folder(os.environ))
+    for stored in store.models():
+        typer.echo(f"{stored.repo}:{stored.type}  {size(stored.n_bytes)}  {stored.path}")
+    whole, partial = store.disk_use()
+    typer.echo(f"pulled: {size(whole)}, partial downloads: {size(partial)}", err=True)
+    for entry in load().values():
+        types = ", ".join(f"{type_} {size(n)}" for type_, n in entry.sizes.items())
+        gated = ", asks for a login" if entry.gated else ""
+        typer.echo(f"offered: {entry.name}  {entry.licence}{gated}  {types}", err=True)
+    for name, (device, cloud) in pairs().items():
+        typer.echo(f"pair: {name}  device {device}, cloud {cloud}", err=True)
+
+
+@models_app.command("remove")
+def remove_model(
+    name: Annotated[str, typer.Argument(help="As `models list` names it; without a type: all.")],
+) -> None:
+    """Remove a pulled model."""
+    from .catalogue import parse_name
+    from .inspect import size
+    from .store import Store, default_folder
+
+    asked = parse_name(name)
+    freed = Store(default_folder(os.environ)).remove(asked.repo, asked.type)
+    typer.echo(f"{size(freed)} set free", err=True)
+
+
+def resolve(name: str) -> str:
+    """The file of a pulled model that has this name; the name itself if it is none.
+
+    Raises:
+        ModelError: the catalogue knows the model, but it was not pulled yet.
+    """
+    from ..common.errors import ModelError, UsageError
+    from .catalogue import parse_name, preferred
+    from .shipped import SHIPPED
+    from .store import SAFETENSORS, Store, default_folder
+
+    if name in SHIPPED or Path(name).expanduser().exists():
+        return name
+    try:
+        asked = parse_name(name)
+    except UsageError:
+        return name  # whoever opens it says what is wrong
+    of_repo = [s for s in Store(default_folder(os.environ)).models() if s.repo == asked.repo]
+    types = {stored.type: stored for stored in of_repo if stored.type != SAFETENSORS}
+    wanted = asked.type or preferred(types)
+    if wanted not in types:
+        raise ModelError(f"{name} is not here yet; run: uhlm-edge pull {name}")
+    return str(types[wanted].path)
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A bar on stderr that shows bytes, rate and time left."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        TaskID,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+    from rich.progress import Progress as Bars
+
+    from ..common.text import one_line
+
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Bars("{task.description}", *columns, console=Console(stderr=True)) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(name: str, here: int, whole: int) -> None:
+            if name not in tasks:
+                tasks[name] = bars.add_task(one_line(name, 40), total=whole)
+            bars.update(tasks[name], completed=here)
+
+        yield show

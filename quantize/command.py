@@ -1,0 +1,163 @@
+"""`uhlm-edge quantize`: what it takes and what it prints."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from .convert.writer import Progress
+    from .pipeline import Planned, Prepared
+
+__all__ = ["quantize", "register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this package to the command line."""
+    app.command("quantize")(quantize)
+
+
+def quantize(
+    src: Annotated[
+        str, typer.Argument(help="Hugging Face folder, GGUF (F32, F16, BF16), or a name to pull.")
+    ],
+    types: Annotated[
+        list[str] | None,
+        typer.Option("--type", "-t", help="Type to make, such as Q4_K_M; may be repeated."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the files.")] = None,
+    dtype: Annotated[str, typer.Option(help="What to quantise from: F16, BF16 or F32.")] = "F16",
+    prompts: Annotated[
+        Path | None, typer.Option(help="Your texts (.txt, .jsonl) for an importance matrix.")
+    ] = None,
+    imatrix: Annotated[Path | None, typer.Option(help="Importance matrix made before.")] = None,
+    report: Annotated[bool, typer.Option(help="Measure each file against the original.")] = False,
+    text: Annotated[
+        Path | None, typer.Option(help="Text to measure on; default: built-in prompts.")
+    ] = None,
+    cloud: Annotated[
+        Path | None, typer.Option(help="GGUF of the cloud model, to measure the pair.")
+    ] = None,
+    json_out: Annotated[
+        Path | None, typer.Option("--report-json", help="Write the report here.")
+    ] = None,
+    png: Annotated[Path | None, typer.Option("--report-png", help="Draw the report here.")] = None,
+    threads: Annotated[int, typer.Option(min=0, help="Threads; 0: one per core.")] = 0,
+) -> None:
+    """Convert and quantise a model: from a Hugging Face folder to files that run."""
+    from ..common.errors import UsageError
+    from ..common.files import interruptible
+    from .pipeline import Listener, ReportRequest, Request, prepare
+    from .quality.samples import read_samples
+
+    if prompts is not None and imatrix is not None:
+        raise UsageError("--prompts makes an importance matrix and --imatrix is one; give one")
+    wants_report = report or json_out is not None or png is not None
+    if (text is not None or cloud is not None) and not wants_report:
+        raise UsageError(
+            "--text and --cloud are for the report; add --report, --report-json or --report-png"
+        )
+    request = Request(
+        src=_find_source(src),
+        types=types or ["Q4_K_M"],
+        out=out,
+        dtype=dtype.upper(),
+        imatrix=imatrix,
+        prompts=read_samples(prompts) if prompts is not None else (),
+        prompts_name=prompts.name if prompts is not None else "",
+        threads=threads,
+        report=ReportRequest(read_samples(text), text.name if text else "built-in prompts", cloud)
+        if wants_report
+        else None,
+    )
+    with interruptible(), _progress() as (console, stage):
+        try:
+            prepared = prepare(request, Listener(lambda files: _print_plan(console, files), stage))
+        except ImportError as error:
+            missing = f"{error.name} is missing; run: pip install 'uhlm-edge[quantize]'"
+            raise UsageError(missing) from None
+    _print_result(console, prepared, json_out, png)
+
+
+def _find_source(src: str) -> Path:
+    """A path that is there, else a name to pull.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    from ..common.errors import UsageError
+
+    path = Path(src)
+    if path.exists():
+        return path
+    if src.startswith((".", "/", "~")) or src.endswith(".gguf") or src.count("/") > 1:
+        raise UsageError(f"{src}: there is no such file or folder")
+    from ..models.hub import pull
+
+    typer.echo(f"fetching {src}", err=True)
+    return pull(src, None if ":" in src else "safetensors").stored.path
+
+
+@contextmanager
+def _progress() -> Iterator[tuple[Console, Callable[[str], Progress]]]:
+    """Bars on stderr, one per stage; nothing but lines where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(file=sys.stderr, soft_wrap=True)
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[what]}"),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+    def stage(title: str) -> Callable[[int, int, str], None]:
+        if not console.is_terminal:
+            console.print(title, highlight=False, markup=False)
+        task = bars.add_task(title, total=None, what="")
+
+        def update(done: int, total: int, what: str) -> None:
+            bars.update(task, completed=done, total=total, what=what)
+
+        return update
+
+    with bars:
+        yield console, stage
+
+
+def _print_plan(console: Console, files: Sequence[Planned]) -> None:
+    """The predicted sizes, before anything is written."""
+    from ..common.files import human_bytes
+
+    for file in files:
+        note = f", {file.fallbacks} tensors in another type" if file.fallbacks else ""
+        line = f"{file.path.name}: {human_bytes(file.nbytes)}{note}"
+        console.print(line, highlight=False, markup=False)
+
+
+def _print_result(
+    console: Console, prepared: Prepared, json_out: Path | None, png: Path | None
+) -> None:
+    """The paths on stdout, one a line; the report on stderr and in its files."""
+    report = prepared.report
+    if report is not None:
+        console.print(report.table())
+        if json_out is not None:
+            report.write_json(json_out)
+        if png is not None:
+            from .quality.plot import plot_report
+
+            plot_report(report, png)
+    for path in (*prepared.files, *([prepared.imatrix] if prepared.imatrix else [])):
+        typer.echo(path)

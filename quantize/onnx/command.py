@@ -1,0 +1,42 @@
+"""`uhlm-edge onnx`: what it takes and what it prints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["onnx", "register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("onnx")(onnx)
+
+
+def onnx(
+    src: Annotated[str, typer.Argument(help="Hugging Face folder, or a name to pull.")],
+    out: Annotated[Path | None, typer.Option(help="New folder (default: NAME.TYPE.onnx).")] = None,
+    type_: Annotated[str, typer.Option("--type", "-t", help="INT8 or F32.")] = "INT8",
+) -> None:
+    """Convert a model for `--engine onnx`: for devices where nothing can be compiled."""
+    from ...common.errors import UsageError
+
+    path = Path(src).expanduser()
+    try:
+        from ...models.inspect import size
+        from .export import export_onnx
+
+        if not path.exists():
+            from ...models.hub import pull
+
+            path = pull(src, "safetensors").stored.path
+        folder = out or Path(f"{path.resolve().name}.{type_.upper()}.onnx")
+        export_onnx(path, folder, type_)
+    except ImportError as error:
+        missing = f"{error.name} is missing; run: pip install 'uhlm-edge[quantize]'"
+        raise UsageError(missing) from None
+    typer.echo(str(folder))
+    total = sum(file.stat().st_size for file in folder.iterdir())
+    typer.echo(f"{size(total)}; run it with --engine onnx --model {folder}", err=True)

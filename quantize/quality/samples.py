@@ -1,0 +1,186 @@
+"""Texts to measure with: the user's own file, or prompts that come with the project."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...common.errors import DataError
+from ...lm.engines.protocol import Engine
+from ...lm.template import ChatTemplate, Message
+from ...lm.vocabulary import Vocabulary
+
+__all__ = ["BUILT_IN", "Passage", "Sample", "complete", "encode", "read_samples"]
+
+LONGEST = 512
+"""Most ids of a passage; a longer text becomes several."""
+
+REPLY = 64
+"""Most ids that a model writes where a sample has no reply."""
+
+_FILE_LIMIT = 256 << 20
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A conversation with or without its reply, or, with no messages, a plain text."""
+
+    messages: tuple[Message, ...] = ()
+    reply: str | None = None
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Ids, and from which position on they are measured. `open` wants a reply written first."""
+
+    ids: tuple[int, ...]
+    start: int
+    open: bool = False
+
+
+def _ask(text: str) -> Sample:
+    return Sample((Message(role="user", content=text),))
+
+
+BUILT_IN = tuple(
+    _ask(text)
+    for text in (
+        "What is 17 + 25?",
+        "What is 8 times 12?",
+        "What is the capital of France?",
+        "What is the capital of Kenya?",
+        "What is the chemical symbol of iron?",
+        "How many minutes are in 3 hours?",
+        "Convert 5 kilometres to metres.",
+        "Which day comes after Tuesday?",
+        "Sort these numbers: 9, 4, 7, 1.",
+        "Sort these words: pear, apple, fig.",
+        "Spell the word house.",
+        "Turn on the light in the kitchen.",
+        "Set the heating in the bedroom to 20 degrees.",
+        "Anna buys 4 apples at 3 dollars each. How much does Anna pay?",
+        "Tom packs 6 boxes with 8 books each. How many books are packed?",
+        "Hello! How are you?",
+        "I want to book a table for two tonight.",
+        "Can you find me a flight to Berlin on Monday?",
+        "I would like to order a large coffee with milk.",
+        "Play some music by a band that I may like.",
+        "Find a hotel near the station for three nights.",
+        "I need to rent a car this weekend.",
+        "What do you recommend for dinner in this town?",
+        "Thank you, that is all for today.",
+    )
+)
+
+
+def read_samples(path: Path | None) -> list[Sample]:
+    """The samples of a file; the built-in prompts without one.
+
+    A file ending in `.jsonl` has an object per line: `messages`, perhaps with `answer` or
+    `reference` as the reply, or `prompt`, or `text`. Any other file is one plain text.
+
+    Raises:
+        DataError: the file cannot be read, or a line is not of that form.
+    """
+    if path is None:
+        return list(BUILT_IN)
+    try:
+        if path.stat().st_size > _FILE_LIMIT:
+            raise DataError(f"{path}: is larger than {_FILE_LIMIT >> 20} MiB; use a part of it")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 text") from error
+    if path.suffix != ".jsonl":
+        found = [Sample(reply=text)] if text.strip() else []
+    else:
+        lines = text.splitlines()
+        found = [_read_line(f"{path}:{n}", line) for n, line in enumerate(lines, 1) if line.strip()]
+    if not found:
+        raise DataError(f"{path}: is empty")
+    return found
+
+
+def _read_line(place: str, line: str) -> Sample:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{place}: is not JSON") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{place}: is not an object")
+    if isinstance(row.get("text"), str):
+        return Sample(reply=row["text"])
+    if isinstance(row.get("prompt"), str):
+        return _ask(row["prompt"])
+    messages = row.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise DataError(f"{place}: has neither messages nor prompt nor text")
+    read: list[Message] = []
+    for message in messages:
+        if not (
+            isinstance(message, dict)
+            and isinstance(message.get("role"), str)
+            and isinstance(message.get("content"), str)
+        ):
+            raise DataError(f"{place}: a message needs a role and a content, both text")
+        read.append(Message(role=message["role"], content=message["content"]))
+    reply = row.get("answer", row.get("reference"))
+    if reply is None and read[-1]["role"] == "assistant":
+        reply = read.pop()["content"]
+    return Sample(tuple(read), reply if isinstance(reply, str) else None)
+
+
+def encode(samples: Sequence[Sample], vocab: Vocabulary, bos: bool = False) -> list[Passage]:
+    """Samples as ids of a vocabulary, conversations through its chat template.
+
+    Of a conversation the reply is measured, of a plain text everything behind its first id. With
+    `bos` each piece of a plain text has a begin-of-text id in front, as models want it that add
+    one of their own accord; a chat template brings its own.
+    """
+    template = ChatTemplate(vocab.template, vocab.bos, vocab.eos)
+    passages: list[Passage] = []
+    for sample in samples:
+        if not sample.messages:
+            ids = vocab.tokenize(sample.reply or "")
+            first = vocab.tokenize(vocab.bos, special=True) if bos and vocab.bos else []
+            step = LONGEST - len(first)
+            parts = [(*first, *ids[at : at + step]) for at in range(0, len(ids), step)]
+            passages += [Passage(part, 1) for part in parts if len(part) > 1]
+            continue
+        prompt = vocab.tokenize(template.render(sample.messages), special=True)
+        if sample.reply is None:
+            passages.append(Passage(tuple(prompt[-LONGEST + REPLY :]), len(prompt), open=True))
+            continue
+        end = vocab.tokenize(vocab.eos, special=True) if vocab.eos else []
+        reply = [*vocab.tokenize(sample.reply), *end]
+        prompt = prompt[-max(1, LONGEST - len(reply)) :]
+        ids = [*prompt, *reply][:LONGEST]
+        passages.append(Passage(tuple(ids), len(prompt)))
+    return passages
+
+
+def complete(passage: Passage, engine: Engine, random: np.random.Generator) -> Passage:
+    """The passage with a reply drawn from the model at temperature 1, if it has none."""
+    if not passage.open:
+        return passage
+    engine.truncate(0)
+    ids = list(passage.ids)
+    row = engine.eval(ids)[0]
+    for _ in range(min(REPLY, engine.n_ctx - len(ids) - 1)):
+        ids.append(_draw(row, random.random()))
+        if ids[-1] in engine.vocab.end_ids:
+            break
+        row = engine.eval(ids[-1:])[0]
+    return Passage(tuple(ids), len(passage.ids))
+
+
+def _draw(row: NDArray[np.float32], u: float) -> int:
+    """An id from softmax(row), by inverse CDF at `u`."""
+    cdf = np.exp(row.astype(np.float64) - row.max()).cumsum()
+    return int(min(cdf.searchsorted(u * cdf[-1], side="right"), len(row) - 1))

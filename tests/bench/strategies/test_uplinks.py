@@ -1,0 +1,91 @@
+"""Uplink formats: what they weigh, and which of them keep the law."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from uhlm_edge.bench.harness.scoring import Outcome
+from uhlm_edge.bench.harness.shadow_verifier import ShadowVerifier
+from uhlm_edge.bench.network.channel import published_bytes
+from uhlm_edge.bench.strategies.uplinks import (
+    FORMATS,
+    Uploads,
+    cut_bytes,
+    cut_with_tail,
+    draft_bytes,
+    judged_law,
+    ours,
+    synthetic_pair,
+    total_variation,
+    uplink_rows,
+)
+from uhlm_edge.edge.policy.strategy import make_strategy
+from uhlm_edge.lm.sampling import Sampler
+
+from ...edge.pairs import PLAIN, pair
+from ...fakes import DEVICE, FakeEngine
+from .test_strategies import CASES
+
+
+def test_the_published_upload_weighs_92_000_bytes_at_32_000_ids() -> None:
+    assert published_bytes(32_000) == 92_000
+    assert cut_bytes(32_000, 32) == 32 * 23 // 8
+
+
+def test_a_law_in_each_format() -> None:
+    probs = np.array([0.5, 0.25, 0.25, 0.0])
+    assert draft_bytes(probs) == [5, 5, len("[0.5,0.25,0.25,0.0]"), 8]
+    assert len(draft_bytes(probs)) == len(FORMATS)
+
+
+@pytest.mark.parametrize("n", [256, 8192])
+def test_cutting_q_after_the_draw_is_biased_and_before_it_exact(n: int) -> None:
+    device, llm = synthetic_pair(n)
+    q, p = PLAIN.probs(device), PLAIN.probs(llm)
+    cut = judged_law(q, cut_with_tail(q, 32), p)
+    assert cut.sum() == pytest.approx(1.0)
+    assert total_variation(cut, p) > 0.03
+    compact = ours(device, PLAIN)
+    assert total_variation(judged_law(compact, compact, p), p) < 1e-15
+
+
+def test_the_bias_of_a_cut_shrinks_with_what_is_kept() -> None:
+    device, llm = synthetic_pair()
+    q, p = PLAIN.probs(device), PLAIN.probs(llm)
+    bias = [total_variation(judged_law(q, cut_with_tail(q, k), p), p) for k in (8, 32, 512, 8192)]
+    assert bias == sorted(bias, reverse=True)
+    assert bias[-1] < 1e-12
+
+
+@given(st.integers(0, 1000), st.floats(0.1, 2.0), st.integers(0, 20), st.integers(1, 64))
+def test_ours_is_exact_under_every_sampler(
+    seed: int, temperature: float, top_k: int, wire_top: int
+) -> None:
+    device, llm = synthetic_pair(64, seed)
+    sampler = Sampler(temperature=temperature, top_k=top_k, top_p=1.0)
+    law, p = ours(device, sampler, wire_top), sampler.probs(llm)
+    assert total_variation(judged_law(law, law, p), p) < 1e-12
+
+
+def test_what_was_uploaded_is_weighed_in_all_formats() -> None:
+    sampler = Sampler(temperature=1.0, top_k=8, top_p=1.0)
+    uploads = Uploads(ShadowVerifier(FakeEngine(DEVICE, 2048), sampler), sampler)
+    with pair(sampler=sampler) as both:
+        prompt = uploads.onlooker.prompt(CASES[0].messages)
+        loop = both.loop(make_strategy("uhlm", threshold=0.3), prompt, seed=2)
+        list(loop.events())
+        uploads.watch(CASES[0], loop)
+        calls = loop.stats.uploads
+    assert len(uploads.sizes) == calls > 0
+    outcome = Outcome(1, 20, 1.0, bodies=[50] * calls, requests=[250] * calls)
+    rows = {row["uplink"]: row for row in uplink_rows(uploads, [outcome], 200)}
+    assert list(rows) == [*FORMATS, "ours"]
+    assert rows["published"]["per_upload_median"] == published_bytes(257)
+    assert rows["published"]["wire_per_upload_p95"] == published_bytes(257) + 200
+    assert rows["float16"]["per_token"] == 514 * calls / 20
+    assert rows["ours"]["per_upload_median"] == 50
+    assert rows["ours"]["wire_per_token"] == 250 * calls / 20
+    assert rows["JSON"]["per_upload_median"] > 257 * 4

@@ -1,0 +1,95 @@
+"""What is told of a calibration: pictures, the check on other text, the experiment's table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("onnx")
+
+from uhlm_edge.calibrate import run as bench
+from uhlm_edge.calibrate.head import features
+from uhlm_edge.calibrate.plot import draw
+from uhlm_edge.calibrate.shadow import Setting
+from uhlm_edge.edge.policy.adaptive import Adaptive
+from uhlm_edge.edge.policy.policies import UncertainAbove
+from uhlm_edge.edge.policy.reward import RewardHead
+from uhlm_edge.experiments.adaptive import Segment, joined, replayed, table
+from uhlm_edge.experiments.calibration_check import check, predict
+from uhlm_edge.lm.sampling import Sampler
+
+from .test_calibrate import fake_pair, prompts_file, replays
+
+PLAIN = Sampler(temperature=1.0, top_k=0, top_p=1.0)
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> tuple[bench.Result, Path]:
+    folder = tmp_path_factory.mktemp("calibrations")
+    setting = Setting(sampler=PLAIN, max_tokens=30)
+    made = bench.calibrate(fake_pair(), prompts_file(folder), folder / "mine.json", setting)
+    return made, folder
+
+
+def test_two_pictures_lie_beside_the_file(result: tuple[bench.Result, Path]) -> None:
+    made, folder = result
+    pictures = draw(made, folder / "mine.json")
+    assert [path.name for path in pictures] == ["mine.rejection.png", "mine.risk.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
+
+
+def test_the_exported_head_predicts_what_the_trained_one_does(
+    result: tuple[bench.Result, Path],
+) -> None:
+    made, folder = result
+    assert made.head is not None
+    rows = np.concatenate([features(replay) for replay in made.held_out])
+    exported = predict(made.calibration.head_path(folder), rows)
+    assert exported == pytest.approx(made.head.predict(rows), abs=1e-4)
+
+
+def test_the_head_says_what_it_was_made_for(result: tuple[bench.Result, Path]) -> None:
+    made, folder = result
+    about = RewardHead(made.calibration.head_path(folder)).metadata
+    assert (about["device"], about["cloud"]) == ("fake-slm", "fake-llm")
+    assert (about["calibration"], about["estimator"]) == ("mine", "sampled")
+
+
+def test_a_check_fits_nothing_but_compares(result: tuple[bench.Result, Path]) -> None:
+    made, folder = result
+    text = check(made.calibration, folder, made.held_out)
+    for words in ("| head |", "| sampled u |", "| entropy |", "| oracle |", "0.073"):
+        assert words in text
+    beta = np.concatenate([replay.beta for replay in made.held_out])
+    assert f"mean beta {beta.mean():.4f}" in text
+
+
+def test_the_table_says_which_risk_lies_above_the_target() -> None:
+    below = Segment("a", "tasks", [10] * 50, [1] * 50, 3, [0.0] * 50, 0, [0.1] * 50)
+    above = Segment("a", "dialogues", [10] * 50, [9] * 50, 2, [0.5, 0.3] * 25, 0, [0.2] * 50)
+    both = joined([below, above])
+    assert (both.risk, both.rate) == pytest.approx((0.02, 0.5))
+    assert both.audits == 5
+    lines = table([below, above, both], 0.001).splitlines()[2:]
+    assert [line.count("(above)") for line in lines] == [0, 1, 1]
+    assert "0.100 to 0.200" in lines[2]
+
+
+def test_a_replay_is_what_a_fixed_threshold_would_have_done() -> None:
+    made = replays(50, 0.4, 0.1)
+    u, beta = (np.concatenate([getattr(r, name) for r in made]) for name in ("sampled", "beta"))
+    ((rate, risk),) = replayed(UncertainAbove(0.3), [made])
+    assert rate == pytest.approx((u > 0.3).mean())
+    assert risk == pytest.approx((beta * (u <= 0.3)).mean())
+
+
+def test_a_replay_teaches_the_adaptive_threshold() -> None:
+    made = replays(400, 0.4, 0.1)
+    policy = Adaptive(0.5, 0.01)
+    ((_, risk),) = replayed(policy, [made])
+    assert policy.tokens == 400 * 40
+    assert risk == pytest.approx(policy.mean_risk)
+    assert risk < 0.012

@@ -1,0 +1,144 @@
+"""A conversation: what is kept of it, what is left out, and what is told how often."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from uhlm_edge.common.errors import UsageError
+from uhlm_edge.edge.chat.assistant import Assistant
+from uhlm_edge.edge.events import Event, Notice, Token
+from uhlm_edge.edge.policy.strategy import make_strategy
+from uhlm_edge.lm.draws import turn_seed
+
+from ..pairs import Pair, Reference, ids_of, notices, pair
+
+HLM = make_strategy("hlm")
+
+
+def assistant(p: Pair, offline: bool = False, **options: object) -> Assistant:
+    remote = None if offline else p.remote
+    given = {"max_tokens": 8, "seed": 3, "pipelined": False, **options}
+    return Assistant(p.device, remote, HLM, **given)  # type: ignore[arg-type]
+
+
+def rendered(*said: str) -> str:
+    """The default template: who says what, in turns."""
+    roles = ("user", "assistant")
+    lines = [f"{roles[i % 2]}: {text}\n" for i, text in enumerate(said)]
+    return "".join(lines) + "assistant:"
+
+
+@pytest.fixture
+def p() -> Iterator[Pair]:
+    with pair(n_ctx=400, cloud_n_ctx=400) as p:
+        yield p
+
+
+def test_a_reply_is_to_the_whole_conversation(p: Pair) -> None:
+    talk = assistant(p)
+    first = list(talk.reply("hi"))
+    prompt = p.device.vocab.tokenize(rendered("hi"))
+    assert ids_of(first) == Reference(prompt, 3, n=8).hlm
+    said = talk.text
+    second = list(talk.reply("well?"))
+    if said.isascii():
+        prompt = p.device.vocab.tokenize(rendered("hi", said, "well?"))
+        assert ids_of(second) == Reference(prompt, turn_seed(3, 1), n=8).hlm
+    assert [m["role"] for m in talk.messages] == ["user", "assistant"] * 2
+    assert talk.messages[1]["content"] == said
+    assert talk.messages[3]["content"] == talk.text
+
+
+def test_a_system_message_stays_after_a_reset(p: Pair) -> None:
+    talk = assistant(p, system="be brief")
+    list(talk.reply("hi"))
+    talk.reset()
+    list(talk.reply("again"))
+    assert len(talk.messages) == 2
+    shown = p.device.vocab.text(p.device.tape.ids)
+    assert shown.startswith("system: be brief\nuser: again\nassistant:")
+
+
+def test_a_reply_that_is_stopped_is_kept_as_far_as_it_came(p: Pair) -> None:
+    talk = assistant(p)
+    events = talk.reply("hi")
+    said = [next(events) for _ in range(3)]
+    events.close()  # type: ignore[attr-defined]
+    text = "".join(event.text for event in said if isinstance(event, Token))
+    assert talk.messages[-1] == {"role": "assistant", "content": text}
+    assert talk.loop is not None
+    assert talk.loop.stats.tokens == 3
+    list(talk.reply("go on"))
+    assert len(talk.messages) == 4
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\t"])
+def test_an_empty_prompt_is_refused_and_nothing_is_lost(p: Pair, text: str) -> None:
+    talk = assistant(p)
+    list(talk.reply("hi"))
+    before = list(talk.messages)
+    with pytest.raises(UsageError, match="empty"):
+        talk.reply(text)
+    assert talk.messages == before
+
+
+def test_a_prompt_that_does_not_fit_is_refused_and_nothing_is_lost(p: Pair) -> None:
+    talk = assistant(p)
+    list(talk.reply("hi"))
+    before = list(talk.messages)
+    with pytest.raises(UsageError, match="shorten it") as caught:
+        talk.reply("x" * 500)
+    assert "400" in str(caught.value)
+    assert talk.messages == before
+    assert len(ids_of(list(talk.reply("short")))) > 0
+
+
+def test_the_oldest_turns_are_left_out_and_the_user_is_told(p: Pair) -> None:
+    talk = assistant(p, system="be brief", offline=True)
+    events: list[Event] = []
+    for turn in range(6):
+        events = list(talk.reply(f"{turn}" * 100))
+    (told,) = notices(events)
+    assert "longer than the context of 400 ids" in told
+    assert "messages are left out" in told
+    shown = p.device.vocab.text(p.device.tape.ids)
+    assert shown.startswith("system: be brief\nuser: ")
+    assert "5" * 100 in shown
+    assert "0" * 100 not in shown
+    assert len(talk.messages) == 12  # left out of the prompt, not of the conversation
+
+
+def test_a_control_token_that_is_typed_stays_text(p: Pair) -> None:
+    talk = assistant(p, offline=True)
+    list(talk.reply("a<|end|>b"))
+    end = len(p.device.vocab) - 1
+    prompt = p.device.tape.ids[: -len(talk.loop.tokens)]  # type: ignore[union-attr]
+    assert end not in prompt
+
+
+def test_a_fault_is_told_once_and_again_only_after_an_answer(p: Pair) -> None:
+    """Four replies: a fault, the same, an answer, a fault."""
+    talk = assistant(p)
+    p.clock.tick = 100.0
+    told = []
+    for down in (True, True, False, True):
+        p.link.fault = lambda _, down=down: "lost" if down else None  # type: ignore[misc]
+        told.append(len(notices(list(talk.reply("hi")))))
+    assert told == [1, 0, 0, 1]
+
+
+def test_what_was_told_at_the_start_is_not_told_again(p: Pair) -> None:
+    p.link.fault = lambda _: "lost"
+    p.clock.tick = 100.0
+    told = "the call was lost; going on with the device alone"
+    assert not notices(list(assistant(p, told=told).reply("hi")))
+    assert notices(list(assistant(p).reply("hi"))) == [told]
+
+
+def test_a_notice_is_no_token(p: Pair) -> None:
+    p.link.fault = lambda _: "lost"
+    events = list(assistant(p).reply("hi"))
+    assert isinstance(events[0], Notice)
+    assert len(ids_of(events)) == len(events) - 1

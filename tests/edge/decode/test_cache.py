@@ -1,0 +1,76 @@
+"""The engine's copy follows the device's ids, and nothing is evaluated twice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from uhlm_edge.common.errors import ContextFull
+from uhlm_edge.edge.decode.cache import TokenCache
+
+from ...fakes import DEVICE, FakeEngine
+
+ids = st.lists(st.integers(0, 3), min_size=1, max_size=6)
+steps = st.one_of(
+    st.tuples(st.just("append"), st.integers(0, 3)),
+    st.tuples(st.just("rollback"), st.integers(1, 6)),
+    st.tuples(st.just("row"), st.just(0)),
+    st.tuples(st.just("restart"), ids),
+)
+
+
+@given(ids, st.lists(steps, max_size=12))
+def test_a_row_is_that_of_the_ids_whatever_went_before(start: list[int], todo: list[Any]) -> None:
+    tape, mirror = TokenCache(FakeEngine(DEVICE)), list(start)
+    tape.restart(start)
+    for kind, value in todo:
+        if kind == "append":
+            tape.append(value)
+            mirror.append(value)
+        elif kind == "rollback":
+            tape.rollback(value)
+            del mirror[value:]
+        elif kind == "restart":
+            tape.restart(value)
+            mirror = list(value)
+        else:
+            np.testing.assert_array_equal(tape.row(), DEVICE.row(mirror))
+        assert tape.ids == mirror
+        assert len(tape) == len(mirror)
+        assert tape.unread == len(mirror) - tape.engine.length >= 0
+    np.testing.assert_array_equal(tape.row(), DEVICE.row(mirror))
+
+
+def test_a_new_prompt_keeps_what_it_has_in_common() -> None:
+    engine = FakeEngine(DEVICE)
+    tape = TokenCache(engine)
+    tape.restart([1, 2, 3, 4])
+    tape.row()
+    tape.restart([1, 2, 9])
+    tape.row()
+    assert engine.widths == [4, 1]
+    assert engine.ids == [1, 2, 9]
+
+
+def test_a_row_that_is_gone_costs_one_position() -> None:
+    engine = FakeEngine(DEVICE)
+    tape = TokenCache(engine)
+    tape.restart([1, 2, 3])
+    tape.row()
+    tape.row()
+    assert engine.widths == [3, 1]
+
+
+def test_the_room_is_what_the_context_leaves() -> None:
+    tape = TokenCache(FakeEngine(DEVICE, n_ctx=3))
+    tape.restart([1, 2])
+    assert tape.room == 1
+    tape.append(3)
+    assert tape.room == 0
+    tape.append(4)
+    with pytest.raises(ContextFull):
+        tape.row()

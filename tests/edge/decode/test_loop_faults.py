@@ -1,0 +1,124 @@
+"""A verifier that fails: the text goes on as the device alone would have written it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from uhlm_edge.configs.config import StrategyName
+from uhlm_edge.edge.events import Token
+from uhlm_edge.edge.policy.strategy import STRATEGIES, make_strategy
+from uhlm_edge.lm.targets import Weighted
+
+from ...fakes import FakeModel, FakeVocabulary
+from ..pairs import FAULTS, Fault, Reference, ids_of, notices, pair
+
+SMALL = FakeVocabulary(12)
+SLM = FakeModel("slm", 1, SMALL, own=1.0)
+LLM = FakeModel("llm", 2, SMALL, own=1.0)
+PROMPT = [1, 2, 3]
+HLM = make_strategy("hlm")
+
+seeds = st.integers(0, 2**64 - 1)
+faults = st.sampled_from(FAULTS)
+some = settings(deadline=None, max_examples=20)
+
+
+def reference(seed: int) -> Reference:
+    return Reference(PROMPT, seed, SLM, LLM)
+
+
+@some
+@given(seeds, st.integers(0, 19), faults)
+def test_after_a_fault_the_device_goes_on_alone(seed: int, call: int, fault: Fault) -> None:
+    """The breaker stays open here, so nothing is asked after the first fault."""
+    with pair(SLM, LLM, fault=lambda n: fault if n == call else None) as p:
+        events = p.events(HLM, PROMPT, seed=seed)
+        stats = p.loops[0].stats
+        asked = p.link.asked
+    tokens = [event for event in events if isinstance(event, Token)]
+    failed = call < len(reference(seed).hlm)
+    assert ids_of(events) == reference(seed).local_at(set(range(call, 20)))
+    assert len(notices(events)) == int(failed)
+    assert asked == min(call + 1, len(tokens))
+    assert (stats.offline_reason is not None) == failed
+    assert stats.tokens == len(tokens)
+    assert stats.from_llm == min(call, len(tokens))
+    assert stats.uploads == asked
+    for token in tokens[call:]:
+        assert token.source == "edge"
+        assert token.accepted is None  # marked as not verified
+        assert token.uploaded == (token.index == call)
+
+
+@some
+@given(seeds, st.sets(st.integers(0, 19), max_size=8), faults)
+def test_faults_that_pass_leave_only_their_own_tokens_unverified(
+    seed: int, calls: set[int], fault: Fault
+) -> None:
+    """With `hlm` a token is a call; the next one is asked about again."""
+    with pair(SLM, LLM, fault=lambda n: fault if n in calls else None) as p:
+        p.clock.tick = 100.0  # every look at the clock finds the breaker half-open
+        events = p.events(HLM, PROMPT, seed=seed)
+    assert ids_of(events) == reference(seed).local_at(calls)
+    assert len(notices(events)) == int(any(call < len(ids_of(events)) for call in calls))
+
+
+@some
+@given(seeds, st.sampled_from(STRATEGIES), st.integers(0, 6), faults, st.booleans())
+def test_every_strategy_writes_to_its_end_whatever_fails(
+    seed: int, name: StrategyName, call: int, fault: Fault, pipelined: bool
+) -> None:
+    strategy = make_strategy(
+        name, threshold=0.5, rate=0.5, draft_limit=3, target=Weighted(weight=0.5)
+    )
+    with pair(SLM, LLM, fault=lambda n: fault if n >= call else None) as p:
+        events = p.events(strategy, PROMPT, seed=seed, pipelined=pipelined)
+        stats, asked = p.loops[0].stats, p.link.asked
+        ids = ids_of(events)
+        assert len(ids) == 20 or ids[-1] == 11
+        assert len(notices(events)) == int(asked > call)
+        assert (stats.offline_reason is not None) == (asked > call)
+        tokens = [event for event in events if isinstance(event, Token)]
+        assert [token.index for token in tokens] == list(range(len(tokens)))
+        assert tokens == p.loops[0].tokens  # settled text is never changed
+        if asked > call:  # from the fault on: what the device alone would have written
+            unverified = [t for t in tokens if t.accepted is None and t.source == "edge"]
+            for token in unverified:
+                before = ids[: token.index]
+                assert token.id == reference(seed).draft(before)
+        # And both sides are in step for the next reply.
+        p.link.fault = lambda n: None
+        p.link.release.set()
+        p.clock.now += 1000.0
+        prompt = [*PROMPT, *ids, 4]
+        assert p.ids(HLM, prompt, seed=seed) == Reference(prompt, seed, SLM, LLM).hlm
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_told_once_however_often_it_happens(fault: Fault) -> None:
+    with pair(SLM, LLM, fault=lambda n: fault) as p:
+        p.clock.tick = 100.0
+        events = p.events(HLM, PROMPT)
+    assert len(notices(events)) == 1
+    assert "going on with the device alone" in notices(events)[0]
+    assert ids_of(events) == reference(0).local
+
+
+def test_a_verifier_that_forgot_everything_gets_it_again() -> None:
+    with pair(SLM, LLM) as p:
+        for event in p.loop(HLM, PROMPT).events():
+            assert isinstance(event, Token)
+            assert event.id == reference(0).hlm[event.index]
+            p.service.verifier.store.drop(("", p.remote._session_id))
+        assert p.loops[0].stats.offline_reason is None
+
+
+def test_a_tried_call_that_was_answered_is_not_counted_twice() -> None:
+    """The answer is lost, the token settled on the device, and the next call rolls back."""
+    with pair(SLM, LLM, fault=lambda n: "answer lost" if n % 2 else None) as p:
+        p.clock.tick = 100.0
+        events = p.events(HLM, PROMPT)
+        assert p.loops[0].stats.from_llm == 10
+    assert ids_of(events) == reference(0).local_at(set(range(1, 20, 2)))

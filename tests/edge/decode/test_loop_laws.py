@@ -1,0 +1,99 @@
+"""End to end: the settled text follows its target, by chi-square against the exact law."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from itertools import product
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from uhlm_edge.edge.policy.strategy import Strategy, make_strategy
+from uhlm_edge.lm.sampling import Sampler
+from uhlm_edge.lm.targets import Contrastive, Weighted
+
+from ...fakes import FakeModel, FakeVocabulary
+from ..pairs import PLAIN, pair
+
+VOCAB = FakeVocabulary(4)
+END = 3
+SLM = FakeModel("slm", 3, VOCAB, own=1.0, end=0.0)
+LLM = FakeModel("llm", 4, VOCAB, own=1.0, end=0.0)
+PROMPT = [1]
+N = 1000
+
+Law = Callable[[list[int]], NDArray[np.float64]]
+"""Ids before -> the exact law of the next one, shape (4,)."""
+
+
+def cut(sampler: Sampler) -> Law:
+    """The LLM's p, under the sampler."""
+    return lambda ids: sampler.probs(LLM.row(ids))
+
+
+def rounded(model: FakeModel, ids: list[int]) -> NDArray[np.float64]:
+    return PLAIN.distribution(model.row(ids)).probs(4)
+
+
+def mixed(weight: float) -> Law:
+    """weight q + (1 - weight) p, both rounded as they travel."""
+    return lambda ids: weight * rounded(SLM, ids) + (1.0 - weight) * rounded(LLM, ids)
+
+
+def contrasted(mu: float) -> Law:
+    """p q^-mu where p is at least a tenth of its peak."""
+
+    def law(ids: list[int]) -> NDArray[np.float64]:
+        p, q = HOT.probs(LLM.row(ids)), HOT.probs(SLM.row(ids))
+        r: NDArray[np.float64] = np.where(p >= 0.1 * p.max(), p * q**-mu, 0.0)
+        r /= r.sum()
+        return r
+
+    return law
+
+
+def of_texts(law: Law) -> dict[tuple[int, ...], float]:
+    """The law of the first two tokens; a text that ends has one."""
+    texts: dict[tuple[int, ...], float] = {(END,): float(law(PROMPT)[END])}
+    for a, b in product(range(END), range(4)):
+        texts[a, b] = float(law(PROMPT)[a] * law([*PROMPT, a])[b])
+    return texts
+
+
+HOT = Sampler(temperature=2.0, top_k=0, top_p=1.0)
+TOP_3 = Sampler(temperature=1.5, top_k=3, top_p=0.98)
+CASES: dict[str, tuple[Strategy, Sampler, Law]] = {
+    "hlm": (make_strategy("hlm"), PLAIN, cut(PLAIN)),
+    "hlm under a sampler": (make_strategy("hlm"), TOP_3, cut(TOP_3)),
+    "uhlm that always asks": (make_strategy("uhlm", threshold=-1.0), PLAIN, cut(PLAIN)),
+    "cloud": (make_strategy("cloud"), TOP_3, cut(TOP_3)),
+    "spec": (make_strategy("spec", threshold=1.0, draft_limit=2), PLAIN, cut(PLAIN)),
+    "ensemble, the device proposes": (
+        make_strategy("ensemble", draft_limit=2, target=Weighted(weight=0.3)), PLAIN, mixed(0.3),
+    ),
+    "ensemble, the LLM proposes next": (
+        make_strategy("ensemble", draft_limit=1, target=Weighted(weight=0.7)), PLAIN, mixed(0.7),
+    ),
+    "ensemble, contrastive": (
+        make_strategy("ensemble", draft_limit=2, target=Contrastive(mu=0.5)),
+        HOT, contrasted(0.5),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_first_tokens_follow_their_target_exactly(case: str) -> None:
+    strategy, sampler, law = CASES[case]
+    with pair(SLM, LLM, sampler) as p:
+        seen = Counter(tuple(p.ids(strategy, PROMPT, seed=seed, max_tokens=2)) for seed in range(N))
+    expected = of_texts(law)
+    assert sum(expected.values()) == pytest.approx(1.0)
+    assert not [text for text in seen if expected[text] == 0.0]
+    cells = [(seen[text], N * share) for text, share in expected.items() if share > 0.0]
+    chi_square = sum((n - mean) ** 2 / mean for n, mean in cells)
+    k = len(cells) - 1
+    assert k >= 3
+    # Below the 0.999 quantile (Wilson and Hilferty's approximation).
+    assert chi_square < k * (1.0 - 2.0 / (9.0 * k) + 3.09 * np.sqrt(2.0 / (9.0 * k))) ** 3

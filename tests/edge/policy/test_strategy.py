@@ -1,0 +1,61 @@
+"""Each strategy is the policy, scope and target of the table in the README."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+
+from uhlm_edge.configs.config import StrategyName
+from uhlm_edge.edge.policy.policies import (
+    Always,
+    Never,
+    Policy,
+    RandomRate,
+    RewardBelow,
+    UncertainAbove,
+)
+from uhlm_edge.edge.policy.strategy import STRATEGIES, Scope, make_strategy
+from uhlm_edge.lm.targets import LLM, Contrastive, Weighted
+
+TABLE: dict[StrategyName, tuple[type[Policy], Scope | None]] = {
+    "local": (Never, None),
+    "cloud": (Always, "none"),
+    "hlm": (Always, "last"),
+    "uhlm": (UncertainAbove, "last"),
+    "rand": (RandomRate, "last"),
+    "spec": (UncertainAbove, "all"),
+    "reward": (RewardBelow, "none"),
+    "ensemble": (Never, "all"),
+}
+
+
+def test_the_table_is_complete() -> None:
+    assert set(TABLE) == set(STRATEGIES) == set(get_args(StrategyName))
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_strategy_is_what_the_table_says(name: StrategyName) -> None:
+    policy, scope = TABLE[name]
+    strategy = make_strategy(name)
+    assert strategy.name == name
+    assert type(strategy.policy) is policy
+    assert scope in (None, strategy.scope)
+    assert strategy.target == LLM
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_only_where_the_llm_writes_does_it_supply_tokens(name: StrategyName) -> None:
+    strategy = make_strategy(name)
+    assert (strategy.supply > 0) is (strategy.scope == "none")
+    assert strategy.drafts is (name != "cloud")
+
+
+@pytest.mark.parametrize("name", ["uhlm", "spec"])
+def test_the_threshold_reaches_the_policy(name: StrategyName) -> None:
+    assert make_strategy(name, threshold=0.42).policy.threshold == 0.42
+
+
+def test_a_mixture_asks_for_proposals_and_a_contrast_does_not() -> None:
+    assert make_strategy("ensemble", target=Weighted(weight=0.5)).supply == 1
+    assert make_strategy("ensemble", target=Contrastive(mu=0.1)).supply == 0

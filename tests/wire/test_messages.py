@@ -1,0 +1,251 @@
+"""The one call as bytes: what goes in comes out, and nothing hostile gets further than here."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from uhlm_edge.lm.sampling import TOTAL, Distribution, Sampler
+from uhlm_edge.lm.targets import LLM, Contrastive, Weighted
+from uhlm_edge.wire import codec
+from uhlm_edge.wire.messages import Malformed, OutOfRange, Request, Settings, prefix_hash
+
+from .wire_cases import IDS, JSON, LIMITS, V, damaged, distributions, one_token
+
+SETTINGS = st.builds(
+    Settings,
+    sampler=st.builds(
+        Sampler,
+        temperature=st.floats(0, 100),
+        top_k=st.integers(0, 500),
+        top_p=st.floats(0.01, 1),
+        min_p=st.floats(0, 1),
+    ),
+    target=st.sampled_from([LLM, Weighted(weight=0.25), Contrastive(mu=0.3)]),
+    seed=st.integers(0, 2**64 - 1),
+    origin=st.integers(0, 2**31 - 1),
+)
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> Request:
+    before = draw(st.lists(IDS, max_size=20))
+    skipped = draw(st.lists(IDS, max_size=20))
+    drafts = draw(st.lists(distributions(), max_size=4))
+    judged = [int(d.ids[draw(st.integers(0, len(d.ids) - 1))]) for d in drafts]
+    return Request(
+        id=draw(st.integers(0, 2**32 - 1)),
+        start=len(before),
+        prefix=prefix_hash(before),
+        tokens=[*skipped, *judged],
+        weights=[draw(st.integers(1, TOTAL)) for _ in skipped[draw(st.integers(0, 20)) :]],
+        drafts=drafts,
+        supply=draw(st.integers(0, 64)),
+        settings=draw(st.none() | SETTINGS),
+    )
+
+
+def plain(request: Request) -> tuple[Any, ...]:
+    """A request in a form that can be compared."""
+    laws = [(d.ids.tolist(), d.weights.tolist()) for d in request.drafts]
+    rest = replace(request, drafts=(), tokens=list(request.tokens), weights=list(request.weights))
+    return laws, rest
+
+
+# Requests
+
+
+@given(requests())
+def test_a_request_comes_out_as_it_went_in(request_: Request) -> None:
+    assert plain(Request.unpack(request_.pack(), LIMITS, V)) == plain(request_)
+
+
+@given(requests())
+def test_json_with_names_is_the_same_request(request_: Request) -> None:
+    text = json.dumps(
+        {
+            "v": 1,
+            "id": request_.id,
+            "start": request_.start,
+            "prefix": request_.prefix.hex(),
+            "tokens": list(request_.tokens),
+            "judge": len(request_.drafts),
+            "q": {
+                "weights": list(request_.weights),
+                "drafts": [
+                    {"ids": d.ids.tolist(), "weights": d.weights.tolist()} for d in request_.drafts
+                ],
+            },
+            "supply": request_.supply,
+            "settings": request_.settings and request_.settings.model_dump(),
+        }
+    )
+    assert plain(Request.from_json(json.loads(text), LIMITS, V)) == plain(request_)
+
+
+def test_the_least_that_curl_must_send() -> None:
+    request = Request.from_json({"id": 1, "start": 0, "tokens": [5], "settings": {}}, LIMITS, V)
+    assert request == Request(1, 0, prefix_hash([]), [5], [], [], 0, Settings())
+
+
+@pytest.mark.parametrize(("n_ids", "most"), [(1, 50), (5, 70), (16, 120), (40, 210)])
+def test_a_usual_upload_is_small(n_ids: int, most: int) -> None:
+    assert len(one_token(n_ids).pack()) <= most
+
+
+def test_a_weight_of_one_half_and_of_one_survive() -> None:
+    sure = Distribution(np.array([7]), np.array([TOTAL]))
+    request = Request(1, 0, prefix_hash([]), [3, 7], [TOTAL], [sure])
+    again = Request.unpack(request.pack(), LIMITS, V)
+    assert list(again.weights) == [TOTAL]
+    assert again.drafts[0].weights.tolist() == [TOTAL]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_damaged_requests_are_refused_or_make_sense(seed: int) -> None:
+    rng = random.Random(seed)
+    whole = replace(one_token(), settings=Settings(target=Weighted())).pack()
+    for _ in range(500):
+        try:
+            request = Request.unpack(damaged(whole, rng), LIMITS, V)
+        except (Malformed, OutOfRange):
+            continue
+        request.check(LIMITS, V)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_refused_as_malformed_or_out_of_range(raw: bytes) -> None:
+    with pytest.raises((Malformed, OutOfRange)):
+        Request.unpack(raw, LIMITS, V)
+
+
+FIELDS = ["id", "start", "prefix", "tokens", "judge", "q", "supply", "settings", "v"]
+
+
+@given(st.sampled_from(FIELDS), JSON)
+def test_any_json_in_any_field_is_refused_or_makes_sense(name: str, value: Any) -> None:
+    law = {"ids": [7], "weights": [TOTAL]}
+    whole = {"id": 1, "start": 0, "tokens": [1, 7], "q": {"drafts": [law]}, "settings": {}}
+    for candidate in (whole | {name: value}, value):
+        try:
+            request = Request.from_json(candidate, LIMITS, V)
+        except (Malformed, OutOfRange):
+            continue
+        request.check(LIMITS, V)
+
+
+@pytest.mark.parametrize("name", ["ids", "weights"])
+@pytest.mark.parametrize(
+    "value", [[7.5], ["7"], [[7]], [True], [1e300], [2**70], [float("nan")], 7, "7", None, {"a": 1}]
+)
+def test_json_distributions_hold_natural_numbers(name: str, value: Any) -> None:
+    law = {"ids": [7], "weights": [TOTAL]} | {name: value}
+    with pytest.raises((Malformed, OutOfRange)):
+        Request.from_json({"id": 1, "start": 0, "tokens": [7], "q": {"drafts": [law]}}, LIMITS, V)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"id": 2**32},
+        {"start": 2**31},
+        {"tokens": [V]},
+        {"tokens": list(range(LIMITS.tokens_per_call + 1))},
+        {"supply": LIMITS.supply_per_call + 1},
+        {"weights": [1] * 6},
+        {"tokens": []},
+        {"drafts": [Distribution(np.array([V]), np.array([TOTAL]))]},
+        {"drafts": [Distribution(np.array([1, 2]), np.array([TOTAL, 1]))]},
+        {"drafts": [Distribution(np.array([2, 2]), np.array([1, TOTAL - 1]))]},
+        {"drafts": [Distribution(np.array([1]), np.array([TOTAL]))]},  # not the draft's own
+        {"drafts": [Distribution(np.array([9]), np.array([TOTAL]))] * 65},
+        {"drafts": [Distribution(np.arange(257), np.array([255] * 256 + [256]))]},
+    ],
+    ids=str,
+)
+def test_impossible_values_are_out_of_range(change: dict[str, Any]) -> None:
+    request = replace(one_token(), **change)
+    with pytest.raises(OutOfRange):
+        Request.unpack(request.pack(), LIMITS, V)
+
+
+@pytest.mark.parametrize("field", range(9))
+@pytest.mark.parametrize(
+    "value", [None, -1, 1.5, True, "x", b"", b"\xff" * 9, [], {}, 2**63, [[]], msgpack.Timestamp(1)]
+)
+def test_no_field_takes_what_it_is_not(field: int, value: Any) -> None:
+    body = msgpack.unpackb(one_token().pack())
+    if body[field] == value:
+        return
+    body[field] = value
+    try:
+        request = Request.unpack(msgpack.packb(body), LIMITS, V)
+    except (Malformed, OutOfRange):
+        return
+    request.check(LIMITS, V)
+    assert (field, value) in [(8, None), (8, {})]
+
+
+def test_another_version_is_malformed() -> None:
+    body = msgpack.unpackb(one_token().pack())
+    with pytest.raises(Malformed, match="version"):
+        Request.unpack(msgpack.packb([2, *body[1:]]), LIMITS, V)
+
+
+def test_positions_to_judge_are_limited() -> None:
+    n = LIMITS.weights_per_call
+    request = Request(1, 0, prefix_hash([]), [1] * (n + 1), [5] * n, settings=Settings())
+    assert Request.unpack(request.pack(), LIMITS, V)
+    with pytest.raises(OutOfRange, match="too many weights"):
+        Request.unpack(replace(request, weights=[5] * (n + 1)).pack(), LIMITS, V)
+
+
+def test_a_claim_of_billions_allocates_nothing() -> None:
+    with pytest.raises(Malformed):
+        Request.unpack(b"\xdd\xff\xff\xff\xff", LIMITS, V)
+    with pytest.raises((Malformed, OutOfRange)):
+        codec.unpack_distribution(codec.pack_ids([2**31 - 1, 1, 1]), 256)
+    with pytest.raises(Malformed):
+        codec.unpack_contrast(codec.pack_ids([2**31 - 1, 1, 1]), V)
+    with pytest.raises(Malformed):
+        Request.unpack(b"\x91" * 100_000, LIMITS, V)
+
+
+# Settings
+
+
+@given(SETTINGS)
+def test_settings_come_out_as_they_went_in(settings: Settings) -> None:
+    assert Settings.unpack(msgpack.unpackb(msgpack.packb(settings.pack()))) == settings
+    assert Settings.unpack(settings.model_dump()) == settings
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [],
+        [1] * 8,
+        [float("nan"), 0, 1, 0, None, 0, 0],
+        [-1, 0, 1, 0, None, 0, 0],
+        [1, 0, 1, 0, None, -1, 0],
+        [1, 0, 1, 0, None, 2**64, 0],
+        [1, 0, 1, 0, None, 0, 2**31],
+        [1, 0, 1, 0, {"kind": "best"}, 0, 0],
+        [1, 0, 1, 0, {"kind": "weighted", "weight": 2}, 0, 0],
+        {"seed": 1, "sead": 2},
+        7,
+        "settings",
+    ],
+    ids=str,
+)
+def test_impossible_settings_are_out_of_range(value: Any) -> None:
+    with pytest.raises(OutOfRange, match="settings"):
+        Settings.unpack(value)

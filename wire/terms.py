@@ -1,0 +1,124 @@
+"""What device and verifier agree on: settings of a reply, limits of a call, who the verifier is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .. import __version__
+from ..lm.draws import SCHEME
+from ..lm.sampling import Sampler
+from ..lm.targets import LLM, Target
+from ..lm.vocabulary import Fingerprint, Vocabulary
+from .codec import OutOfRange
+
+__all__ = ["VERSION", "Info", "Limits", "Settings", "first_line"]
+
+VERSION = 1
+"""Of the protocol."""
+
+
+class Limits(BaseModel):
+    """What a verifier takes in one call; `/v1/info` publishes it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    body_bytes: int = Field(1 << 20, ge=1024)
+    tokens_per_call: int = Field(4096, ge=16)
+    drafts_per_call: int = Field(64, ge=1)
+    weights_per_call: int = Field(256, ge=1, description="skipped tokens weighed: a row each")
+    supply_per_call: int = Field(64, ge=1)
+    wire_top: int = Field(256, ge=1, description="ids in one Distribution")
+
+
+class Settings(BaseModel):
+    """What stays the same for a whole reply; part of the session.
+
+    `origin` is the index of the reply's first id in the verifier's ids: random numbers count from
+    there.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sampler: Sampler = Sampler()
+    target: Target = LLM
+    seed: int = Field(0, ge=0, lt=2**64)
+    origin: int = Field(0, ge=0, lt=2**31)
+
+    def pack(self) -> list[Any]:
+        """Positional: half the bytes of the names."""
+        s = self.sampler
+        target = None if self.target == LLM else self.target.model_dump()
+        return [
+            _small(s.temperature),
+            s.top_k,
+            _small(s.top_p),
+            _small(s.min_p),
+            target,
+            self.seed,
+            self.origin,
+        ]
+
+    @staticmethod
+    def unpack(value: Any) -> Settings:
+        """From the packed list, or from JSON names.
+
+        Raises:
+            OutOfRange: a value is not allowed.
+        """
+        try:
+            if isinstance(value, dict):
+                return Settings.model_validate(value)
+            temperature, top_k, top_p, min_p, target, seed, origin = value
+            names = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+            return Settings.model_validate(
+                {"sampler": names, "target": target or LLM, "seed": seed, "origin": origin}
+            )
+        except (ValidationError, TypeError, ValueError) as error:
+            raise OutOfRange(f"settings: {first_line(error)}") from None
+
+
+class Info(BaseModel):
+    """What a verifier says about itself (`GET /v1/info`): what a device needs before it asks."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    model: str = Field(max_length=200)
+    fingerprint: Fingerprint
+    template: str | None = None
+    bos: str = ""
+    eos: str = ""
+    end_ids: frozenset[int]
+    n_ctx: int = Field(ge=1)
+    limits: Limits
+    random: str = SCHEME
+    level: int = Field(3, ge=0, le=3, description="3: exact, the cache follows the session")
+    protocol: int = VERSION
+    version: str = __version__
+
+    @staticmethod
+    def of(model: str, vocab: Vocabulary, n_ctx: int, limits: Limits) -> Info:
+        """What a verifier that runs this model says."""
+        return Info(
+            model=model,
+            fingerprint=vocab.fingerprint,
+            template=vocab.template,
+            bos=vocab.bos,
+            eos=vocab.eos,
+            end_ids=vocab.end_ids,
+            n_ctx=n_ctx,
+            limits=limits,
+        )
+
+
+def _small(value: float) -> float | int:
+    return int(value) if value == int(value) else value
+
+
+def first_line(error: Exception) -> str:
+    """The gist of an exception, for a message."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
