@@ -207,6 +207,9 @@ def _open_session(folder: Path, options: EngineOptions) -> Any:
     settings.intra_op_num_threads = options.n_threads or min(cores or 1, 4)
     settings.inter_op_num_threads = 1
     settings.log_severity_level = 3
+    # x86 without VNNI adds pairs of uint8 x int8 products in 16 bits, which saturate. With this the
+    # runtime changes int8 weights to uint8 as it loads them, there and nowhere else.
+    settings.add_session_config_entry("session.x64quantprecision", "1")
     try:
         return onnxruntime.InferenceSession(
             str(folder / "model.onnx"), settings, providers=["CPUExecutionProvider"]
