@@ -68,7 +68,6 @@ def chat(config: Config, json: Json = False, verbose: Verbose = False) -> None:
     """Talk to the model. Without a terminal, each line of stdin is a turn."""
     from .edge.chat.repl import chat as run_chat
 
-    config = _pulled(config)
     run_chat(config, _partner(config), as_json=json, verbose=verbose)
 
 
@@ -87,24 +86,12 @@ def run(
     from .edge.chat.repl import answer, read_stdin
 
     text = read_stdin() if prompt == "-" else prompt
-    config = _pulled(config)
     if dry_run:
         from .edge.chat.dry_run import dry_run as show_what_leaves
 
         show_what_leaves(config, text)
         return
     answer(config, text, _partner(config), as_json=json, verbose=verbose)
-
-
-def _pulled(config: Config) -> Config:
-    """The configuration with the names of pulled models as the paths of their files."""
-    from .models.command import resolve
-
-    device = config.device.model_copy(update={"model": resolve(config.device.model)})
-    strategy = config.strategy
-    if strategy.partner is not None:
-        strategy = strategy.model_copy(update={"partner": resolve(strategy.partner)})
-    return config.model_copy(update={"device": device, "strategy": strategy})
 
 
 def _partner(config: Config) -> Link | None:
@@ -143,10 +130,9 @@ def cloud_command(
     options = _load(profile, config, flags).config.verifier
     try:
         from .cloud.command import run_verifier
-        from .models.command import resolve
     except ImportError as error:
         raise UsageError(f"{error.name} is missing; run: pip install 'uhlm-edge[cloud]'") from None
-    run_verifier(options.model_copy(update={"model": resolve(options.model)}), fd, until_eof)
+    run_verifier(options, fd, until_eof)
 
 
 @config_app.command("show")

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..common.errors import ResourceError
-from ..common.small_files import write_whole
+from ..common.files import write_whole
 from ..edge.policy.reward import FEATURES, MARKS, N_FEATURES, History
 from .shadow import Replay
 

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..common.errors import DataError
-from ..common.small_files import write_whole
+from ..common.files import write_whole
 from ..edge.policy.calibration import Calibration, EstimatorName, HeadFile, ModelKey, Quality
 from ..edge.policy.reward import FEATURES, MARKS
 from ..lm.engines.protocol import Engine

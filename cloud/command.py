@@ -8,10 +8,9 @@ import socket
 import sys
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 
 from ..common.key_file import read_key_file
-from ..models import shipped as models
+from ..models.resolve import find_model
 from .keys import Keys
 from .options import VerifierOptions
 from .server import bind, serve
@@ -46,9 +45,7 @@ def run_verifier(
     listener = bind(options, keys) if fd is None else socket.socket(fileno=fd)
     with listener:
         listener.listen(128)
-        model = options.model
-        path = models.path_of(model) if model in models.SHIPPED else Path(model).expanduser()
-        service = load_service(path, options, keys)
+        service = load_service(find_model(options.model), options, keys)
         if until_eof:
             threading.Thread(target=_stop_at_eof, name="uhlm-parent", daemon=True).start()
         if fd is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import glob
 import os
+import secrets
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -12,19 +13,27 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import ResourceError
+from .text import human_bytes
 
 __all__ = [
     "atomic_output",
     "free_bytes",
-    "human_bytes",
     "interruptible",
     "remove_stale",
     "require_space",
     "scratch_file",
+    "write_whole",
 ]
 
 MARGIN = 16 << 20
 """Bytes of the disk that are left alone."""
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full; nothing was written",
+    errno.EDQUOT: "the disk quota is used up; nothing was written",
+    errno.EFBIG: "a file may not become so large (see `ulimit -f`); nothing was written",
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR)),
+}
 
 
 def free_bytes(folder: Path) -> int:
@@ -32,17 +41,13 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def human_bytes(n: float) -> str:
-    """A size as people write it: 3.4 MB, 1.2 GB (powers of ten, as disks are sold)."""
-    for unit in ("B", "kB", "MB"):
-        if abs(n) < 1000:
-            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
-        n /= 1000
-    return f"{n:.1f} GB"
-
-
-def require_space(folder: Path, need: int, free: Callable[[Path], int] = free_bytes) -> None:
-    """Check before the work starts that `need` bytes fit.
+def require_space(
+    folder: Path,
+    need: int,
+    free: Callable[[Path], int] = free_bytes,
+    else_: str = "choose another folder with --out",
+) -> None:
+    """Check before the work starts that `need` bytes fit; `else_` is what helps but to free some.
 
     Raises:
         ResourceError: they do not; the message says how many are missing.
@@ -51,7 +56,7 @@ def require_space(folder: Path, need: int, free: Callable[[Path], int] = free_by
     if need + MARGIN > have:
         raise ResourceError(
             f"{folder}: {human_bytes(need)} are needed and {human_bytes(have)} are free;"
-            f" free {human_bytes(need + MARGIN - have)} or choose another folder with --out"
+            f" free {human_bytes(need + MARGIN - have)} or {else_}"
         )
 
 
@@ -60,36 +65,48 @@ def atomic_output(path: Path) -> Iterator[Path]:
     """A temporary path in the folder of `path`, which takes its place when the block ends well.
 
     Whatever ends the block otherwise, an interrupt too, removes the temporary file and leaves what
-    was at `path` before.
+    was at `path` before. Two writers at once leave the content of one of them.
 
     Raises:
-        ResourceError: the disk is full, or the folder cannot be written to.
+        ResourceError: the disk is full, a file may not become so large, or the folder cannot be
+            written to.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_stale(path.parent, path.name)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        with part.open("rb") as stream:
-            os.fsync(stream.fileno())
-        part.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ResourceError(f"{path}: the disk is full; nothing was written") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise ResourceError(f"{path}: cannot be written: {error.strerror}") from error
-        raise
-    finally:
-        part.unlink(missing_ok=True)
+    with scratch_file(path) as part:
+        try:
+            yield part
+            with part.open("rb") as stream:
+                os.fsync(stream.fileno())
+            part.replace(path)
+            _sync_folder(path.parent)
+        except OSError as error:
+            if error.errno in _REASONS:
+                why = _REASONS[error.errno] or f"cannot be written: {error.strerror}"
+                raise ResourceError(f"{path}: {why}") from error
+            raise
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a small file whole or not at all; what it raises is `atomic_output`'s."""
+    with atomic_output(path) as part:
+        part.write_bytes(content)
 
 
 @contextmanager
 def scratch_file(path: Path) -> Iterator[Path]:
-    """A path beside `path` for a large file that is needed for a while, removed at the end."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A path beside `path` for a file that is needed for a while, removed at the end.
+
+    Its name has the process, so that what a killed one left can be told from what is in use, and
+    a random part, so that two writers of one process do not meet.
+
+    Raises:
+        ResourceError: the folder cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResourceError(f"{path}: cannot be written: {error.strerror}") from error
     remove_stale(path.parent, path.name)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         yield part
     finally:
@@ -99,7 +116,7 @@ def scratch_file(path: Path) -> Iterator[Path]:
 def remove_stale(folder: Path, start: str) -> None:
     """Remove what killed runs left of files whose names start so; one that runs keeps its own."""
     for part in folder.glob(f".{glob.escape(start)}.*.part"):
-        owner = part.name.split(".")[-2]
+        owner = part.name.split(".")[-2].partition("-")[0]
         if owner.isdigit() and not _is_running(int(owner)):
             part.unlink(missing_ok=True)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["harmless", "one_line"]
+__all__ = ["harmless", "human_bytes", "one_line"]
 
 _KEPT = {0x09, 0x0A}
 _UNSAFE = (
@@ -43,3 +43,13 @@ def one_line(text: str, limit: int | None = None) -> str:
     if limit is not None and len(line) > limit:
         return line[: max(limit - 1, 0)] + "…"
     return line
+
+
+def human_bytes(n_bytes: float) -> str:
+    """Return a number of bytes for people: "999 B", "3.4 MB" (a MB is 10^6 bytes)."""
+    value = float(n_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 999.5:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:,.3g} TB" if value < 999.5 else f"{value:,.0f} TB"

@@ -25,7 +25,7 @@ import numpy as np
 from ..calibrate.shadow import Conversation, Replay, read_prompts
 from ..cloud.keys import Keys
 from ..cloud.service import load_service
-from ..common.small_files import write_whole
+from ..common.files import write_whole
 from ..configs.layers import load_config
 from ..edge.decode.cache import TokenCache
 from ..edge.decode.loop import Device, Prompt, ReplyLoop

@@ -60,8 +60,8 @@ def pairs() -> dict[str, tuple[str, str]]:
 
 
 def _read() -> dict[str, Any]:
-    package = (__package__ or "").rpartition(".")[0] + ".configs"
-    return tomllib.loads((resources.files(package) / "catalogue.toml").read_text("utf-8"))
+    text = (resources.files(__package__ or "") / "catalogue.toml").read_text("utf-8")
+    return tomllib.loads(text)
 
 
 def parse_name(text: str, type_: str | None = None) -> Name:

@@ -13,7 +13,7 @@ import typer
 if TYPE_CHECKING:
     from .download import Progress
 
-__all__ = ["inspect", "pull", "register", "resolve"]
+__all__ = ["inspect", "pull", "register"]
 
 models_app = typer.Typer(help="Pulled models: list, remove.", no_args_is_help=True)
 
@@ -53,17 +53,17 @@ def inspect(
 @models_app.command("list")
 def list_models() -> None:
     """List what was pulled, and what the catalogue offers."""
+    from ..common.text import human_bytes
     from .catalogue import load, pairs
-    from .inspect import size
     from .store import Store, default_folder
 
     store = Store(default_folder(os.environ))
     for stored in store.models():
-        typer.echo(f"{stored.repo}:{stored.type}  {size(stored.n_bytes)}  {stored.path}")
+        typer.echo(f"{stored.repo}:{stored.type}  {human_bytes(stored.n_bytes)}  {stored.path}")
     whole, partial = store.disk_use()
-    typer.echo(f"pulled: {size(whole)}, partial downloads: {size(partial)}", err=True)
+    typer.echo(f"pulled: {human_bytes(whole)}, partial downloads: {human_bytes(partial)}", err=True)
     for entry in load().values():
-        types = ", ".join(f"{type_} {size(n)}" for type_, n in entry.sizes.items())
+        types = ", ".join(f"{type_} {human_bytes(n)}" for type_, n in entry.sizes.items())
         gated = ", asks for a login" if entry.gated else ""
         typer.echo(f"offered: {entry.name}  {entry.licence}{gated}  {types}", err=True)
     for name, (device, cloud) in pairs().items():
@@ -75,38 +75,13 @@ def remove_model(
     name: Annotated[str, typer.Argument(help="As `models list` names it; without a type: all.")],
 ) -> None:
     """Remove a pulled model."""
+    from ..common.text import human_bytes
     from .catalogue import parse_name
-    from .inspect import size
     from .store import Store, default_folder
 
     asked = parse_name(name)
     freed = Store(default_folder(os.environ)).remove(asked.repo, asked.type)
-    typer.echo(f"{size(freed)} set free", err=True)
-
-
-def resolve(name: str) -> str:
-    """The file of a pulled model that has this name; the name itself if it is none.
-
-    Raises:
-        ModelError: the catalogue knows the model, but it was not pulled yet.
-    """
-    from ..common.errors import ModelError, UsageError
-    from .catalogue import parse_name, preferred
-    from .shipped import SHIPPED
-    from .store import SAFETENSORS, Store, default_folder
-
-    if name in SHIPPED or Path(name).expanduser().exists():
-        return name
-    try:
-        asked = parse_name(name)
-    except UsageError:
-        return name  # whoever opens it says what is wrong
-    of_repo = [s for s in Store(default_folder(os.environ)).models() if s.repo == asked.repo]
-    types = {stored.type: stored for stored in of_repo if stored.type != SAFETENSORS}
-    wanted = asked.type or preferred(types)
-    if wanted not in types:
-        raise ModelError(f"{name} is not here yet; run: uhlm-edge pull {name}")
-    return str(types[wanted].path)
+    typer.echo(f"{human_bytes(freed)} set free", err=True)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..common.errors import ModelError, ResourceError, UsageError
+from ..common.files import free_bytes, require_space
 from ..common.text import one_line
 from ..lm.gguf.check import check
 from .catalogue import Name, parse_name, preferred, type_of
@@ -32,8 +33,6 @@ __all__ = ["Pulled", "pull"]
 
 FOLDER_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 """What is taken of a Hugging Face folder; never a pickle, never a program."""
-
-MARGIN = 64 << 20  # bytes of the disk that are left alone
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def pull(
     endpoint: str | None = None,
     token: str | bool | None = None,
     progress: Progress | None = None,
-    free: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free,
+    free: Callable[[Path], int] = free_bytes,
     wait: Callable[[float], None] = time.sleep,
 ) -> Pulled:
     """Download a model unless it is there.
@@ -272,21 +271,16 @@ def _headers(token: str | bool | None) -> dict[str, str]:
 def _require_space(store: Store, repo: str, plan: _Plan, free: Callable[[Path], int]) -> None:
     try:
         store.folder.mkdir(parents=True, exist_ok=True)
-        have = free(store.folder)
     except OSError as error:
         raise ResourceError(
             f"{store.folder}: cannot be made ({error.strerror}); set UHLM_MODELS to another folder"
         ) from error
     folder = store.partial(repo) / plan.commit
-    need = sum(file.size for file in plan.files) + MARGIN
+    need = sum(file.size for file in plan.files)
     for file in plan.files:
         for path in (folder / file.name, _part(folder / file.name)):
             need -= path.stat().st_size if path.is_file() else 0
-    if need > have:
-        raise ResourceError(
-            f"{store.folder}: {repo}:{plan.type} needs {need / 1e9:.2f} GB more and"
-            f" {have / 1e9:.2f} GB are free; make room, or set UHLM_MODELS to another disk"
-        )
+    require_space(store.folder, need, free, "set UHLM_MODELS to a folder on another disk")
 
 
 @contextmanager

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from ..common.text import one_line
+from ..common.text import human_bytes, one_line
 from ..lm.gguf.check import ArraySummary, Header, Tensor, Value, check
 
 if TYPE_CHECKING:
     import os
 
-__all__ = ["inspect", "render", "size"]
+__all__ = ["inspect", "render"]
 
 VALUE_WIDTH = 72
 SHAPES_SHOWN = 6
@@ -40,19 +40,11 @@ def render(header: Header, tensors: bool = False) -> str:
         "tensors by type\n" + _table(_groups(header), right=(1, 2, 3, 4)),
     ]
     if tensors:
-        rows = [(one.name, one.type, _shape(one), size(one.n_bytes)) for one in header.tensors]
+        rows = [
+            (one.name, one.type, _shape(one), human_bytes(one.n_bytes)) for one in header.tensors
+        ]
         blocks.append("tensors\n" + _table([_lines(row) for row in rows], right=(3,)))
     return "\n\n".join(block for block in blocks if block.strip()) + "\n"
-
-
-def size(n_bytes: int) -> str:
-    """Return a number of bytes for people: "999 B", "3.4 MB" (a MB is 10^6 bytes)."""
-    value = float(n_bytes)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 999.5:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.3g} {unit}"
-        value /= 1000
-    return f"{value:,.3g} TB" if value < 999.5 else f"{value:,.0f} TB"
 
 
 def _summary(header: Header) -> list[tuple[str, ...]]:
@@ -66,7 +58,7 @@ def _summary(header: Header) -> list[tuple[str, ...]]:
         ("context", f"{context:,} tokens" if isinstance(context, int) else None),
         ("vocabulary", f"{header.n_vocab:,} tokens" if header.n_vocab is not None else None),
         ("licence", header.text("general.license")),
-        ("file", f"{size(header.file_size)}, GGUF version {header.version}"),
+        ("file", f"{human_bytes(header.file_size)}, GGUF version {header.version}"),
         ("parts", str(header.n_parts) if header.n_parts > 1 else None),
     ]
     return [(name, one_line(value, VALUE_WIDTH)) for name, value in rows if value is not None]
@@ -97,7 +89,9 @@ def _groups(header: Header) -> list[tuple[str, ...]]:
         )
         weights = sum(tensor.n_elements for tensor in tensors)
         share = f"{_bytes(tensors) / total:.1%}"
-        rows.append((kind, str(len(tensors)), f"{weights:,}", size(_bytes(tensors)), share, shown))
+        rows.append(
+            (kind, str(len(tensors)), f"{weights:,}", human_bytes(_bytes(tensors)), share, shown)
+        )
     return list(rows)
 
 

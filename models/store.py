@@ -8,13 +8,13 @@ FOLDER/.partial/OWNER--REPO/          what is being downloaded
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 
 from ..common.errors import ModelError, UsageError
+from ..common.files import write_whole
 
 __all__ = [
     "SAFETENSORS",
@@ -110,10 +110,7 @@ class Store:
     def save(self, manifest: Manifest) -> None:
         """Write a manifest beside its files, whole or not at all."""
         path = self.place(manifest.repo) / _MANIFEST
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{_MANIFEST}.{os.getpid()}")
-        draft.write_text(json.dumps(asdict(manifest), indent=1) + "\n", "utf-8")
-        draft.replace(path)
+        write_whole(path, (json.dumps(asdict(manifest), indent=1) + "\n").encode())
 
     def models(self) -> list[Stored]:
         """Every model that is complete, by repository and type."""

@@ -43,7 +43,7 @@ def quantize(
         Path | None, typer.Option(help="Text to measure on; default: built-in prompts.")
     ] = None,
     cloud: Annotated[
-        Path | None, typer.Option(help="GGUF of the cloud model, to measure the pair.")
+        str | None, typer.Option(help="The cloud model, to measure the pair: a name or a GGUF.")
     ] = None,
     json_out: Annotated[
         Path | None, typer.Option("--report-json", help="Write the report here.")
@@ -54,6 +54,7 @@ def quantize(
     """Convert and quantise a model: from a Hugging Face folder to files that run."""
     from ..common.errors import UsageError
     from ..common.files import interruptible
+    from ..models.resolve import find_model, model_source
     from .pipeline import Listener, ReportRequest, Request, prepare
     from .quality.samples import read_samples
 
@@ -65,7 +66,7 @@ def quantize(
             "--text and --cloud are for the report; add --report, --report-json or --report-png"
         )
     request = Request(
-        src=_find_source(src),
+        src=model_source(src, "safetensors"),
         types=types or ["Q4_K_M"],
         out=out,
         dtype=dtype.upper(),
@@ -73,7 +74,11 @@ def quantize(
         prompts=read_samples(prompts) if prompts is not None else (),
         prompts_name=prompts.name if prompts is not None else "",
         threads=threads,
-        report=ReportRequest(read_samples(text), text.name if text else "built-in prompts", cloud)
+        report=ReportRequest(
+            read_samples(text),
+            text.name if text else "built-in prompts",
+            find_model(cloud) if cloud else None,
+        )
         if wants_report
         else None,
     )
@@ -84,25 +89,6 @@ def quantize(
             missing = f"{error.name} is missing; run: pip install 'uhlm-edge[quantize]'"
             raise UsageError(missing) from None
     _print_result(console, prepared, json_out, png)
-
-
-def _find_source(src: str) -> Path:
-    """A path that is there, else a name to pull.
-
-    Raises:
-        UsageError: it is neither.
-    """
-    from ..common.errors import UsageError
-
-    path = Path(src)
-    if path.exists():
-        return path
-    if src.startswith((".", "/", "~")) or src.endswith(".gguf") or src.count("/") > 1:
-        raise UsageError(f"{src}: there is no such file or folder")
-    from ..models.hub import pull
-
-    typer.echo(f"fetching {src}", err=True)
-    return pull(src, None if ":" in src else "safetensors").stored.path
 
 
 @contextmanager
@@ -138,7 +124,7 @@ def _progress() -> Iterator[tuple[Console, Callable[[str], Progress]]]:
 
 def _print_plan(console: Console, files: Sequence[Planned]) -> None:
     """The predicted sizes, before anything is written."""
-    from ..common.files import human_bytes
+    from ..common.text import human_bytes
 
     for file in files:
         note = f", {file.fallbacks} tensors in another type" if file.fallbacks else ""

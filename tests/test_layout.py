@@ -36,7 +36,7 @@ NOT_IN_THE_WHEEL = {"experiments"}
 BASE = {"common", "lm", "models", "configs", "wire"}
 MAY_IMPORT = {
     "common": set[str](),
-    "lm": {"common", "models.shipped"},
+    "lm": {"common"},
     "wire": {"common", "lm"},
     "models": {"common", "lm.gguf"},
     "configs": {"common", "lm", "models", "wire", "cloud.options"},

@@ -15,7 +15,7 @@ from ...configs.config import Config
 from ...configs.layers import as_environment
 from ...lm.engines.protocol import Engine
 from ...lm.uncertainty import estimator
-from ...models.resolve import find_model
+from ...models.resolve import find_model, locate_model
 from ..decode.cache import TokenCache
 from ..decode.loop import GOING_ON, Device
 from ..link.http import HttpLink, Link
@@ -150,7 +150,7 @@ def _engine(config: Config) -> tuple[Engine, str]:
 
 def _remote(config: Config, device: Device, link: Link) -> tuple[Remote, str | None]:
     """The session with the verifier, and what is wrong with that if something is."""
-    name = _name(Path(config.device.model))
+    name = _name(locate_model(config.device.model))
     remote = Remote(link, device.vocab, name, config.cloud.deadline)
     # A verifier that somebody named is asked who it is at once: no text of the user leaves, and a
     # pair that does not fit is refused before anything is written. The demo's fits.
@@ -168,14 +168,14 @@ def _pair(
     config: Config, device: Device, remote: Remote | None
 ) -> tuple[ModelKey, ModelKey | None]:
     """Which models these are, as far as it is known before the first upload."""
-    path = find_model(config.device.model)
+    path = locate_model(config.device.model)
     digest = model_digest(path) if path.is_file() else None
     fingerprint = device.vocab.fingerprint
     own = ModelKey(name=_name(path), vocabulary=fingerprint, digest=digest)
     if remote is not None and remote.info is not None:
         name = remote.info.model
     elif remote is not None and not config.cloud.url:
-        name = _name(find_model(config.strategy.partner or config.verifier.model))
+        name = _name(locate_model(config.strategy.partner or config.verifier.model))
     else:
         return own, None
     return own, ModelKey(name=name, vocabulary=fingerprint)

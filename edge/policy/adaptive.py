@@ -17,7 +17,8 @@ import logging
 import math
 from pathlib import Path
 
-from ...common.small_files import write_whole
+from ...common.errors import ResourceError
+from ...common.files import write_whole
 from ...lm.draws import Draws
 from ..events import Draft, SkippedVerdict
 
@@ -89,8 +90,8 @@ class Adaptive:
         }
         try:
             write_whole(self._state, json.dumps(plain, indent=1).encode())
-        except OSError as error:
-            _log.warning("%s: the adaptive threshold is not kept (%s)", self._state, error.strerror)
+        except (OSError, ResourceError) as error:
+            _log.warning("the adaptive threshold is not kept (%s)", error)
 
     def _clamped(self, value: float) -> float:
         """Within reach: above 1 nothing is uploaded, and to climb on would only delay the way back.

@@ -12,7 +12,6 @@ from typing import Any
 from llama_cpp import llama_cpp as ll
 
 from ...common.errors import ModelError
-from ...models import shipped as models
 from ..gguf.check import check
 from ..vocabulary import Kind, Vocabulary
 from .options import EngineOptions
@@ -118,7 +117,6 @@ class LlamaModel:
         self.handle: Any = None
         self.path = path
         self.header = check(path)
-        models.verify(path)
         params = ll.llama_model_default_params()
         params.n_gpu_layers = options.n_gpu_layers
         params.load_mode = {

@@ -23,15 +23,12 @@ def onnx(
     """Convert a model for `--engine onnx`: for devices where nothing can be compiled."""
     from ...common.errors import UsageError
 
-    path = Path(src).expanduser()
     try:
-        from ...models.inspect import size
+        from ...common.text import human_bytes
+        from ...models.resolve import model_source
         from .export import export_onnx
 
-        if not path.exists():
-            from ...models.hub import pull
-
-            path = pull(src, "safetensors").stored.path
+        path = model_source(src, "safetensors")
         folder = out or Path(f"{path.resolve().name}.{type_.upper()}.onnx")
         export_onnx(path, folder, type_)
     except ImportError as error:
@@ -39,4 +36,4 @@ def onnx(
         raise UsageError(missing) from None
     typer.echo(str(folder))
     total = sum(file.stat().st_size for file in folder.iterdir())
-    typer.echo(f"{size(total)}; run it with --engine onnx --model {folder}", err=True)
+    typer.echo(f"{human_bytes(total)}; run it with --engine onnx --model {folder}", err=True)

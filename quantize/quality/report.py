@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...common.errors import DataError, UsageError
-from ...common.files import atomic_output, human_bytes
+from ...common.files import atomic_output
+from ...common.text import human_bytes
 from ...lm.engines.llama import LlamaEngine
 from ...lm.engines.options import EngineOptions
 from ...lm.engines.protocol import Logits

@@ -164,7 +164,7 @@ def test_a_hostile_gguf_with_the_right_digest_is_refused(hub: Hub, tmp_path: Pat
 
 def test_no_room_on_the_disk_is_said_before_anything_is_sent(hub: Hub, tmp_path: Path) -> None:
     message = refused(hub, tmp_path, ResourceError, free=lambda folder: 1_000_000)
-    assert "0.07 GB more and 0.00 GB are free" in message
+    assert "are needed and 1 MB are free" in message
     assert hub.asked("/resolve/") == []
 
 

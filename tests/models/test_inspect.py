@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from uhlm_edge.common.errors import ModelError
-from uhlm_edge.models.inspect import inspect, size
+from uhlm_edge.common.text import human_bytes
+from uhlm_edge.models.inspect import inspect
 
 from ..lm.gguf.gguf_files import ARCHITECTURE, F32, STRING, array, gguf, key, tensor, write
 
@@ -80,4 +81,4 @@ def test_a_bad_file_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_sizes_are_for_people(n_bytes: int, text: str) -> None:
-    assert size(n_bytes) == text
+    assert human_bytes(n_bytes) == text

@@ -219,7 +219,7 @@ def test_a_tensor_of_another_shape_is_named(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_noticed_before_writing(tmp_path: Path) -> None:
     src = make("llama").write(tmp_path / "hf")
-    with pytest.raises(ResourceError, match=r"are needed and 1\.0 MB are free"):
+    with pytest.raises(ResourceError, match=r"are needed and 1 MB are free"):
         convert(src, tmp_path / "out" / "m.gguf", free=lambda folder: 1_000_000)
     assert left(tmp_path / "out") == []
 
