@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import re
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -16,10 +17,10 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from ..common.errors import ContextFull, EngineError
+from ..common.errors import ContextFull, DeadlineExceeded, EngineError
 from ..common.worker import Closed, Full
 from ..wire.codec import Malformed, OutOfRange
-from ..wire.messages import MEDIA_TYPE, Conflict, Request
+from ..wire.messages import MEDIA_TYPE, Conflict, Reply, Request
 from .service import Service
 
 __all__ = ["make_app"]
@@ -51,7 +52,14 @@ def make_app(service: Service) -> Starlette:
         else:
             request = Request.unpack(body, service.limits, n_vocab)
         key = (owner, session_id)
-        job = service.worker.submit(lambda queued: service.verifier.verify(key, request, queued))
+        deadline = time.perf_counter() + _patience(http.headers.get("x-deadline-ms"))
+
+        def call(queued: int) -> Reply | Conflict:
+            if time.perf_counter() > deadline:
+                raise DeadlineExceeded("the device waits no longer")
+            return service.verifier.verify(key, request, queued)
+
+        job = service.worker.submit(call)
         # A device that hangs up does not cancel the call: its repeat finds the stored reply.
         reply = await asyncio.shield(asyncio.wrap_future(job))
         if isinstance(reply, Conflict):
@@ -77,7 +85,7 @@ def make_app(service: Service) -> Starlette:
 
         return check
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/health", health),
             Route("/v1/info", keyed(info)),
@@ -89,6 +97,7 @@ def make_app(service: Service) -> Starlette:
             HTTPException: _on_http,
             Malformed: _answer_with(400),
             OutOfRange: _answer_with(422),
+            DeadlineExceeded: _answer_with(504),
             ContextFull: _answer_with(503, retry_after=1),
             EngineError: _answer_with(500),
             Full: _answer_with(429, "too many calls wait", retry_after=1),
@@ -97,6 +106,8 @@ def make_app(service: Service) -> Starlette:
             Exception: _answer_with(500, "the verifier failed"),
         },
     )
+    app.router.redirect_slashes = False  # a redirect would answer without asking for a key
+    return app
 
 
 def _prometheus(service: Service) -> str:
@@ -128,6 +139,15 @@ def _json(body: bytes) -> Any:
         return json.loads(body)
     except (ValueError, RecursionError):
         raise Malformed("not JSON") from None
+
+
+def _patience(header: str | None) -> float:
+    """Seconds that the device still waits, by its own word; a day if it does not say."""
+    if header is None:
+        return 86_400.0
+    if not re.fullmatch("[0-9]{1,8}", header):
+        raise Malformed("x-deadline-ms must be milliseconds")
+    return int(header) / 1e3
 
 
 def _session_id(text: str) -> str:

@@ -78,7 +78,10 @@ class Verifier:
         """
         session = self.store.use(key)
         self.counters.calls += 1
+        binding = request.binding(key[1])
         if session.last is not None and session.last.id == request.id:
+            if session.last.binding != binding:
+                raise OutOfRange(f"call {request.id} was answered, and had another content")
             self.counters.repeats += 1
             return session.last
         settings = request.settings or session.settings
@@ -91,13 +94,15 @@ class Verifier:
             self.counters.conflicts += 1
             return Conflict(held, prefix_hash(session.ids))
         begun = self._clock()
-        reply = self._answer(session, request, settings)
+        reply = self._answer(session, request, settings, binding)
         model = int((self._clock() - begun) * 1e6)
         session.settings = settings
         session.last = replace(reply, us=Timing(queued, model))
         return session.last
 
-    def _answer(self, session: Session, request: Request, settings: Settings) -> Reply:
+    def _answer(
+        self, session: Session, request: Request, settings: Settings, binding: bytes
+    ) -> Reply:
         ids = session.ids[: request.start] + list(request.tokens)
         first_draft = len(ids) - len(request.drafts)
         first_weighed = first_draft - len(request.weights)
@@ -137,6 +142,7 @@ class Verifier:
         return Reply(
             id=request.id,
             start=request.start,
+            binding=binding,
             accepted=verdict.accepted,
             tokens=tokens,
             betas=betas + verdict.betas,

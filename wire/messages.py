@@ -7,8 +7,10 @@ allocated before its size is known to be allowed.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import msgpack
@@ -48,6 +50,8 @@ __all__ = [
 ]
 
 MEDIA_TYPE = "application/msgpack"
+BINDING_BYTES = 8
+_WRONG_VERSION = f"this verifier speaks version {VERSION} of the protocol; update the older side"
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,19 @@ class Request:
 
     def pack(self) -> bytes:
         """MessagePack, as small as it gets."""
+        return self._packed
+
+    def binding(self, session: str) -> bytes:
+        """What a reply must carry to be the answer to this call and no other, 8 bytes.
+
+        A hash over the session's id and all that is sent, the prefix hash included: every
+        session's first call is number 1 from id 0 on, so number and start alone say little.
+        """
+        key = session.encode()[: hashlib.blake2b.MAX_KEY_SIZE]
+        return hashlib.blake2b(self._packed, digest_size=BINDING_BYTES, key=key).digest()
+
+    @cached_property
+    def _packed(self) -> bytes:
         drafts = [pack_distribution(d) for d in self.drafts]
         weights = np.array(self.weights, dtype=np.uint32).astype("<u2").tobytes()
         settings = self.settings.pack() if self.settings else None
@@ -104,7 +121,7 @@ class Request:
             OutOfRange: it is, with impossible values.
         """
         version, call, start, prefix, tokens, judge, q, supply, settings = _fields(body, 9)
-        require(version == VERSION, Malformed, f"protocol version must be {VERSION}")
+        require(version == VERSION, Malformed, _WRONG_VERSION)
         require(isinstance(tokens, bytes) and isinstance(prefix, bytes), Malformed, "bytes")
         require(isinstance(q, list) and bool(q), Malformed, "q must be a list")
         require(all(isinstance(part, bytes) for part in q), Malformed, "q must hold bytes")
@@ -146,7 +163,7 @@ class Request:
             if isinstance(error, Malformed | OutOfRange):
                 raise
             raise Malformed(f"not a request: {error}") from None
-        require(value.get("v", VERSION) == VERSION, Malformed, f"version must be {VERSION}")
+        require(value.get("v", VERSION) == VERSION, Malformed, _WRONG_VERSION)
         require(
             value.get("judge", len(request.drafts)) == len(request.drafts),
             OutOfRange,
@@ -198,6 +215,7 @@ class Reply:
         us: where the time went.
         proposal: the LLM's own next token, not settled (ensemble).
         distributions: the LLM's law at each asked position (ensemble), as bytes.
+        binding: `Request.binding` of the request: which session and content it answers.
     """
 
     id: int
@@ -209,6 +227,7 @@ class Reply:
     us: Timing = field(default_factory=Timing)
     proposal: int | None = None
     distributions: Sequence[bytes] = ()
+    binding: bytes = b""
 
     def pack(self) -> bytes:
         """MessagePack; betas as 32-bit floats."""
@@ -216,6 +235,7 @@ class Reply:
             [
                 self.id,
                 self.start,
+                self.binding,
                 self.accepted,
                 pack_ids(self.tokens),
                 self.proposal,
@@ -232,6 +252,7 @@ class Reply:
         return {
             "id": self.id,
             "start": self.start,
+            "binding": self.binding.hex(),
             "accepted": self.accepted,
             "tokens": list(self.tokens),
             "proposal": self.proposal,
@@ -242,17 +263,20 @@ class Reply:
         }
 
     @staticmethod
-    def unpack(body: bytes, request: Request, n_vocab: int) -> Reply:
-        """Decode the answer to `request`. It is not trusted.
+    def unpack(body: bytes, request: Request, n_vocab: int, session: str) -> Reply:
+        """Decode the answer to `request`, sent in `session`. It is not trusted.
 
         Raises:
             Malformed: it is no answer, or not the answer to this request.
         """
-        call, start, accepted, tokens, proposal, distributions, betas, held, us = _fields(body, 9)
+        (
+            call, start, binding, accepted, tokens, proposal, distributions, betas, held, us,
+        ) = _fields(body, 10)  # fmt: skip
         judge = len(request.drafts)
         _integers(call, start, accepted, held)
         require(isinstance(tokens, bytes) and isinstance(betas, bytes), Malformed, "bytes")
         require((call, start) == (request.id, request.start), Malformed, "another call's reply")
+        require(binding == request.binding(session), Malformed, "the reply to another call")
         require(accepted <= judge, Malformed, "more accepted than drafted")
         ids = unpack_ids(tokens, max(1, request.supply), Malformed)
         if accepted < judge:
@@ -277,7 +301,9 @@ class Reply:
             require(asked, Malformed, "a proposal that was not asked for")
             require(len(distributions) == 1, Malformed, "a proposal comes with its distribution")
             Reply.proposed_from(distributions[0], proposal, n_vocab)
-        return Reply(call, start, accepted, ids, values, held, Timing(*us), proposal, distributions)
+        return Reply(
+            call, start, accepted, ids, values, held, Timing(*us), proposal, distributions, binding
+        )  # fmt: skip
 
     @staticmethod
     def proposed_from(raw: bytes, proposal: int, n_vocab: int) -> Distribution:

@@ -11,12 +11,15 @@ from ..lm.draws import SCHEME
 from ..lm.sampling import Sampler
 from ..lm.targets import LLM, Target
 from ..lm.vocabulary import Fingerprint, Vocabulary
-from .codec import OutOfRange
+from .codec import Malformed, OutOfRange, require
 
 __all__ = ["VERSION", "Info", "Limits", "Settings", "first_line"]
 
-VERSION = 1
-"""Of the protocol."""
+VERSION = 2
+"""Of the protocol. Version 2 binds a reply to its call."""
+
+_LEVELS = (2, 3)
+_MOST_END_IDS = 64
 
 
 class Limits(BaseModel):
@@ -93,9 +96,39 @@ class Info(BaseModel):
     n_ctx: int = Field(ge=1)
     limits: Limits
     random: str = SCHEME
-    level: int = Field(3, ge=0, le=3, description="3: exact, the cache follows the session")
+    level: int = Field(3, description="3: exact, the cache follows the session; 2: exact without")
     protocol: int = VERSION
     version: str = __version__
+
+    @staticmethod
+    def parse(body: bytes | str) -> Info:
+        """What a verifier said, if this side can work with it. It is not trusted.
+
+        Raises:
+            Malformed: it is no verifier's, of another version or level, or makes no sense.
+        """
+        try:
+            info = Info.model_validate_json(body)
+        except ValidationError:
+            raise Malformed("is no verifier; is the URL right?") from None
+        require(
+            info.protocol == VERSION,
+            Malformed,
+            f"speaks version {info.protocol} of the protocol, not {VERSION}; update one side",
+        )
+        require(
+            info.level in _LEVELS,
+            Malformed,
+            f"is of level {info.level}, which this program does not know how to ask; update it",
+        )
+        # Each end id cuts a reply short: a verifier that names many ends every text at once.
+        n_end, n_vocab = len(info.end_ids), info.fingerprint[0]
+        require(
+            n_end <= _MOST_END_IDS and 2 * n_end <= n_vocab,
+            Malformed,
+            f"names {n_end} end-of-text ids of {n_vocab}",
+        )
+        return info
 
     @staticmethod
     def of(model: str, vocab: Vocabulary, n_ctx: int, limits: Limits) -> Info:

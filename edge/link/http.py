@@ -15,7 +15,6 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import requests
-from pydantic import ValidationError
 from urllib3.exceptions import HTTPError
 from urllib3.util import SKIP_HEADER
 
@@ -156,11 +155,9 @@ class HttpLink:
         if status != 200:
             raise _refusal(status, body, self.url)
         try:
-            return Info.model_validate_json(body)
-        except ValidationError:
-            raise ProtocolError(
-                f"{self.url} answers, but is no verifier; is the URL right?"
-            ) from None
+            return Info.parse(body)
+        except Malformed as error:
+            raise ProtocolError(f"{self.url} answers, but {error}") from None
 
     def verify(
         self, session_id: str, request: Request, n_vocab: int, deadline: Deadline
@@ -170,6 +167,7 @@ class HttpLink:
         def prepared() -> Any:
             call = self._call.copy()
             call.headers["X-Session-Id"] = session_id
+            call.headers["X-Deadline-Ms"] = str(int(1e3 * deadline.left))
             call.headers["Content-Length"] = str(len(body))
             call.body = body
             return call
@@ -178,7 +176,7 @@ class HttpLink:
         try:
             if status == 200:
                 require(content_type.startswith(MEDIA_TYPE), Malformed, "not a verifier's reply")
-                return Reply.unpack(answer, request, n_vocab)
+                return Reply.unpack(answer, request, n_vocab, session_id)
             if status == 409:
                 return Conflict.from_json(_json(answer))
         except Malformed as error:

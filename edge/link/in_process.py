@@ -34,7 +34,7 @@ class LocalLink:
             return answer
         body = answer.pack()
         self.traffic.payload_down += len(body)
-        return Reply.unpack(body, request, n_vocab)
+        return Reply.unpack(body, request, n_vocab, session_id)
 
     def reset(self) -> None:
         """There is no connection."""

@@ -185,7 +185,7 @@ def test_keys_are_never_shown() -> None:
 
 
 def test_info_says_what_a_device_must_know(service: Service) -> None:
-    info = Info.model_validate_json(ask(service, "GET", "/v1/info").body)
+    info = Info.parse(ask(service, "GET", "/v1/info").body)
     assert info == service.info()
     assert info.fingerprint == CLOUD.vocab.fingerprint
 
@@ -193,7 +193,7 @@ def test_info_says_what_a_device_must_know(service: Service) -> None:
 def test_a_call_in_messagepack_and_in_json(service: Service) -> None:
     answer = verify(service)
     assert (answer.status, answer.headers["content-type"]) == (200, "application/msgpack")
-    reply = Reply.unpack(answer.body, ASKED, V)
+    reply = Reply.unpack(answer.body, ASKED, V, SESSION)
     names = {
         "id": 1, "start": 0, "tokens": [1, 2, 7], "settings": {"origin": 2},
         "q": {"drafts": [{"ids": [7], "weights": [TOTAL]}]},
@@ -214,7 +214,7 @@ def test_a_conflict_says_what_is_held(service: Service) -> None:
 
 
 def test_another_key_reaches_another_session_by_the_same_id(service: Service) -> None:
-    reply = Reply.unpack(verify(service).body, ASKED, V)
+    reply = Reply.unpack(verify(service).body, ASKED, V, SESSION)
     ids = [1, 2, *([7] if reply.accepted else reply.tokens)]
     guess = Request(2, 3, prefix_hash(ids), [4])
     answer = verify(service, guess, key=OTHER)
@@ -233,6 +233,29 @@ def test_a_session_can_be_forgotten(service: Service) -> None:
 
 
 # Limits and errors
+
+
+@pytest.mark.parametrize("left", ["-1", "1.5", "x", "9" * 20, "\u00b2"])
+def test_a_deadline_that_is_no_number_is_malformed(service: Service, left: str) -> None:
+    assert verify(service, x_deadline_ms=left).status == 400
+
+
+def test_a_call_whose_device_waits_no_longer_costs_no_pass(service: Service) -> None:
+    assert verify(service, x_deadline_ms="0").status == 504
+    assert service.verifier.counters.passes == 0
+    assert verify(service, x_deadline_ms="60000").status == 200
+
+
+def test_a_repeated_id_with_another_content_is_refused(service: Service) -> None:
+    first = verify(service).body
+    for change in ({"supply": 1}, {"tokens": [2, 1, 7]}, {"settings": Settings(seed=1, origin=2)}):
+        answer = verify(service, replace(ASKED, **change))
+        assert (answer.status, answer.error["code"]) == (422, 422)
+    assert verify(service).body == first
+
+
+def test_a_slash_too_many_is_not_redirected(service: Service) -> None:
+    assert ask(service, "GET", "/v1/info/", key=None).status == 404
 
 
 @pytest.mark.parametrize("session", [None, "", "0" * 31, "0" * 33, "G" * 32, "0" * 31 + "\n"])

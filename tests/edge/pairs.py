@@ -96,7 +96,7 @@ class FaultyLink(LocalLink):
         if fault == "wrong":
             assert isinstance(answer, Reply)
             try:
-                Reply.unpack(replace(answer, id=answer.id + 1).pack(), request, n_vocab)
+                Reply.unpack(replace(answer, id=answer.id + 1).pack(), request, n_vocab, session_id)
             except Malformed as error:
                 raise ProtocolError(str(error)) from None
         return answer

@@ -16,7 +16,15 @@ from hypothesis import strategies as st
 from uhlm_edge.lm.sampling import TOTAL, Distribution, Sampler
 from uhlm_edge.lm.targets import LLM, Contrastive, Weighted
 from uhlm_edge.wire import codec
-from uhlm_edge.wire.messages import Malformed, OutOfRange, Request, Settings, prefix_hash
+from uhlm_edge.wire.messages import (
+    VERSION,
+    Info,
+    Malformed,
+    OutOfRange,
+    Request,
+    Settings,
+    prefix_hash,
+)
 
 from .wire_cases import IDS, JSON, LIMITS, V, damaged, distributions, one_token
 
@@ -72,7 +80,7 @@ def test_a_request_comes_out_as_it_went_in(request_: Request) -> None:
 def test_json_with_names_is_the_same_request(request_: Request) -> None:
     text = json.dumps(
         {
-            "v": 1,
+            "v": VERSION,
             "id": request_.id,
             "start": request_.start,
             "prefix": request_.prefix.hex(),
@@ -194,10 +202,56 @@ def test_no_field_takes_what_it_is_not(field: int, value: Any) -> None:
     assert (field, value) in [(8, None), (8, {})]
 
 
-def test_another_version_is_malformed() -> None:
+@pytest.mark.parametrize("version", [0, 1, VERSION + 1, None, "2"])
+def test_another_version_is_malformed(version: Any) -> None:
     body = msgpack.unpackb(one_token().pack())
     with pytest.raises(Malformed, match="version"):
-        Request.unpack(msgpack.packb([2, *body[1:]]), LIMITS, V)
+        Request.unpack(msgpack.packb([version, *body[1:]]), LIMITS, V)
+    names = {"v": version, "id": 1, "start": 0, "tokens": [5], "settings": {}}
+    with pytest.raises(Malformed, match="version"):
+        Request.from_json(names, LIMITS, V)
+
+
+def test_a_binding_tells_calls_and_sessions_apart() -> None:
+    first = replace(one_token(), id=1, start=0, prefix=prefix_hash([]))
+    others = [
+        replace(first, id=2),
+        replace(first, prefix=bytes(8)),
+        replace(first, tokens=[*first.tokens[1:], 9]),
+        replace(first, weights=[1] * 4),
+        replace(first, supply=1),
+        replace(first, settings=Settings(seed=3)),
+    ]
+    bindings = {request.binding("a" * 32) for request in [first, *others]}
+    bindings.add(first.binding("b" * 32))
+    assert len(bindings) == len(others) + 2
+    again = Request.unpack(first.pack(), LIMITS, V)
+    assert again.binding("a" * 32) == first.binding("a" * 32)
+
+
+INFO = Info(model="m", fingerprint=(257, "f"), end_ids=frozenset([2]), n_ctx=9, limits=LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"protocol": 1}, "version 1"),
+        ({"protocol": 3}, "version 3"),
+        ({"level": 0}, "level 0"),
+        ({"level": 1}, "level 1"),
+        ({"level": 4}, "level 4"),
+        ({"end_ids": frozenset(range(257))}, "257 end-of-text ids"),
+        ({"end_ids": frozenset(range(65))}, "65 end-of-text ids"),
+        ({"fingerprint": (3, "f"), "end_ids": frozenset([1, 2])}, "2 end-of-text ids of 3"),
+        ({"n_ctx": 0}, "no verifier"),
+    ],
+)
+def test_a_verifier_that_this_side_cannot_work_with_is_refused(
+    change: dict[str, Any], reason: str
+) -> None:
+    assert Info.parse(INFO.model_dump_json()) == INFO
+    with pytest.raises(Malformed, match=reason):
+        Info.parse(INFO.model_copy(update=change).model_dump_json())
 
 
 def test_positions_to_judge_are_limited() -> None:

@@ -19,6 +19,8 @@ from uhlm_edge.wire.messages import Conflict, Malformed, Reply, Timing
 from .wire_cases import IDS, JSON, V, damaged, distributions, one_token
 
 ASKED = replace(one_token(), supply=3)
+SESSION = "0123456789abcdef" * 2
+BINDING = ASKED.binding(SESSION)
 
 
 @st.composite
@@ -32,18 +34,18 @@ def replies(draw: st.DrawFn) -> Reply:
         law = draw(distributions())
         proposal, laws = int(law.ids[-1]), [codec.pack_distribution(law)]
     us = Timing(*draw(st.tuples(st.integers(0, 10**9), st.integers(0, 10**9))))
-    return Reply(ASKED.id, ASKED.start, accepted, tokens, betas, held, us, proposal, laws)
+    return Reply(ASKED.id, ASKED.start, accepted, tokens, betas, held, us, proposal, laws, BINDING)
 
 
 @given(replies())
 def test_a_reply_comes_out_as_it_went_in(reply: Reply) -> None:
-    assert Reply.unpack(reply.pack(), ASKED, V) == reply
+    assert Reply.unpack(reply.pack(), ASKED, V, SESSION) == reply
     names = reply.to_json()
     assert json.loads(json.dumps(names)) == names
 
 
 SURE_OF_7 = codec.pack_distribution(Distribution(np.array([7]), np.array([TOTAL])))
-GOOD = Reply(ASKED.id, ASKED.start, 1, [4], [0.5] * 5, 506, distributions=[])
+GOOD = Reply(ASKED.id, ASKED.start, 1, [4], [0.5] * 5, 506, distributions=[], binding=BINDING)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +53,11 @@ GOOD = Reply(ASKED.id, ASKED.start, 1, [4], [0.5] * 5, 506, distributions=[])
     [
         {"id": GOOD.id + 1},
         {"start": GOOD.start - 1},
+        {"binding": ASKED.binding("f" * 32)},
+        {"binding": replace(ASKED, prefix=bytes(8)).binding(SESSION)},
+        {"binding": replace(ASKED, tokens=[*ASKED.tokens[1:], 5]).binding(SESSION)},
+        {"binding": b""},
+        {"binding": 7},
         {"accepted": 2},
         {"accepted": 0, "tokens": []},
         {"accepted": 0, "tokens": [1, 2]},
@@ -74,9 +81,9 @@ GOOD = Reply(ASKED.id, ASKED.start, 1, [4], [0.5] * 5, 506, distributions=[])
     ids=str,
 )
 def test_a_reply_that_does_not_fit_the_question_is_malformed(change: dict[str, Any]) -> None:
-    assert Reply.unpack(GOOD.pack(), ASKED, V) == GOOD
+    assert Reply.unpack(GOOD.pack(), ASKED, V, SESSION) == GOOD
     with pytest.raises(Malformed):
-        Reply.unpack(replace(GOOD, **change).pack(), ASKED, V)
+        Reply.unpack(replace(GOOD, **change).pack(), ASKED, V, SESSION)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -84,7 +91,7 @@ def test_damaged_replies_are_refused_or_fit_the_question(seed: int) -> None:
     rng = random.Random(seed)
     for _ in range(500):
         try:
-            reply = Reply.unpack(damaged(GOOD.pack(), rng), ASKED, V)
+            reply = Reply.unpack(damaged(GOOD.pack(), rng), ASKED, V, SESSION)
         except Malformed:
             continue
         assert (reply.id, reply.start) == (GOOD.id, GOOD.start)

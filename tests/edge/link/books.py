@@ -71,7 +71,7 @@ class RecordingLink:
         if self.lose:
             self.lose -= 1
             raise Unreachable("the answer was lost")
-        return Reply.unpack(answer.pack(), request, n_vocab)
+        return Reply.unpack(answer.pack(), request, n_vocab, session_id)
 
     def reset(self) -> None:
         self.resets += 1

@@ -29,7 +29,7 @@ KEY = "sk-canary-0123456789"
 SESSION = "ab" * 16
 V = 1000
 ASKED = Request(7, 3, prefix_hash([1, 2, 3]), [4], [9], supply=1)
-GOOD = Reply(7, 3, 0, [5], [0.25], 5, distributions=[])
+GOOD = Reply(7, 3, 0, [5], [0.25], 5, distributions=[], binding=ASKED.binding(SESSION))
 OK = http(200, GOOD.pack())
 CONFLICT = http(409, b'{"error": {}, "held": 2, "held_prefix": "0102"}', "application/json")
 INFO = Info(model="llm", fingerprint=(9, "f"), end_ids=frozenset([1]), n_ctx=99, limits=Limits())
@@ -70,9 +70,11 @@ def test_a_call_and_its_reply() -> None:
 
 
 def test_the_bytes_counted_are_the_bytes_that_arrive() -> None:
-    with RawServer([OK]) as server:
+    long = replace(ASKED, tokens=list(range(900)), settings=Settings())
+    other = replace(GOOD, binding=long.binding(SESSION))
+    with RawServer([OK, http(200, other.pack())]) as server:
         link = HttpLink(server.url, KEY)
-        for request in (ASKED, replace(ASKED, tokens=list(range(900)), settings=Settings())):
+        for request in (ASKED, long):
             link.verify(SESSION, request, V, Deadline(20))
         traffic = link.traffic
         assert traffic.calls == 2
@@ -91,7 +93,7 @@ def test_only_the_headers_that_are_needed_are_sent() -> None:
     assert line == "POST /v1/verify HTTP/1.1"
     sent = dict(header.split(": ") for header in headers)
     assert {name.lower() for name in sent} == {
-        "host", "content-type", "content-length", "authorization", "x-session-id",
+        "host", "content-type", "content-length", "authorization", "x-session-id", "x-deadline-ms",
     }  # fmt: skip
     assert sent["X-Session-Id"] == SESSION
 
@@ -176,7 +178,8 @@ def test_what_may_pass_is_tried_at_most_twice_more(status: int) -> None:
         assert len(server.requests) == 3
     with RawServer([http(status), http(status), OK]) as server:
         assert call(server) == GOOD
-        assert len(set(server.requests)) == 1  # the same id, the same bytes
+        bodies = {raw.partition(b"\r\n\r\n")[2] for raw in server.requests}
+        assert bodies == {ASKED.pack()}  # the same id, the same bytes
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 413, 418, 422])
