@@ -13,7 +13,7 @@ import typer
 if TYPE_CHECKING:
     from .config import Config
 
-__all__ = ["conversation"]
+__all__ = ["FLAG_KEYS", "conversation"]
 
 
 class _Flags:
@@ -68,7 +68,7 @@ class _Flags:
     gpu_layers: Annotated[int | None, typer.Option(help="Layers on the GPU; -1 is all.")]
 
 
-_KEYS: dict[str, tuple[str, ...]] = {
+FLAG_KEYS: dict[str, tuple[str, ...]] = {
     "model": ("device", "model"),
     "cloud": ("cloud", "url"),
     "offline": ("cloud", "offline"),
@@ -97,6 +97,7 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "threads": ("device", "engine", "n_threads"),
     "gpu_layers": ("device", "engine", "n_gpu_layers"),
 }
+"""The key of the configuration that each flag sets."""
 
 
 def conversation(command: Callable[..., None]) -> Callable[..., None]:
@@ -132,5 +133,5 @@ def _load(given: dict[str, Any]) -> Config:
 
     if given["pipelined"] is not None:
         given["pipelined"] = "on" if given["pipelined"] else "off"
-    values = {key: given[flag] for flag, key in _KEYS.items()}
+    values = {key: given[flag] for flag, key in FLAG_KEYS.items()}
     return load_config(values, given["profile"], given["config_file"]).config

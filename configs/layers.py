@@ -20,7 +20,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["Loaded", "as_environment", "config_folder", "load_config", "profiles"]
+__all__ = ["Loaded", "as_environment", "changed", "config_folder", "load_config", "profiles"]
 
 _FOLDER = Path(__file__).parent
 _NOT_PROFILES = {"catalogue"}
@@ -93,8 +93,26 @@ def load_config(
                 raise ConfigError(_unknown(".".join(path), [".".join(k) for k in known], origin))
             merged[path] = value
             origins[path] = origin
+    return Loaded(_validated(merged, origins), origins)
+
+
+def changed(config: Config, values: Mapping[Path_, Any], origin: str = "option") -> Config:
+    """The same configuration with other values at some keys.
+
+    Raises:
+        ConfigError: an unknown key, or a value out of range.
+    """
+    merged = dict(_leaves(config))
+    for path in values:
+        if path not in merged:
+            raise ConfigError(_unknown(".".join(path), [".".join(k) for k in merged], origin))
+    return _validated({**merged, **values}, dict.fromkeys(values, origin))
+
+
+def _validated(merged: Mapping[Path_, Any], origins: Mapping[Path_, str]) -> Config:
+    known = [path for path, _ in _leaves(Config())]
     try:
-        return Loaded(Config.model_validate(_nested(merged)), origins)
+        return Config.model_validate(_nested(merged))
     except ValidationError as error:
         wrong: dict[Path_, list[str]] = {}  # a value of several types has a message for each
         for each in error.errors():

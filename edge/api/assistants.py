@@ -1,0 +1,193 @@
+"""One loaded model, one assistant per reply: the only module here that knows how a reply is made.
+
+A reply may have its own sampler, seed, length and strategy. None of them belongs to the loaded
+model, so an assistant of its own is made for each reply around the same device and verifier
+session; the ids that the device has read stay.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+from ...common.errors import ConfigError
+from ...configs.config import Config, StrategyOptions
+from ...configs.layers import changed
+from ...lm.template import Message
+from ..chat.assemble import _PIPELINED, _pair, assemble
+from ..chat.assistant import Assistant
+from ..decode.stats import Stats
+from ..events import Event, Token
+from ..link.http import Link
+from ..policy.reward import RewardHead
+from ..policy.strategy import Strategy
+from ..policy.tuning import PUBLISHED_THRESHOLD, find_tuning, needs_calibration, strategy_of
+from .options import Key
+
+__all__ = ["Assistants", "Writing"]
+
+_MOST_STRATEGIES = 32  # kept: an adaptive one has learnt something
+
+
+class Writing:
+    """A reply as it is written: events, and what is known about it so far.
+
+    Args:
+        assistant: makes this reply and no other.
+        events: of the reply.
+
+    Attributes:
+        prompt_tokens: length of the prompt. Known when the reply has ended.
+        cached_tokens: how many of them the device had read before. Known then too.
+    """
+
+    def __init__(self, assistant: Assistant, events: Iterator[Event]) -> None:
+        self._assistant = assistant
+        self._events = events
+        self.prompt_tokens = self.cached_tokens = 0
+
+    def events(self) -> Iterator[Event]:
+        """Event by event; closing the iterator ends the reply."""
+        cache = self._assistant.device.tape
+        held = cache.ids[: cache.engine.length]
+        try:
+            yield from self._events
+        finally:
+            self._events.close()  # type: ignore[attr-defined]  # a generator
+            if (loop := self._assistant.loop) is not None:
+                self.prompt_tokens = len(cache) - len(loop.tokens)
+                self.cached_tokens = _common(held, cache.ids[: self.prompt_tokens - 1])
+
+    @property
+    def stats(self) -> Stats:
+        """What it has cost so far."""
+        loop = self._assistant.loop
+        return Stats(self._assistant.strategy.name) if loop is None else loop.stats
+
+    @property
+    def ended_by_itself(self) -> bool:
+        """Is its last token the end of the text, for one of the two models?"""
+        loop, remote = self._assistant.loop, self._assistant.remote
+        if loop is None or not loop.tokens:
+            return False
+        ends = self._assistant.device.vocab.end_ids
+        if remote is not None and remote.info is not None:
+            ends |= remote.info.end_ids
+        return loop.tokens[-1].id in ends
+
+    def draft_text(self, token: Token) -> str | None:
+        """What the device had proposed where `token` stands; None if it proposed nothing."""
+        loop = self._assistant.loop
+        draft = None if loop is None else loop.proposed.get(token.index)
+        return None if draft is None else self._assistant.device.vocab.text([draft.id])
+
+
+def _common(old: Sequence[int], new: Sequence[int]) -> int:
+    """How many ids two texts begin with alike. (The last id of a prompt is read in any case.)"""
+    pairs = enumerate(zip(old, new, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(old), len(new)))
+
+
+class Assistants:
+    """The models of a configuration, loaded; close it when done.
+
+    Args:
+        config: all options; those of a reply may differ from it.
+        notify: takes one line for the user.
+        link: to a verifier that is there already; None: as the configuration says.
+        environment: of the process.
+
+    Raises:
+        UhlmError: see `assemble`.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        notify: Callable[[str], None],
+        link: Link | None = None,
+        environment: Mapping[str, str] = os.environ,
+    ) -> None:
+        self.config = config
+        self._environment = environment
+        self._stack = ExitStack()
+        self._base = self._stack.enter_context(assemble(config, notify, link, environment))
+        head = self._base.device.head
+        self._strategies: dict[StrategyOptions, tuple[Strategy, RewardHead | None]] = {
+            config.strategy: (self._base.strategy, head)
+        }
+
+    def close(self) -> None:
+        """Free the models and end the session with the verifier. Closing twice is fine."""
+        self._stack.close()
+
+    def write(self, messages: Sequence[Message], values: Mapping[Key, Any]) -> Writing:
+        """A reply to a conversation. Nothing is computed before its first event is asked for.
+
+        Args:
+            messages: the conversation, oldest first.
+            values: what this reply has otherwise than the configuration.
+
+        Raises:
+            UsageError: a value out of range, or a conversation that does not fit the context.
+        """
+        config = changed(self.config, values) if values else self.config
+        strategy, head = self._strategy(config)
+        base = self._base
+        assistant = Assistant(
+            replace(base.device, sampler=config.sampler, head=head),
+            base.remote,
+            strategy,
+            system=config.chat.system,
+            max_tokens=config.chat.max_tokens,
+            seed=self._seed(config),
+            pipelined=_PIPELINED[config.strategy.pipelined],
+        )
+        return Writing(assistant, assistant.answer(messages))
+
+    @staticmethod
+    def _seed(config: Config) -> int:
+        return (
+            int.from_bytes(os.urandom(8), "big") >> 1
+            if config.chat.seed is None
+            else (config.chat.seed)
+        )
+
+    def _strategy(self, config: Config) -> tuple[Strategy, RewardHead | None]:
+        """The strategy of some options, and the head that it asks; made once."""
+        options = config.strategy
+        if options in self._strategies:
+            return self._strategies[options]
+        device, remote, tuning = self._base.device, self._base.remote, None
+        if remote is None:
+            options = options.model_copy(update={"threshold": PUBLISHED_THRESHOLD})
+        elif needs_calibration(options):
+            tuning = find_tuning(config, *_pair(config, device, remote), self._environment)
+        strategy, head = strategy_of(options, tuning, self._environment), None
+        if "reward" in strategy.policy.needs and remote is not None:
+            if tuning is None:
+                raise ConfigError("no reward head for this pair; run `uhlm-edge calibrate`")
+            head = tuning.head(options)
+        while len(self._strategies) >= _MOST_STRATEGIES:
+            del self._strategies[next(iter(self._strategies))]
+        self._strategies[config.strategy] = strategy, head
+        return strategy, head
+
+    @property
+    def device_name(self) -> str:
+        """Name of the device model."""
+        return str(self.config.device.model).rsplit("/", 1)[-1].removesuffix(".gguf")
+
+    @property
+    def n_ctx(self) -> int:
+        """Tokens that the device's context holds."""
+        return self._base.device.tape.engine.n_ctx
+
+    @property
+    def verifier_name(self) -> str | None:
+        """Model of the verifier, once it has told."""
+        remote = self._base.remote
+        return None if remote is None or remote.info is None else remote.info.model

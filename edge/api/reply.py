@@ -1,0 +1,185 @@
+"""A reply for programs: tokens as they come, then text, statistics and why it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, closing
+from typing import Literal
+
+from ...common.worker import Worker
+from ..decode.stats import Stats
+from ..events import Notice, SkippedVerdict, Token
+from .assistants import Writing
+from .stops import until_stop
+
+__all__ = ["AsyncReply", "FinishReason", "Provenance", "Reply", "provenance"]
+
+FinishReason = Literal["stop", "length"]
+Provenance = Literal["device", "confirmed", "replaced", "unverified"]
+
+
+def provenance(token: Token) -> Provenance:
+    """Who wrote a token: the device alone, the device with the cloud's consent, or the cloud.
+
+    `unverified`: the verifier was to be asked, and did not answer.
+    """
+    if token.source == "cloud":
+        return "replaced"
+    if token.accepted:
+        return "confirmed"
+    return "unverified" if token.uploaded and token.accepted is None else "device"
+
+
+class Reply(Iterator[Token]):
+    """Iterate it for the tokens of a reply; each is final when it comes.
+
+    Nothing is computed before the first token is asked for. A reply that is not read to its end
+    must be closed (`with reply:`, `reply.close()`, or by dropping it) before the next one can be
+    written.
+
+    Attributes:
+        tokens: so far.
+        notices: what the user should know, such as that the verifier went away.
+        verdicts: what later calls told about tokens that had been skipped.
+        finish_reason: `stop` (the text ended, or a stop text appeared), `length` (the limit of
+            tokens), None (not finished, or closed early).
+    """
+
+    def __init__(
+        self, writing: Writing, stops: Sequence[str], device: AbstractContextManager[object]
+    ) -> None:
+        self.tokens: list[Token] = []
+        self.notices: list[str] = []
+        self.verdicts: list[SkippedVerdict] = []
+        self.finish_reason: FinishReason | None = None
+        self._writing = writing
+        self._stops = [stop for stop in stops if stop]
+        self._generator = self._write(device)
+
+    def __iter__(self) -> Reply:
+        return self
+
+    def __next__(self) -> Token:
+        return next(self._generator)
+
+    def __enter__(self) -> Reply:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __str__(self) -> str:
+        return self.text
+
+    def close(self) -> None:
+        """End it here; what came stays."""
+        self._generator.close()
+
+    def read(self) -> Reply:
+        """Read it to its end."""
+        for _ in self:
+            pass
+        return self
+
+    @property
+    def text(self) -> str:
+        """The text so far."""
+        return "".join(token.text for token in self.tokens)
+
+    @property
+    def stats(self) -> Stats:
+        """What it cost: uploads, bytes, times. Complete when the reply has ended."""
+        return self._writing.stats
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt. Known when the reply has ended."""
+        return self._writing.prompt_tokens
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens of the prompt that the device had read before. Known when it has ended."""
+        return self._writing.cached_tokens
+
+    def draft_text(self, token: Token) -> str | None:
+        """What the device had proposed in place of a token that the cloud wrote."""
+        return self._writing.draft_text(token)
+
+    def _write(self, device: AbstractContextManager[object]) -> Generator[Token, None, None]:
+        with device, closing(self._settled()) as settled:
+            if self._stops:
+                stopped = yield from self._kept(until_stop(settled, self._stops))
+            else:
+                stopped = yield from self._kept(settled)
+            ended = stopped or self._writing.ended_by_itself
+            self.finish_reason = "stop" if ended else "length"
+
+    def _kept(self, tokens: Generator[Token, None, bool]) -> Generator[Token, None, bool]:
+        while True:
+            try:
+                token = next(tokens)
+            except StopIteration as end:
+                return bool(end.value)
+            self.tokens.append(token)
+            yield token
+
+    def _settled(self) -> Generator[Token, None, bool]:
+        with closing(self._writing.events()) as events:  # type: ignore[type-var]
+            for event in events:
+                if isinstance(event, Token):
+                    yield event
+                elif isinstance(event, Notice):
+                    self.notices.append(event.text)
+                else:
+                    self.verdicts.append(event)
+        return False
+
+
+class AsyncReply:
+    """A reply that is written in the device's thread.
+
+    `await` it for the finished `Reply`, or iterate it (`async for`) for tokens as they come; then
+    `reply` has statistics and text. A loop that is left early ends the reply within one token.
+    """
+
+    def __init__(self, reply: Reply, worker: Callable[[], Worker]) -> None:
+        self.reply = reply
+        self._worker = worker
+
+    def __aiter__(self) -> AsyncGenerator[Token, None]:
+        return self._tokens()
+
+    def __await__(self) -> Generator[object, None, Reply]:
+        return self._read().__await__()
+
+    async def _read(self) -> Reply:
+        async for _ in self:
+            pass
+        return self.reply
+
+    async def _tokens(self) -> AsyncGenerator[Token, None]:
+        loop = asyncio.get_running_loop()
+        written: asyncio.Queue[Token | None] = asyncio.Queue()
+        left = threading.Event()
+
+        def write(_: int) -> None:
+            try:
+                with self.reply:
+                    for token in self.reply:
+                        if left.is_set():
+                            return
+                        loop.call_soon_threadsafe(written.put_nowait, token)
+            finally:
+                if not left.is_set():
+                    loop.call_soon_threadsafe(written.put_nowait, None)
+
+        job = self._worker().submit(write)
+        try:
+            while (token := await written.get()) is not None:
+                yield token
+            await asyncio.wrap_future(job)
+        finally:
+            left.set()
+            job.cancel()

@@ -1,0 +1,28 @@
+"""The demo pair in this process: a device, and a verifier with no network in between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from uhlm_edge.configs.layers import load_config
+from uhlm_edge.edge.api.hybrid import Hybrid
+from uhlm_edge.edge.api.options import keys_of
+from uhlm_edge.edge.link.in_process import load_partner
+from uhlm_edge.lm.template import Message
+
+ASKED: list[Message] = [
+    {"role": "user", "content": "I would like to book a table for two in Albany tonight."}
+]
+PERU: list[Message] = [{"role": "user", "content": "What is the capital of Peru?"}]
+
+
+@contextmanager
+def demo(alone: bool = False, **options: Any) -> Iterator[Hybrid]:
+    """The demo pair, or its device alone; nothing of the user's configuration."""
+    given = keys_of({"seed": 1, "max_tokens": 40, "offline": alone, **options})
+    config = load_config(given, "demo", environment={}).config
+    link = None if alone else load_partner(config)
+    with Hybrid(config, link=link, environment={}) as hybrid:
+        yield hybrid
