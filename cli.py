@@ -6,8 +6,8 @@ Heavy modules are imported inside the commands, so that `--help` is quick.
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +16,7 @@ import typer
 from .bench.command import register as register_bench
 from .calibrate.command import register as register_calibrate
 from .common.errors import UhlmError, UsageError
-from .common.text import one_line
+from .common.streams import complain, discard_stdout, open_closed_streams, write_failure
 from .configs.flags import conversation
 from .models.command import register as register_models
 from .quantize.command import register as register_quantize
@@ -31,17 +31,32 @@ __all__ = ["app", "main"]
 
 
 class _Stopped(Exception):
-    """Ctrl-C, or nobody reads stdout any more; the cause says which."""
+    """Ctrl-C, or stdout takes no more."""
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+@contextlib.contextmanager
+def _stopping() -> Iterator[None]:
+    """Turn what ends a command from outside into `_Stopped`."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise _Stopped("interrupted", 130) from error
+    except OSError as error:
+        if (text := write_failure(error)) is None:
+            raise
+        raise _Stopped(text, 1) from error
 
 
 class _Commands(typer.core.TyperGroup):
     """All commands. typer would end the process at what `main` has a message for."""
 
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with _stopping():
             return super().invoke(ctx)
-        except (KeyboardInterrupt, BrokenPipeError) as error:
-            raise _Stopped from error
 
 
 app = typer.Typer(
@@ -156,40 +171,33 @@ for register in _PARTS:
 def main() -> None:
     """Run the command. What a user can cause ends in one line and an exit code."""
     stdout_is_closed = sys.stdout is None
-    _open_closed_streams()
-    code = 0
+    open_closed_streams()
     try:
         if stdout_is_closed and not {"cloud", "--help"} & set(sys.argv):
             raise UsageError("stdout is closed: there is nowhere to write to")
-        app(prog_name="uhlm-edge")
+        code = _run()
     except UhlmError as error:
-        _complain(str(error))
+        complain(str(error))
         code = error.exit_code
     except _Stopped as stopped:
-        if isinstance(stopped.__cause__, KeyboardInterrupt):
-            _complain("interrupted")
-            code = 130
-        else:
-            # Python would complain again when it closes stdout.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            _complain("stdout was closed before everything was written; the rest is lost")
-            code = 1
+        discard_stdout()
+        complain(str(stopped))
+        code = stopped.code
     sys.exit(code)
 
 
-def _open_closed_streams() -> None:
-    """Give stdin, stdout and stderr that were closed by whoever started us something harmless.
-
-    Otherwise Python has None for them, and the next file or socket gets their number.
-    """
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:  # in this order, each gets the lowest number: its own
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
-
-
-def _complain(text: str) -> None:
-    with contextlib.suppress(BrokenPipeError):
-        print(f"uhlm-edge: {one_line(text)}", file=sys.stderr, flush=True)
+def _run() -> int:
+    """The command's exit code, once all that it wrote has arrived."""
+    code = 0
+    with _stopping():
+        try:
+            app(prog_name="uhlm-edge")
+        except SystemExit as ended:
+            if not isinstance(ended.code, int):
+                raise
+            code = ended.code
+        sys.stdout.flush()
+    return code
 
 
 if __name__ == "__main__":

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..common.errors import ModelError
+from ..common.errors import ModelError, UsageError
 from .template import ChatTemplate, Message
 from .vocabulary import Vocabulary
 
 __all__ = ["encode_chat"]
+
+_LONGEST = 2 << 20
+"""Characters of a conversation: more than any context holds, less than templates may render."""
 
 
 def encode_chat(
@@ -21,7 +24,11 @@ def encode_chat(
 
     Raises:
         ModelError: the template refuses the conversation.
+        UsageError: it is longer than any context.
     """
+    length = sum(len(message["content"]) for message in messages)
+    if length > _LONGEST:
+        raise UsageError(f"the prompt has {length:,} characters, far too many; shorten it")
     if not any(name in message["content"] for message in messages for name in vocab.control_names):
         return vocab.tokenize(template.render(messages), special=True)
     # Private-use characters stand for the contents while the template runs.

@@ -182,6 +182,10 @@ def test_a_prompt_longer_than_the_context_says_by_how_much(invoke: Invoke) -> No
     refused(invoke("run", "word " * 3000, "--offline"), 2, "context", "1024")
 
 
+def test_a_prompt_longer_than_any_context_is_wrong_usage(invoke: Invoke) -> None:
+    refused(invoke("run", "-", "--offline", stdin=b"a" * 5_000_000), 2, "5,000,000", "shorten")
+
+
 def test_a_key_is_never_sent_over_plain_http(invoke: Invoke) -> None:
     result = invoke("run", "hi", "--cloud", "http://192.0.2.1:8787", UHLM_API_KEY="canary-key-5")
     refused(result, 2, "https://192.0.2.1:8787")

@@ -100,6 +100,47 @@ def test_a_closed_stdout_pipe_is_told_in_one_line(tmp_path: Path) -> None:
     assert process.returncode == 1
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "Hello!", "--offline"],
+        ["run", "Hello!", "--offline", "--json"],
+        ["chat", "--offline"],
+        ["config", "show"],
+        ["--help"],
+    ],
+    ids=" ".join,
+)
+def test_a_full_disk_is_told_in_one_line(arguments: list[str], tmp_path: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [*COMMAND, *arguments],
+            input=b"Hello!\n",
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=environment(tmp_path),
+            timeout=60,
+            check=False,
+        )
+    assert done.stderr.endswith(
+        b"uhlm-edge: cannot write (No space left on device); the rest is lost\n"
+    )
+    assert b"Traceback" not in done.stderr
+    assert done.returncode == 1
+
+
+def test_a_full_stderr_keeps_the_exit_code(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["/bin/sh", "-c", '"$@" 2>/dev/full', "sh", *COMMAND, "run", "", "--offline"],
+        capture_output=True,
+        env=environment(tmp_path),
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+
+
 def test_a_reader_that_goes_away_stops_the_reply(tmp_path: Path) -> None:
     with subprocess.Popen(
         [*COMMAND, "run", "Tell me everything.", "--offline", "--json", *ENDLESS],

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ...common.errors import CloudError, UhlmError, UsageError
+from ...common.streams import complain
 from ...common.text import one_line
 from ...configs.config import Config
 from ..events import Event, Notice, SkippedVerdict, Token
@@ -215,4 +216,4 @@ def _backend(assistant: Assistant) -> str:
 
 def _tell(text: str) -> None:
     sys.stdout.flush()
-    print(f"uhlm-edge: {one_line(text)}", file=sys.stderr, flush=True)
+    complain(text)

@@ -1,0 +1,45 @@
+"""The process's standard streams when they fail: closed, full, or nobody reads them any more."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+
+from .text import one_line
+
+__all__ = ["complain", "discard_stdout", "open_closed_streams", "write_failure"]
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+
+
+def open_closed_streams() -> None:
+    """Give stdin, stdout and stderr that were closed by whoever started us something harmless.
+
+    Otherwise Python has None for them, and the next file or socket gets their number.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # in this order, each gets the lowest number: its own
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+
+
+def write_failure(error: OSError) -> str | None:
+    """What to tell the user if `error` is a stream that takes no more; None if it is not."""
+    if isinstance(error, BrokenPipeError):
+        return "stdout was closed before everything was written; the rest is lost"
+    if error.errno in _FULL:
+        return f"cannot write ({error.strerror}); the rest is lost"
+    return None
+
+
+def discard_stdout() -> None:
+    """Let stdout lead nowhere: Python would complain again when it flushes it at the end."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def complain(text: str) -> None:
+    """One line on stderr, made harmless. That stderr takes no more is no reason to fail."""
+    with contextlib.suppress(OSError):
+        print(f"uhlm-edge: {one_line(text)}", file=sys.stderr, flush=True)
