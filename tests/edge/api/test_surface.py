@@ -17,7 +17,7 @@ SAID = {
     "stream.py": ["The capital of Peru is Lima."],
     "conversation.py": ["Lima", "Santiago", "tokens were read before"],
     "provenance.py": ["the device proposed", "uploads"],
-    "concurrent.py": ["Lima", "42", "Santiago", "3 + 4 = 7"],
+    "at_once.py": ["Lima", "42", "Santiago", "3 + 4 = 7"],
     "strategies.py": ["'local'}: 0 uploads", "did you mean 'threshold'"],
 }
 

@@ -1,6 +1,6 @@
 """Several questions at once with asyncio: they queue for the one device model.
 
-python examples/concurrent.py
+python examples/at_once.py
 """
 
 import asyncio
