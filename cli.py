@@ -18,6 +18,7 @@ from .calibrate.command import register as register_calibrate
 from .common.errors import UhlmError, UsageError
 from .common.streams import complain, discard_stdout, open_closed_streams, write_failure
 from .configs.flags import conversation
+from .lm.engines.llama_files import load_before_numpy
 from .models.command import register as register_models
 from .quantize.command import register as register_quantize
 from .quantize.onnx.command import register as register_onnx
@@ -150,6 +151,26 @@ def cloud_command(
     run_verifier(options, fd, until_eof)
 
 
+@app.command()
+def doctor(
+    profile: Profile = None,
+    config: ConfigFile = None,
+    model: Annotated[str | None, typer.Option(help="Device model.")] = None,
+    cloud: Annotated[str | None, typer.Option(help="URL of a verifier.")] = None,
+    offline: Annotated[bool | None, typer.Option("--offline", help="Open no connection.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Look at this machine, the build, the model and the verifier: what is wrong, what to do."""
+    from .edge.doctor.command import Doctor, run_doctor
+
+    flags: dict[tuple[str, ...], Any] = {
+        ("device", "model"): model,
+        ("cloud", "url"): cloud,
+        ("cloud", "offline"): offline,
+    }
+    run_doctor(Doctor(), flags, profile, config, json)
+
+
 @config_app.command("show")
 def config_show(profile: Profile = None, config: ConfigFile = None) -> None:
     """Print each value and where it came from."""
@@ -172,6 +193,7 @@ def main() -> None:
     """Run the command. What a user can cause ends in one line and an exit code."""
     stdout_is_closed = sys.stdout is None
     open_closed_streams()
+    load_before_numpy()
     try:
         if stdout_is_closed and not {"cloud", "--help"} & set(sys.argv):
             raise UsageError("stdout is closed: there is nowhere to write to")

@@ -7,7 +7,7 @@ import ctypes
 import llama_cpp
 from llama_cpp import llama_cpp as ll
 
-__all__ = ["llama_build"]
+__all__ = ["llama_build", "supports_gpu"]
 
 
 def llama_build() -> dict[str, str | None]:
@@ -19,6 +19,11 @@ def llama_build() -> dict[str, str | None]:
         "ggml_version": _symbol("ggml_version"),
         "system_info": system.decode("utf-8", "replace").strip(" |"),
     }
+
+
+def supports_gpu() -> bool:
+    """Was a GPU backend compiled in, and does it see a GPU?"""
+    return bool(ll.llama_supports_gpu_offload())
 
 
 def _symbol(name: str) -> str | None:

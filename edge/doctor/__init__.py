@@ -1,0 +1,1 @@
+"""`uhlm-edge doctor`: is this machine ready, and if not, what to do."""

@@ -1,0 +1,55 @@
+"""The compiled llama.cpp as files, looked at without loading it."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+__all__ = ["has_own_cpp_runtime", "installed_version", "library_folder", "load_before_numpy"]
+
+_SHARED_RUNTIMES = (b"libstdc++.so", b"libc++.so", b"libc++.1.dylib")
+
+
+def library_folder() -> Path | None:
+    """Where the shared libraries of llama-cpp-python lie; None if it is not installed."""
+    spec = importlib.util.find_spec("llama_cpp")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    folder = Path(spec.submodule_search_locations[0]) / "lib"
+    return folder if folder.is_dir() else None
+
+
+def installed_version() -> str | None:
+    """Of llama-cpp-python; None if it is not installed."""
+    try:
+        return version("llama-cpp-python")
+    except PackageNotFoundError:
+        return None
+
+
+def has_own_cpp_runtime(folder: Path) -> bool | None:
+    """Is a C++ runtime linked into llama.cpp statically? None if its libraries are not there.
+
+    A library that uses the system's names it. If it names none, the process gets a second runtime
+    as soon as numpy loads the system's, and loading a model ends in a segmentation fault when numpy
+    was first.
+    """
+    libraries = [f for f in folder.glob("libggml-base.*") if f.suffix in (".so", ".dylib")]
+    if not libraries:
+        return None
+    content = libraries[0].read_bytes()
+    return not any(name in content for name in _SHARED_RUNTIMES)
+
+
+def load_before_numpy() -> None:
+    """Import llama_cpp now if its C++ runtime is its own and numpy is not loaded yet.
+
+    With any other build this costs a look at one file.
+    """
+    if "numpy" in sys.modules or "llama_cpp" in sys.modules:
+        return
+    folder = library_folder()
+    if folder is not None and has_own_cpp_runtime(folder):
+        import llama_cpp  # noqa: F401 - loading it is all that is wanted
