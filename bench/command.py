@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..common.errors import UsageError
+from .load.command import register as register_load
 from .report.command import register as register_report
 from .strategies.command import register as register_strategies
 
@@ -41,6 +42,7 @@ def register(app: typer.Typer) -> None:
     """Add `bench` and its commands to the application."""
     app.add_typer(bench_app, name="bench")
     register_strategies(bench_app)
+    register_load(bench_app)
     register_report(bench_app)
 
 

@@ -1,0 +1,1 @@
+"""Many devices against one verifier: recorded traffic, played again at a chosen rate."""

@@ -1,0 +1,174 @@
+"""`uhlm-edge bench load`: how many devices a verifier serves."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
+
+import typer
+
+from ...common.errors import ResourceError, UsageError
+
+if TYPE_CHECKING:
+    from ...configs.config import Config
+
+__all__ = ["check_address", "load", "register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `bench`."""
+    app.command()(load)
+
+
+def load(
+    devices: Annotated[str, typer.Option(help="How many devices; several with commas.")] = "8",
+    duration: Annotated[float, typer.Option(help="Measured seconds for each number.")] = 10.0,
+    tokens_per_s: Annotated[
+        float | None,
+        typer.Option(help="Of each device; 0: no pauses; unset: as fast as it was recorded."),
+    ] = None,
+    upload_rate: Annotated[float, typer.Option(help="Share of tokens uploaded.")] = 0.1,
+    drafts: Annotated[
+        int, typer.Option(help="Drafts in a call; with more than 1 every token is uploaded.")
+    ] = 1,
+    prefills_per_s: Annotated[float, typer.Option(help="Long prefills beside the calls.")] = 0.0,
+    prefill_ids: Annotated[int, typer.Option(help="Ids of such a prefill.")] = 990,
+    deadline: Annotated[float, typer.Option(help="Seconds for a call, tries included.")] = 10.0,
+    reference: Annotated[
+        bool,
+        typer.Option(
+            "--reference", help="Also one bare batched context, 8 x 1 and 8 x 5, before and after."
+        ),
+    ] = False,
+    sessions: Annotated[
+        int | None, typer.Option(help="Conversations that its own verifier holds.")
+    ] = None,
+    profile: Annotated[str | None, typer.Option(help="Named profile (default: demo).")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="Config file (TOML).")] = None,
+    cloud: Annotated[
+        str | None, typer.Option(help="URL of a verifier; unset: one of its own.")
+    ] = None,
+    allow_remote: Annotated[
+        bool, typer.Option("--allow-remote", help="A verifier on another machine, which is yours.")
+    ] = False,
+    output: Annotated[str, typer.Option("--output", "-o", help="md, csv, json or jsonl.")] = "md",
+    out: Annotated[Path | None, typer.Option("--json", help="Write the rows (JSON) here.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Folder for the picture.")] = None,
+) -> None:
+    """Play many devices with recorded traffic against a verifier; rates, latencies, errors."""
+    from dataclasses import replace
+
+    from ...common.tables import render
+    from ...configs.layers import load_config
+    from ...edge.link.http import Deadline, HttpLink
+    from ..harness.machine import build_info, machine_info
+    from .run import COLUMNS, Plan, run_load
+    from .trace import device_rate, record
+
+    flags: dict[tuple[str, ...], Any] = {
+        ("cloud", "url"): cloud,
+        ("verifier", "sessions"): sessions,
+        ("verifier", "sessions_per_key"): sessions,  # all devices of a test share one key
+        ("chat", "seed"): 1,
+        ("chat", "max_tokens"): 96,
+    }
+    loaded = load_config(flags, profile, config).config
+    check_address(loaded.cloud.url, allow_remote)
+    plans = [
+        Plan(n, duration, tokens_per_s or 0.0, upload_rate, drafts, prefills_per_s, prefill_ids,
+             deadline)
+        for n in _counts(devices)
+    ]  # fmt: skip
+    for plan in plans:
+        plan.check()
+    rows = _references(loaded, "before") if reference else []
+    about = {**machine_info(), **build_info()}
+    with _verifier(loaded) as (url, key, pid):
+        link = HttpLink(url, key, loaded.cloud.connect_timeout, _ca_file(loaded))
+        traces = record(loaded, link, _say)
+        info = link.info(Deadline(loaded.cloud.deadline))
+        rate = device_rate(traces)
+        _say(f"recorded {len(traces)} replies, {rate:.0f} tokens/s on the device alone")
+        for plan in plans:
+            paced = plan if tokens_per_s is not None else replace(plan, tokens_per_s=rate)
+            _say(f"{plan.devices} devices for {duration:g} s")
+            row = run_load(paced, url, key, info, traces, pid)
+            rows.append({**row, "model": info.model, "load_1m": os.getloadavg()[0], **about})
+    if reference:
+        rows += _references(loaded, "after")
+    if out is not None:
+        from ...common.files import atomic_output
+
+        with atomic_output(out) as part:
+            part.write_text(render(rows, "json"), encoding="utf-8")
+    shown = ("reference", *COLUMNS) if reference else COLUMNS
+    sys.stdout.write(render(rows, output, shown))
+    if plot is not None:
+        from .picture import load_over_devices
+
+        _say(str(load_over_devices(rows, plot / "load.png")))
+
+
+def check_address(url: str | None, allowed: bool) -> None:
+    """Load goes to this machine, or to one that the user vouches for.
+
+    Raises:
+        UsageError: another machine, and no `--allow-remote`.
+    """
+    host = urlsplit(url).hostname if url else "localhost"
+    try:
+        local = host == "localhost" or ipaddress.ip_address(host or "").is_loopback
+    except ValueError:
+        local = False
+    if not (local or allowed):
+        raise UsageError(
+            f"{host} is another machine: a load test can take a verifier down for others; give "
+            "--allow-remote if it is yours"
+        )
+
+
+@contextmanager
+def _verifier(config: Config) -> Iterator[tuple[str, str | None, int | None]]:
+    """URL, key and process of the verifier: the one that is named, or one of our own."""
+    from ...configs.layers import as_environment
+    from ...edge.chat.assemble import api_key
+    from ...edge.chat.demo import DemoVerifier
+
+    if config.cloud.url is not None:
+        yield config.cloud.url.rstrip("/"), api_key(config, os.environ), None
+        return
+    if missing := DemoVerifier.missing():
+        raise ResourceError(missing)
+    with DemoVerifier(settings=as_environment(config, "verifier")) as verifier:
+        yield verifier.url, verifier.key, verifier.pid
+
+
+def _references(config: Config, when: str) -> list[dict[str, Any]]:
+    from ...models.resolve import find_model
+    from .reference import batched_rates
+
+    _say("bare batched context, 8 x 1 and 8 x 5")
+    path = find_model(config.verifier.model)
+    rows = batched_rates(path, config.verifier.engine, [(8, 1), (8, 5)])
+    return [{**row, "reference": f"{row['reference']}, {when}"} for row in rows]
+
+
+def _ca_file(config: Config) -> str | None:
+    return str(config.cloud.ca_file) if config.cloud.ca_file else None
+
+
+def _counts(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise UsageError(f"{text!r} is not a list of numbers with commas") from None
+
+
+def _say(line: str) -> None:
+    print(f"uhlm-edge: {line}", file=sys.stderr, flush=True)

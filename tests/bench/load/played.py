@@ -1,0 +1,71 @@
+"""Traces made of the fake device, and a server that answers from a script."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from uhlm_edge.bench.load.trace import Trace, Turn
+from uhlm_edge.lm.sampling import Sampler
+from uhlm_edge.wire.messages import Limits, Reply, Request, Settings
+
+from ...fakes import DEVICE
+
+N_VOCAB = len(DEVICE.vocab)
+SAMPLER = Sampler(temperature=1.0, top_k=0, top_p=1.0)
+
+
+def trace(text: str = "hello", length: int = 12, wrong: tuple[int, ...] = ()) -> Trace:
+    """A reply of the fake device; at the positions `wrong` something else was settled."""
+    prompt = DEVICE.vocab.tokenize(text)
+    ids, turns = list(prompt), []
+    for at in range(length):
+        q = SAMPLER.distribution(DEVICE.row(ids))
+        draft = q.draw((at * 0.37) % 1.0)
+        settled = (draft + 1) % 256 if at in wrong else draft
+        turns.append(Turn(draft, q, settled))
+        ids.append(settled)
+    settings = Settings(sampler=SAMPLER, seed=3, origin=len(prompt))
+    return Trace(tuple(prompt), settings, tuple(turns), 0.1)
+
+
+def accepting(body: bytes) -> bytes:
+    """The answer of a verifier that accepts everything."""
+    request = Request.unpack(body, Limits(), N_VOCAB)
+    n = len(request.drafts)
+    betas = [0.0] * (len(request.weights) + n)
+    held = request.start + len(request.tokens)
+    return Reply(request.id, request.start, n, [], betas, held).pack()
+
+
+def http(status: int, body: bytes = b"{}", *headers: str) -> bytes:
+    lines = [f"HTTP/1.1 {status} X", f"content-length: {len(body)}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+@asynccontextmanager
+async def scripted(answer: Callable[[int, bytes], bytes | None]) -> AsyncIterator[str]:
+    """The URL of a server that sends `answer(number, body)` to each request; None hangs up."""
+    seen = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal seen
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                size = int(head.lower().split("content-length: ")[1].split("\r\n")[0])
+                body = await reader.readexactly(size)
+                seen += 1
+                said = answer(seen - 1, body)
+                if said is None:
+                    return
+                writer.write(said)
+        except (asyncio.IncompleteReadError, asyncio.CancelledError):
+            return
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
