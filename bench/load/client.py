@@ -59,20 +59,21 @@ class Client:
             Malformed: what came back is not HTTP as the verifier speaks it.
         """
         try:
-            return await asyncio.wait_for(self._call(method, path, body), timeout)
+            return await asyncio.wait_for(self._call(method, path, body, timeout), timeout)
         except BaseException:
             self.close()
             raise
 
-    async def _call(self, method: str, path: str, body: bytes) -> Answer:
+    async def _call(self, method: str, path: str, body: bytes, timeout: float) -> Answer:
         fresh = self._streams is None
         if self._streams is None:
             self._streams = await asyncio.open_connection(
                 self._host, self._port, ssl=self._tls, limit=_BODY_BYTES
             )
         reader, writer = self._streams
-        kind = "Content-Type: application/msgpack\r\n" if body else ""
-        head = f"{method} {path} HTTP/1.1\r\n{self._headers}{kind}Content-Length: {len(body)}\r\n"
+        head = f"{method} {path} HTTP/1.1\r\n{self._headers}Content-Length: {len(body)}\r\n"
+        if body:
+            head += f"Content-Type: application/msgpack\r\nX-Deadline-Ms: {int(1e3 * timeout)}\r\n"
         writer.write(f"{head}\r\n".encode() + body)
         try:
             answer_head = await reader.readuntil(b"\r\n\r\n")
@@ -80,7 +81,9 @@ class Client:
             self.close()
             if fresh or error.partial:
                 raise
-            return await self._call(method, path, body)  # an idle connection was closed meanwhile
+            return await self._call(
+                method, path, body, timeout
+            )  # an idle connection was closed meanwhile
         if len(answer_head) > _HEAD_BYTES or not answer_head.startswith(b"HTTP/1.1 "):
             raise Malformed("no HTTP/1.1 answer")
         length = _LENGTH.search(answer_head)

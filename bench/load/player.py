@@ -143,7 +143,9 @@ class Player:
                     "POST", "/v1/verify", request.pack(), max(0.001, end - time.monotonic())
                 )
                 if answer.status == 200:
-                    reply = Reply.unpack(answer.body, request, self._n_vocab)
+                    reply = Reply.unpack(
+                        answer.body, request, self._n_vocab, self._client.session_id
+                    )
                     self._log.arrived += self._calls == 1
                     self._settle(whole, reply)
                     self._note(kind, begun, reply, len(whole.drafts))

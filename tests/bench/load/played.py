@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 from uhlm_edge.bench.load.trace import Trace, Turn
 from uhlm_edge.lm.sampling import Sampler
@@ -30,13 +31,23 @@ def trace(text: str = "hello", length: int = 12, wrong: tuple[int, ...] = ()) ->
     return Trace(tuple(prompt), settings, tuple(turns), 0.1)
 
 
-def accepting(body: bytes) -> bytes:
+class Asked(NamedTuple):
+    """A request as the server got it."""
+
+    number: int
+    session: str
+    body: bytes
+
+
+def accepting(asked: Asked) -> bytes:
     """The answer of a verifier that accepts everything."""
-    request = Request.unpack(body, Limits(), N_VOCAB)
+    request = Request.unpack(asked.body, Limits(), N_VOCAB)
     n = len(request.drafts)
     betas = [0.0] * (len(request.weights) + n)
     held = request.start + len(request.tokens)
-    return Reply(request.id, request.start, n, [], betas, held).pack()
+    binding = request.binding(asked.session)
+    reply = Reply(request.id, request.start, n, [], betas, held, binding=binding)
+    return http(200, reply.pack(), "content-type: application/msgpack")
 
 
 def http(status: int, body: bytes = b"{}", *headers: str) -> bytes:
@@ -45,8 +56,8 @@ def http(status: int, body: bytes = b"{}", *headers: str) -> bytes:
 
 
 @asynccontextmanager
-async def scripted(answer: Callable[[int, bytes], bytes | None]) -> AsyncIterator[str]:
-    """The URL of a server that sends `answer(number, body)` to each request; None hangs up."""
+async def scripted(answer: Callable[[Asked], bytes | None]) -> AsyncIterator[str]:
+    """The URL of a server that sends `answer(request)` to each request; None hangs up."""
     seen = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -54,10 +65,11 @@ async def scripted(answer: Callable[[int, bytes], bytes | None]) -> AsyncIterato
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                session = head.lower().split("x-session-id: ")[1].split("\r\n")[0]
                 size = int(head.lower().split("content-length: ")[1].split("\r\n")[0])
                 body = await reader.readexactly(size)
                 seen += 1
-                said = answer(seen - 1, body)
+                said = answer(Asked(seen - 1, session, body))
                 if said is None:
                     return
                 writer.write(said)

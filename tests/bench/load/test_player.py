@@ -12,14 +12,13 @@ from uhlm_edge.bench.load.player import Log, Player
 from uhlm_edge.bench.load.trace import steps_of
 from uhlm_edge.wire.messages import Limits, Request, prefix_hash
 
-from .played import N_VOCAB, accepting, http, scripted, trace
+from .played import N_VOCAB, Asked, accepting, http, scripted, trace
 
 TRACE = trace("hello", 12, wrong=(4,))
 (STEPS,) = steps_of([TRACE], 1.0, 1)
-OK = "content-type: application/msgpack"
 
 
-def play(answer: Callable[[int, bytes], bytes | None], deadline: float = 10.0) -> Log:
+def play(answer: Callable[[Asked], bytes | None], deadline: float = 10.0) -> Log:
     """One reply against a scripted server."""
     log = Log(open=True)
 
@@ -37,10 +36,10 @@ def play(answer: Callable[[int, bytes], bytes | None], deadline: float = 10.0) -
 def test_a_reply_is_played_in_as_many_calls_as_it_has_uploads() -> None:
     starts = []
 
-    def answer(_: int, body: bytes) -> bytes:
-        request = Request.unpack(body, Limits(), N_VOCAB)
+    def answer(asked: Asked) -> bytes:
+        request = Request.unpack(asked.body, Limits(), N_VOCAB)
         starts.append((request.start, request.settings is not None))
-        return http(200, accepting(body), OK)
+        return accepting(asked)
 
     log = play(answer)
     origin = len(TRACE.prompt)
@@ -59,7 +58,7 @@ def test_a_reply_is_played_in_as_many_calls_as_it_has_uploads() -> None:
         (http(429, b"{}", "retry-after: 0"), "429"),
         (http(503), "503"),
         (http(500), "500"),
-        (http(200, b"nonsense", OK), "malformed"),
+        (http(200, b"nonsense"), "malformed"),
         (b"SSH-2.0 hello\r\n\r\n", "malformed"),
         (None, "connection"),
     ],
@@ -67,7 +66,7 @@ def test_a_reply_is_played_in_as_many_calls_as_it_has_uploads() -> None:
 def test_each_kind_of_failure_is_counted_as_what_it_is(wrong: bytes | None, kind: str) -> None:
     # A kept connection that was closed is opened once more before it counts as a failure.
     failing = (2, 3) if wrong is None else (2,)
-    log = play(lambda n, body: wrong if n in failing else http(200, accepting(body), OK))
+    log = play(lambda asked: wrong if asked.number in failing else accepting(asked))
     assert log.errors == {kind: 1}
     assert log.tokens == 12
 
@@ -75,9 +74,9 @@ def test_each_kind_of_failure_is_counted_as_what_it_is(wrong: bytes | None, kind
 def test_what_stays_unanswered_is_the_device_s_own_text_and_rides_along_later() -> None:
     weights = []
 
-    def answer(n: int, body: bytes) -> bytes:
-        weights.append(len(Request.unpack(body, Limits(), N_VOCAB).weights))
-        return http(400) if n in (3, 4) else http(200, accepting(body), OK)
+    def answer(asked: Asked) -> bytes:
+        weights.append(len(Request.unpack(asked.body, Limits(), N_VOCAB).weights))
+        return http(400) if asked.number in (3, 4) else accepting(asked)
 
     log = play(answer)
     assert log.unverified == 2
@@ -87,11 +86,11 @@ def test_what_stays_unanswered_is_the_device_s_own_text_and_rides_along_later() 
 def test_a_verifier_that_forgot_gets_everything_again_with_the_settings() -> None:
     requests = []
 
-    def answer(n: int, body: bytes) -> bytes:
-        requests.append(Request.unpack(body, Limits(), N_VOCAB))
-        if n == 5:
+    def answer(asked: Asked) -> bytes:
+        requests.append(Request.unpack(asked.body, Limits(), N_VOCAB))
+        if asked.number == 5:
             return http(409, b'{"held": 0, "held_prefix": "%s"}' % prefix_hash([]).hex().encode())
-        return http(200, accepting(body), OK)
+        return accepting(asked)
 
     log = play(answer)
     again = requests[6]
@@ -102,6 +101,6 @@ def test_a_verifier_that_forgot_gets_everything_again_with_the_settings() -> Non
 
 
 def test_a_verifier_that_never_answers_costs_the_deadline_and_no_more() -> None:
-    log = play(lambda n, body: b"" if n == 11 else http(200, accepting(body), OK), deadline=0.3)
+    log = play(lambda asked: b"" if asked.number == 11 else accepting(asked), deadline=0.3)
     assert log.errors == {"timeout": 1}
     assert log.tokens == 12

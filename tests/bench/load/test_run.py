@@ -16,24 +16,23 @@ from uhlm_edge.wire.messages import Info, Limits
 
 from ...commands import run
 from ...fakes import CLOUD
-from .played import accepting, http, scripted, trace
+from .played import Asked, accepting, http, scripted, trace
 
 INFO = Info.of("fake", CLOUD.vocab, 256, Limits())
-OK = "content-type: application/msgpack"
 
 
 def test_a_row_counts_calls_tokens_errors_and_what_metrics_say() -> None:
     passes = 0
 
-    def answer(n: int, body: bytes) -> bytes:
+    def answer(asked: Asked) -> bytes:
         nonlocal passes
-        if not body:  # /metrics and the end of sessions
+        if not asked.body:  # /metrics and the end of sessions
             text = f"uhlm_positions_total {30 * passes}\nuhlm_passes_total {10 * passes}\n"
             passes += 1
             return http(200, f"{text}uhlm_cells 7\n".encode())
-        if n % 50 == 49:
+        if asked.number % 50 == 49:
             return http(429, b"{}", "retry-after: 0")
-        return http(200, accepting(body), OK)
+        return accepting(asked)
 
     async def play() -> dict[str, object]:
         async with scripted(answer) as url:
