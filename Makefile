@@ -6,13 +6,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help chat test fast lint types test-parity clean FORCE
+.PHONY: help chat test fast lint types reference test-parity clean FORCE
 
 help:
 	@echo 'make chat         chat with the demo pair'
 	@echo 'make test         lint, types and all tests'
 	@echo 'make fast         the quick tests only'
 	@echo 'make lint types   one of the checks'
+	@echo 'make reference    write docs/cli.md anew from the commands'
 	@echo 'make test-parity  the tests against torch and transformers too (a large download)'
 	@echo 'make clean        remove what was built'
 
@@ -31,6 +32,9 @@ lint: $(VENV)/.ready-test
 
 types: $(VENV)/.ready-test .typecheck/uhlm_edge
 	@MYPYPATH=.typecheck $(BIN)/mypy -p uhlm_edge
+
+reference: $(VENV)/.ready-test
+	@$(BIN)/python -m uhlm_edge.shell.pages > docs/.cli.md && mv docs/.cli.md docs/cli.md
 
 test-parity: $(VENV)/.ready-parity
 	@$(BIN)/pytest

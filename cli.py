@@ -9,10 +9,11 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from . import __version__
 from .bench.command import register as register_bench
 from .calibrate.command import register as register_calibrate
 from .common.errors import UhlmError, UsageError
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
     from .configs.config import Config
     from .configs.layers import Loaded
     from .edge.link.http import Link
+    from .shell.tree import Command
 
-__all__ = ["app", "main"]
+__all__ = ["app", "main", "pages"]
 
 
 class _Stopped(Exception):
@@ -63,12 +65,29 @@ class _Commands(typer.core.TyperGroup):
 app = typer.Typer(
     cls=_Commands,
     name="uhlm-edge",
-    help="A small model on the device that asks a large one in the cloud when it is unsure.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     add_completion=False,
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"uhlm-edge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_version, help="Print the version."),
+    ] = False,
+) -> None:
+    """A small model on the device that asks a large one in the cloud when it is unsure."""
+
+
 config_app = typer.Typer(help="See the configuration.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 
@@ -169,6 +188,38 @@ def doctor(
         ("cloud", "offline"): offline,
     }
     run_doctor(Doctor(), flags, profile, config, json)
+
+
+@app.command()
+def completion(
+    shell: Annotated[str, typer.Argument(metavar="bash|zsh|fish", help="Which shell.")],
+) -> None:
+    """Print a completion script: eval "$(uhlm-edge completion bash)", or keep it in a file."""
+    from .shell.completion import SHELLS
+    from .shell.completion import completion as script
+
+    if shell not in SHELLS:
+        raise UsageError(f"no completion for {shell}; there is one for {', '.join(SHELLS)}")
+    typer.echo(script(_tree(), shell), nl=False)
+
+
+@app.command()
+def man() -> None:
+    """Print the manual page: uhlm-edge man | man -l -"""
+    typer.echo(pages("man"), nl=False)
+
+
+def pages(form: Literal["man", "markdown"]) -> str:
+    """The manual of all commands."""
+    from .shell.pages import man_page, reference
+
+    return man_page(_tree(), __version__) if form == "man" else reference(_tree())
+
+
+def _tree() -> Command:
+    from .shell.tree import tree
+
+    return tree(typer.main.get_command(app), "uhlm-edge")
 
 
 @config_app.command("show")

@@ -29,11 +29,20 @@ class _Flags:
     ]
     strategy: Annotated[
         str | None,
-        typer.Option(help="local, cloud, hlm, uhlm, rand, spec, reward or ensemble."),
+        typer.Option(
+            metavar="local|cloud|hlm|uhlm|rand|spec|reward|ensemble",
+            help="When to ask the cloud (default: uhlm).",
+        ),
     ]
     threshold: Annotated[
         str | None,
-        typer.Option(help="Upload when u exceeds it: a number, averse, prone, risk or adaptive."),
+        typer.Option(
+            metavar="NUMBER|averse|prone|risk|adaptive",
+            help="Ask when the uncertainty u (0 to 1) exceeds it. By calibration: averse asks "
+            "about all that may be rejected at all, prone tolerates what the LLM would often "
+            "keep, risk (the default) the most that keeps the measured risk at 0.001 a token; "
+            "adaptive learns while it writes.",
+        ),
     ]
     calibration: Annotated[
         str | None, typer.Option(help="Where thresholds come from: a name or a file.")
@@ -48,11 +57,32 @@ class _Flags:
     partner: Annotated[
         str | None, typer.Option(help="A second model on this device in place of a verifier.")
     ]
-    ensemble: Annotated[str | None, typer.Option(help="weighted or contrastive.")]
-    weight: Annotated[float | None, typer.Option(help="Of the device in a weighted ensemble.")]
-    mu: Annotated[float | None, typer.Option(help="Of a contrastive ensemble.")]
-    estimator: Annotated[str | None, typer.Option(help="Of u: sampled or expected.")]
-    samples: Annotated[int | None, typer.Option(help="Perturbed samples per draft.")]
+    ensemble: Annotated[
+        str | None,
+        typer.Option(metavar="weighted|contrastive", help="ensemble: mix, or contrast."),
+    ]
+    weight: Annotated[
+        float | None,
+        typer.Option(help="ensemble weighted: the device's share, 0 (all LLM) to 1 (all device)."),
+    ]
+    mu: Annotated[
+        float | None,
+        typer.Option(
+            help="ensemble contrastive: how strongly what the device likes is held against it, "
+            "0 (not at all) to 10."
+        ),
+    ]
+    estimator: Annotated[
+        str | None,
+        typer.Option(
+            metavar="sampled|expected",
+            help="How u is measured: by --samples draws, or as what they are expected to give.",
+        ),
+    ]
+    samples: Annotated[
+        int | None,
+        typer.Option(help="Draws behind each u, 1 to 256: more are less noisy and cost time."),
+    ]
     pipelined: Annotated[
         bool | None, typer.Option("--pipelined/--no-pipelined", help="Draft on during a call.")
     ]
@@ -63,7 +93,9 @@ class _Flags:
     seed: Annotated[int | None, typer.Option(help="Same seed, same text.")]
     max_tokens: Annotated[int | None, typer.Option(help="Most tokens of a reply.")]
     system: Annotated[str | None, typer.Option(help="System message.")]
-    engine: Annotated[str | None, typer.Option(help="llama or onnx.")]
+    engine: Annotated[
+        str | None, typer.Option(metavar="llama|onnx", help="What runs the device model.")
+    ]
     threads: Annotated[int | None, typer.Option(help="Threads for single tokens.")]
     gpu_layers: Annotated[int | None, typer.Option(help="Layers on the GPU; -1 is all.")]
 

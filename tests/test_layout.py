@@ -45,6 +45,7 @@ MAY_IMPORT = {
     "cloud": {"common", "lm", "models", "wire"},
     "calibrate": {"common", "lm", "models", "configs", "edge"},
     "quantize": {"common", "lm", "models"},
+    "shell": set[str](),
     "bench": {
         "common",
         "lm",
