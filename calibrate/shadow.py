@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from ..common.errors import DataError
 from ..edge.decode.cache import TokenCache
 from ..edge.policy.reward import MARKS, measure
+from ..lm.chat import ChatEncoder
 from ..lm.draws import Draws, Purpose, turn_seed
 from ..lm.engines.protocol import Engine
 from ..lm.sampling import TOTAL, Sampler
-from ..lm.template import ChatTemplate, Message
+from ..lm.template import Message
 from ..lm.uncertainty import expected, sampled
 
 __all__ = ["Conversation", "Replay", "Setting", "read_prompts", "shadow", "shadow_run"]
@@ -153,13 +154,10 @@ def shadow_run(
 ) -> Iterator[Replay]:
     """Reply to each prompt, `setting.replies` times; the first `done` replies are left out."""
     tape = TokenCache(device)
-    templates = [ChatTemplate(e.vocab.template, e.vocab.bos, e.vocab.eos) for e in (device, cloud)]
+    chats = [ChatEncoder(engine.vocab) for engine in (device, cloud)]
     for turn in range(done, len(prompts) * setting.replies):
         prompt = prompts[turn % len(prompts)]
-        own, other = (
-            engine.vocab.tokenize(template.render(prompt.messages), special=True)
-            for engine, template in zip((device, cloud), templates, strict=True)
-        )
+        own, other = (chat.encode(prompt.messages) for chat in chats)
         seed = turn_seed(setting.seed, turn)
         yield shadow(tape, cloud, own, other, setting, seed, prompt.number)
 

@@ -36,10 +36,11 @@ from ..edge.policy.adaptive import Adaptive
 from ..edge.policy.calibration import Calibration, load
 from ..edge.policy.policies import Policy, UncertainAbove
 from ..edge.policy.strategy import Strategy
+from ..lm.chat import ChatEncoder
 from ..lm.draws import Draws, turn_seed
 from ..lm.engines.llama import LlamaEngine
 from ..lm.sampling import TOTAL, Distribution
-from ..lm.template import ChatTemplate, Message
+from ..lm.template import Message
 from ..models.resolve import find_model
 from ..models.shipped import FOLDER
 from ..wire.messages import Info
@@ -94,18 +95,12 @@ class _Replies(NamedTuple):
     def loop(self, remote: Remote, policy: Policy, prompt: Conversation, seed: int) -> ReplyLoop:
         messages: Sequence[Message] = prompt.messages
         vocab = self.device.vocab
-        ids = vocab.tokenize(_render(messages, vocab.template, vocab.bos, vocab.eos), special=True)
 
         def render(info: Info) -> list[int]:
-            text = _render(messages, info.template, info.bos, info.eos)
-            return vocab.tokenize(text, special=True)
+            return ChatEncoder(vocab, info).encode(messages)
 
-        asked = Prompt(ids, render, seed, self.max_tokens)
+        asked = Prompt(ChatEncoder(vocab).encode(messages), render, seed, self.max_tokens)
         return ReplyLoop(self.device, remote, Strategy("uhlm", policy), asked, pipelined=False)
-
-
-def _render(messages: Sequence[Message], template: str | None, bos: str, eos: str) -> str:
-    return ChatTemplate(template, bos, eos).render(messages)
 
 
 def answer_all(

@@ -1,47 +1,54 @@
-"""Render a conversation by the model's own chat template, which is code from a file: sandboxed.
+"""A model's own chat template: code from a file or from the network, so it is held on a leash.
 
-Bounds: the source, what is rendered, the time, and single operations that could eat the memory.
+The shipped templates are rendered in this process. Any other is rendered by a child process with
+limits of processor time and memory that the system enforces, inside C code too; it has no key and
+no variable of ours in its environment, and lives as long as the template is used.
 """
 
 from __future__ import annotations
 
-import functools
-import re
+import hashlib
+import json
+import os
+import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import datetime
-from types import FrameType
-from typing import Any, NoReturn, TypedDict
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Protocol, TypedDict
 
-import jinja2
-from jinja2 import nodes
-from jinja2.ext import loopcontrols
-from jinja2.filters import make_attrgetter
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.visitor import NodeTransformer
-from markupsafe import Markup
-
-from ..common.errors import ModelError
+from ..common.errors import ModelError, ResourceError
 from ..common.text import one_line
+from . import sandbox
+from .sandbox import Refused, compile_template, read_message, render, write_message
 
-__all__ = ["DEFAULT_TEMPLATE", "ChatTemplate", "Message"]
-
-_MAX_SOURCE = 256 * 1024
-_MAX_RENDERED = 4 * 1024 * 1024
-_MAX_MADE = 16 * _MAX_RENDERED  # by all operations of one rendering
-_MAX_SECONDS = 2.0
-_FAILURES = (
-    TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError, SyntaxError,
-    MemoryError, AssertionError,
-)  # fmt: skip
+__all__ = ["DEFAULT_TEMPLATE", "ChatTemplate", "Message", "TemplateOwner"]
 
 DEFAULT_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
 )
 """For models that bring none."""
+
+SHIPPED = frozenset(
+    {
+        hashlib.sha256(DEFAULT_TEMPLATE.encode()).hexdigest(),
+        "633e8dfbc1ec9a086e11cb721f96bc4a386cb5a4b821272d1697740b97af869b",  # the demo pair's
+    }
+)
+"""SHA-256 of the templates that come with the project."""
+
+SECONDS = 2.0
+"""Of computing that a template may take. What else the machine does costs nothing of it."""
+
+_MAX_SOURCE = 256 * 1024
+_PATIENCE = 30.0  # seconds, whoever takes them
+_KEPT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TZ")
+_START = (
+    "import json, runpy, sys; sys.path[:] = json.loads(sys.argv[1]);"
+    "runpy.run_path(sys.argv[2], run_name='__main__')"
+)
 
 
 class Message(TypedDict):
@@ -51,114 +58,15 @@ class Message(TypedDict):
     content: str
 
 
-# They make much of little, and no chat template needs them.
-_METHODS_LEFT_OUT = frozenset(
-    {"center", "encode", "expandtabs", "format", "format_map", "ljust", "rjust", "to_bytes"}
-    | {"translate", "zfill"}
-)
-_FILTERS_LEFT_OUT = {"center", "filesizeformat", "format", "pprint", "urlize", "wordwrap"}
+class TemplateOwner(Protocol):
+    """Who has a chat template: a vocabulary, or what a verifier says of itself."""
 
-
-class _Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox, in which no operation makes much of little: what they make is counted."""
-
-    intercepted_binops = frozenset(["*", "**", "+", "%"])
-
-    def __init__(self) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-        self.made = 0
-        for name in _FILTERS_LEFT_OUT:
-            del self.filters[name]
-        for name, function in self.filters.items():
-            self.filters[name] = self._bounded(function)
-        self.filters["join"] = self._join
-        self.filters["replace"] = self._replace
-        del self.globals["lipsum"]
-
-    def _count(self, size: int) -> None:
-        self.made += size
-        if size > _MAX_RENDERED or self.made > _MAX_MADE:
-            raise ModelError("the chat template makes too much text")
-
-    def concat(self, parts: Iterable[str]) -> str:
-        """What macros and blocks put their output together with."""
-        parts = list(parts)
-        self._count(sum(map(len, parts)))
-        return "".join(parts)
-
-    def _join(self, value: Any, d: Any = "", attribute: Any = None) -> str:
-        if attribute is not None:
-            value = map(make_attrgetter(self, attribute), value)
-        parts, between = [str(part) for part in value], str(d)
-        self._count(sum(map(len, parts)) + len(parts) * len(between))
-        return between.join(parts)
-
-    def _replace(self, value: Any, old: Any, new: Any, count: int | None = None) -> str:
-        text, old, new = str(value), str(old), str(new)
-        self._count(len(text) + text.count(old) * len(new))
-        return text.replace(old, new, -1 if count is None else count)
-
-    def _bounded(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A filter whose numbers, times the size of its text, cannot be huge."""
-
-        @functools.wraps(function)  # keeps the marks of filters that want the environment
-        def call(*args: Any, **named: Any) -> Any:
-            numbers = [abs(x) for x in (*args, *named.values()) if isinstance(x, int | float)]
-            self._count(max(map(_size, args), default=0) * int(max(numbers, default=0)))
-            result = function(*args, **named)
-            self._count(_size(result))
-            return result
-
-        return call
-
-    def wrap_str_format(self, value: Any) -> None:
-        """No text may be formatted: a width makes it as long as it likes."""
-
-    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        return attr not in _METHODS_LEFT_OUT and super().is_safe_attribute(obj, attr, value)
-
-    def call(__self, __context: Any, __obj: Any, *args: Any, **named: Any) -> Any:
-        owner, name = getattr(__obj, "__self__", None), getattr(__obj, "__name__", "")
-        if isinstance(owner, str) and name == "replace":
-            return __self._replace(owner, *args)
-        if isinstance(owner, str) and name == "join":
-            return __self._join(args[0], owner)
-        result = super().call(__context, __obj, *args, **named)
-        __self._count(_size(result))
-        return result
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        sizes = _size(left), _size(right)
-        if operator == "%" and isinstance(left, str) and re.search(r"[0-9]{4}|\*", left):
-            raise ModelError("the chat template formats with a huge width")
-        if operator == "**" and (abs(left) > 1 << 16 or abs(right) > 64):
-            raise ModelError("the chat template computes a huge power")
-        if operator == "*":
-            if isinstance(left, int) and isinstance(right, int):
-                if left.bit_length() + right.bit_length() > 4096:
-                    raise ModelError("the chat template computes a huge number")
-            else:
-                numbers = [x for x in (left, right) if isinstance(x, int)]
-                self._count(max(sizes) * abs(max(numbers, default=0)))
-        elif operator == "+":
-            self._count(sum(sizes))
-        return super().call_binop(context, operator, left, right)
-
-    def _generate(self, source: nodes.Template, *args: Any, **named: Any) -> str:
-        return super()._generate(_Joins().visit(source), *args, **named)
-
-
-class _Joins(NodeTransformer):
-    """Writes `a ~ b` as a filter, which the sandbox can bound."""
-
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
-        self.generic_visit(node)
-        parts = nodes.List(node.nodes, lineno=node.lineno)
-        return nodes.Filter(parts, "join", [], [], None, None, lineno=node.lineno)
-
-
-def _size(value: Any) -> int:
-    return len(value) if isinstance(value, str | list | tuple | dict | Markup) else 0
+    @property
+    def template(self) -> str | None: ...
+    @property
+    def bos(self) -> str: ...
+    @property
+    def eos(self) -> str: ...
 
 
 class ChatTemplate:
@@ -171,21 +79,18 @@ class ChatTemplate:
 
     Raises:
         ModelError: it is too long or is no template.
+        ResourceError: no process can be started to render it.
     """
 
     def __init__(self, source: str | None, bos: str = "", eos: str = "") -> None:
         source = DEFAULT_TEMPLATE if source is None else source
         if len(source) > _MAX_SOURCE:
             raise ModelError("the chat template is longer than 256 KiB; use another model file")
-        self._environment = environment = _Sandbox()
-        environment.globals["raise_exception"] = _raise
-        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form[:100])
-        try:
-            with _deadline(_MAX_SECONDS):
-                self._template = environment.from_string(source)
-        except (jinja2.TemplateError, *_FAILURES) as error:
-            raise ModelError(f"the chat template is not valid: {_reason(error)}") from None
-        self._names = {"bos_token": bos, "eos_token": eos}
+        names = {"bos_token": bos, "eos_token": eos}
+        digest = hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()
+        self._renderer: _InProcess | _Child
+        with _told():
+            self._renderer = (_InProcess if digest in SHIPPED else _Child)(source, names)
 
     def render(self, messages: Sequence[Message], reply: bool = True) -> str:
         """The text that the model is given.
@@ -196,52 +101,93 @@ class ChatTemplate:
 
         Raises:
             ModelError: the template refuses these messages, fails, or breaks a bound.
+            ResourceError: no process can be started to render it.
         """
-        parts: list[str] = []
-        size = self._environment.made = 0
+        with _told():
+            return self._renderer.render(
+                {"messages": list(messages), "add_generation_prompt": reply}
+            )
+
+
+class _told:
+    """Turns a refusal into the error that a user sees."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, Refused):
+            raise ModelError(f"the chat template {one_line(str(error), 200)}") from None
+
+
+class _InProcess:
+    def __init__(self, source: str, names: Mapping[str, str]) -> None:
+        self._template = compile_template(source, names)
+
+    def render(self, variables: Mapping[str, Any]) -> str:
+        return render(self._template, variables)
+
+
+class _Child:
+    """A child process with one template; it is started again when it was stopped."""
+
+    def __init__(self, source: str, names: Mapping[str, str]) -> None:
+        self._first = {"source": source, "names": names, "seconds": SECONDS}
+        self._lock = threading.Lock()
+        self._stop: weakref.finalize[Any, Any] | None = None
+        with self._lock:
+            self._start()
+
+    def _start(self) -> None:
         try:
-            with _deadline(_MAX_SECONDS):
-                for part in self._template.generate(
-                    messages=list(messages), add_generation_prompt=reply, **self._names
-                ):
-                    parts.append(part)
-                    size += len(part)
-                    if size > _MAX_RENDERED:
-                        raise ModelError("the chat template renders more than 4 MiB")
-        except jinja2.TemplateError as error:
-            raise ModelError(
-                f"the chat template refuses this conversation: {_reason(error)}"
-            ) from None
-        except _FAILURES as error:
-            raise ModelError(f"the chat template fails: {_reason(error)}") from None
-        return "".join(parts)
+            self._process = subprocess.Popen(  # noqa: S603 -- this interpreter and our own file
+                [sys.executable, "-IS", "-c", _START, json.dumps(sys.path), sandbox.__file__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={name: os.environ[name] for name in _KEPT if name in os.environ},
+                start_new_session=True,  # Ctrl-C comes here first, and from here to the child
+            )
+        except OSError as error:
+            raise ResourceError(
+                f"no process can be started to render the chat template: {error.strerror}"
+            ) from error
+        self._stop = weakref.finalize(self, _kill, self._process)
+        self._ask(self._first)
+
+    def render(self, variables: Mapping[str, Any]) -> str:
+        with self._lock:
+            if self._stop is None or not self._stop.alive:
+                self._start()
+            return self._ask(variables)
+
+    def _ask(self, request: Mapping[str, Any]) -> str:
+        """The answer; whatever is wrong, Ctrl-C too, ends the child."""
+        process, answer = self._process, None
+        assert process.stdin is not None  # noqa: S101 -- they were asked for
+        assert process.stdout is not None  # noqa: S101
+        patience = threading.Timer(_PATIENCE, process.kill)
+        patience.daemon = True
+        patience.start()
+        try:
+            with suppress(OSError):  # it is gone, or was killed: no answer either way
+                write_message(process.stdin, json.dumps(request).encode())
+                answer = read_message(process.stdout)
+        finally:
+            patience.cancel()
+            if answer is None and self._stop is not None:
+                self._stop()
+        if answer is None:
+            raise Refused("takes too much time or memory; it was stopped")
+        text = answer.decode("utf-8", "surrogatepass")
+        if text[:1] != "+":
+            raise Refused(text[1:])
+        return text[1:]
 
 
-def _reason(error: BaseException) -> str:
-    return one_line(str(error) or type(error).__name__, 200)
-
-
-def _raise(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
-
-
-@contextmanager
-def _deadline(seconds: float) -> Iterator[None]:
-    """Interrupt Python code of this thread that runs too long.
-
-    A template can loop without writing anything, and a thread cannot be stopped from outside; a
-    trace function sees every line it runs.
-    """
-    limit = time.monotonic() + seconds
-    before = sys.gettrace()
-
-    def watch(frame: FrameType, event: str, arg: object) -> Callable[..., Any]:
-        if time.monotonic() > limit:
-            raise ModelError("the chat template takes longer than 2 seconds")
-        return watch
-
-    sys.settrace(watch)
-    try:
-        yield
-    finally:
-        sys.settrace(before)
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        with suppress(OSError):  # what was not sent is not
+            if pipe is not None:
+                pipe.close()

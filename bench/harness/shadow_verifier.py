@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ...edge.events import Draft
-from ...lm.chat import encode_chat
+from ...lm.chat import ChatEncoder
 from ...lm.engines.protocol import Engine, Logits
 from ...lm.sampling import TOTAL, Sampler, rejection
-from ...lm.template import ChatTemplate, Message
+from ...lm.template import Message
 
 __all__ = ["ShadowVerifier"]
 
@@ -31,12 +31,11 @@ class ShadowVerifier:
     def __init__(self, engine: Engine, sampler: Sampler) -> None:
         self.engine = engine
         self._sampler = sampler
-        vocab = engine.vocab
-        self._template = ChatTemplate(vocab.template, vocab.bos, vocab.eos)
+        self._chat = ChatEncoder(engine.vocab)
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """A conversation as this model's template renders it."""
-        return encode_chat(self.engine.vocab, self._template, list(messages))
+        return self._chat.encode(messages)
 
     def rows(self, prompt: Sequence[int], reply: Sequence[int]) -> Logits:
         """The logits that each id of the reply was chosen from, shape (len(reply), V)."""

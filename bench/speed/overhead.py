@@ -21,10 +21,9 @@ from ...edge.decode.loop import Device, Prompt, ReplyLoop
 from ...edge.link.http import Deadline, Traffic
 from ...edge.link.session import Remote
 from ...edge.policy.strategy import Strategy, make_strategy
-from ...lm.chat import encode_chat
+from ...lm.chat import ChatEncoder
 from ...lm.draws import turn_seed
 from ...lm.engines.llama_bare import BareContext
-from ...lm.template import ChatTemplate
 from ...models.resolve import find_model
 from ..harness.cases import Case
 
@@ -69,8 +68,7 @@ def time_replies(config: Config, cases: Sequence[Case], rounds: int = 3) -> Iter
     Only tokens after the first count: the prompt does not.
     """
     device = make_device(config)
-    vocab = device.vocab
-    template = ChatTemplate(vocab.template, vocab.bos, vocab.eos)
+    chat = ChatEncoder(device.vocab)
     threads = config.device.engine.n_threads or 1
     path = find_model(config.device.model)
     loops: dict[str, Strategy] = {
@@ -82,7 +80,7 @@ def time_replies(config: Config, cases: Sequence[Case], rounds: int = 3) -> Iter
     try:
         with BareContext(path, config.device.engine, engine.n_ctx, threads) as bare:
             for turn in range(-1, rounds * len(cases)):  # the first turn warms up
-                ids = encode_chat(vocab, template, cases[turn % len(cases)].messages)
+                ids = chat.encode(cases[turn % len(cases)].messages)
                 prompt = Prompt(ids, lambda _: [], turn_seed(1, max(0, turn)), LONGEST)
                 for name, clock in CLOCKS.items():
                     found: dict[str, list[float]] = {}

@@ -23,9 +23,9 @@ from ...edge.decode.cache import TokenCache
 from ...edge.decode.loop import ReplyLoop
 from ...edge.events import Notice, Token
 from ...edge.policy.strategy import Strategy, make_strategy
-from ...lm.chat import encode_chat
+from ...lm.chat import ChatEncoder
 from ...lm.draws import turn_seed
-from ...lm.template import ChatTemplate, Message
+from ...lm.template import Message
 from ...lm.vocabulary import TextDecoder
 from ...models.resolve import find_model
 from ..harness.cases import Case
@@ -206,9 +206,7 @@ class _StandardWriter:
 
     def __init__(self, config: Config, models: Sequence[CountingEngine]) -> None:
         self._config, self._models = config, models
-        self._templates = [
-            ChatTemplate(model.vocab.template, model.vocab.bos, model.vocab.eos) for model in models
-        ]
+        self._chats = [ChatEncoder(model.vocab) for model in models]
 
     @staticmethod
     @contextmanager
@@ -234,10 +232,7 @@ class _StandardWriter:
         """Time the reply, and count the passes of both."""
         chat, config = self._config.chat, self._config
         system = [Message(role="system", content=chat.system)] if chat.system else []
-        prompts = [
-            encode_chat(model.vocab, template, [*system, *case.messages])
-            for model, template in zip(self._models, self._templates, strict=True)
-        ]
+        prompts = [chat.encode([*system, *case.messages]) for chat in self._chats]
         weight = config.strategy.weight
         before = [model.work for model in self._models]
         begun = time.perf_counter()

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 
 from ...common.errors import UsageError
-from ...lm.chat import encode_chat
+from ...lm.chat import ChatEncoder
 from ...lm.draws import turn_seed
-from ...lm.template import ChatTemplate, Message
+from ...lm.template import Message
 from ...wire.messages import Info
 from ..decode.loop import Device, Prompt, ReplyLoop
 from ..events import Event, Notice, Token
@@ -56,8 +56,8 @@ class Assistant:
         self._turn = 0
         self._pipelined = pipelined
         self._told = told
-        vocab = device.vocab
-        self._template = ChatTemplate(vocab.template, vocab.bos, vocab.eos)
+        self._own_chat = ChatEncoder(device.vocab)
+        self._remote_chat: tuple[object, ChatEncoder] | None = None
 
     def reset(self) -> None:
         """Forget the conversation; the system message stays."""
@@ -132,7 +132,7 @@ class Assistant:
         first = 0
         while True:
             kept = messages[first:]
-            ids = encode_chat(self.device.vocab, self._template, self._system + kept)
+            ids = self._own_chat.encode(self._system + kept)
             if len(ids) <= room:
                 return kept, ids
             # A conversation begins with the user.
@@ -145,5 +145,7 @@ class Assistant:
             first = later[0]
 
     def _render_remote(self, info: Info, messages: list[Message]) -> list[int]:
-        template = ChatTemplate(info.template, info.bos, info.eos)
-        return encode_chat(self.device.vocab, template, self._system + messages)
+        owner = info.template, info.bos, info.eos
+        if self._remote_chat is None or self._remote_chat[0] != owner:
+            self._remote_chat = owner, ChatEncoder(self.device.vocab, info)
+        return self._remote_chat[1].encode(self._system + messages)

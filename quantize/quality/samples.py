@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...common.errors import DataError
+from ...lm.chat import ChatEncoder
 from ...lm.engines.protocol import Engine
-from ...lm.template import ChatTemplate, Message
+from ...lm.template import Message
 from ...lm.vocabulary import Vocabulary
 
 __all__ = ["BUILT_IN", "Passage", "Sample", "complete", "encode", "read_samples"]
@@ -143,7 +144,7 @@ def encode(samples: Sequence[Sample], vocab: Vocabulary, bos: bool = False) -> l
     `bos` each piece of a plain text has a begin-of-text id in front, as models want it that add
     one of their own accord; a chat template brings its own.
     """
-    template = ChatTemplate(vocab.template, vocab.bos, vocab.eos)
+    chat = ChatEncoder(vocab)
     passages: list[Passage] = []
     for sample in samples:
         if not sample.messages:
@@ -153,7 +154,7 @@ def encode(samples: Sequence[Sample], vocab: Vocabulary, bos: bool = False) -> l
             parts = [(*first, *ids[at : at + step]) for at in range(0, len(ids), step)]
             passages += [Passage(part, 1) for part in parts if len(part) > 1]
             continue
-        prompt = vocab.tokenize(template.render(sample.messages), special=True)
+        prompt = chat.encode(sample.messages)
         if sample.reply is None:
             passages.append(Passage(tuple(prompt[-LONGEST + REPLY :]), len(prompt), open=True))
             continue

@@ -15,14 +15,16 @@ from uhlm_edge.calibrate import run as bench
 from uhlm_edge.calibrate.fit import MIN_TOKENS, fit_law, fit_line, require_enough
 from uhlm_edge.calibrate.head import features, train
 from uhlm_edge.calibrate.scores import auroc, calibration_error, risk_curve
-from uhlm_edge.calibrate.shadow import Replay, Setting, read_prompts, shadow_run
+from uhlm_edge.calibrate.shadow import Conversation, Replay, Setting, read_prompts, shadow_run
 from uhlm_edge.common.errors import DataError
 from uhlm_edge.edge.policy.calibration import ModelKey, load
 from uhlm_edge.edge.policy.reward import MARKS
+from uhlm_edge.lm.chat import ChatEncoder
 from uhlm_edge.lm.draws import Draws, Purpose, turn_seed
 from uhlm_edge.lm.sampling import TOTAL, Sampler
+from uhlm_edge.lm.template import Message
 
-from ..fakes import CLOUD, DEVICE, FakeEngine
+from ..fakes import CLOUD, DEVICE, END, FakeEngine
 
 PLAIN = Sampler(temperature=1.0, top_k=0, top_p=1.0)
 SETTING = Setting(sampler=PLAIN, max_tokens=12)
@@ -333,6 +335,15 @@ def test_a_text_file_holds_a_prompt_per_line(tmp_path: Path) -> None:
     path.write_text("What is 2 + 2?\n\n{not json}\n", encoding="utf-8")
     contents = [prompt.messages[0]["content"] for prompt in read_prompts(path)]
     assert contents == ["What is 2 + 2?", "{not json}"]
+
+
+def test_prompts_that_name_control_tokens_are_read_as_the_product_reads_them() -> None:
+    messages = (Message(role="user", content=f"what does {END} mean?"),)
+    device, cloud = FakeEngine(DEVICE, 4096), FakeEngine(CLOUD, 4096)
+    next(shadow_run(device, cloud, [Conversation(0, messages)], SETTING))
+    prompt = ChatEncoder(DEVICE.vocab).encode(messages)
+    assert not DEVICE.vocab.end_ids & set(prompt)
+    assert device.ids[: len(prompt)] == cloud.ids[: len(prompt)] == prompt
 
 
 def test_a_prompt_without_room_for_a_reply_is_refused() -> None:

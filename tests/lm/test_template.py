@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import signal
+import subprocess
 import sys
-import time
+from pathlib import Path
 
 import pytest
 
-from uhlm_edge.common.errors import ModelError
+from uhlm_edge.common.errors import ModelError, ResourceError
+from uhlm_edge.lm import sandbox, template
+from uhlm_edge.lm.gguf.check import check
+from uhlm_edge.lm.sandbox import Refused, compile_template
 from uhlm_edge.lm.template import ChatTemplate, Message
+from uhlm_edge.models import shipped
 
 TALK: list[Message] = [
     {"role": "system", "content": "Be brief."},
@@ -33,6 +41,13 @@ LLAMA2 = """{% if messages[0]['role'] == 'system' %}{% set loop_messages = messa
 
 def render(source: str | None, messages: list[Message] | None = None) -> str:
     return ChatTemplate(source, "<s>", "</s>").render(TALK if messages is None else messages)
+
+
+def render_here(source: str, messages: list[Message] | None = None) -> str:
+    """As the child does it, without one: quicker, for what is not hostile."""
+    template = compile_template(source, {"bos_token": "<s>", "eos_token": "</s>"})
+    variables = {"messages": TALK if messages is None else messages, "add_generation_prompt": True}
+    return sandbox.render(template, variables)
 
 
 # What is meant
@@ -78,7 +93,7 @@ def test_without_a_template_there_is_a_plain_one() -> None:
     ],
 )  # fmt: skip
 def test_what_templates_use_works(source: str, text: str) -> None:
-    assert render(source) == text
+    assert render_here(source) == text
 
 
 def test_a_long_conversation_is_no_bomb() -> None:
@@ -118,8 +133,8 @@ def test_a_long_conversation_is_no_bomb() -> None:
 )
 def test_an_escape_is_refused(source: str) -> None:
     try:
-        text = render(source)
-    except ModelError:
+        text = render_here(source)
+    except Refused:
         return
     assert "class" not in text
     assert "<" not in text
@@ -157,63 +172,137 @@ BOMBS = {
     "endless loop": "{% for a in range(9999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
     "huge output": "{% for a in range(99999) %}{{ 'x' * 1000 }}{% endfor %}",
     "text times": "{{ 'x' * 999999999 }}",
-    "times text": "{{ 999999999 * 'x' }}",
-    "list times": "{{ ([1] * 999999999) | length }}",
-    "times times": "{{ 'x' * 9999 * 9999 * 9999 }}",
-    "power": "{{ 9 ** 9 ** 9 }}",
+    "power": "{{ 9 ** (9 ** 9) }}",
     "square": GROW.replace("START", "3").replace("STEP", "ns.x * ns.x"),
-    "plus": GROW.replace("START", "'x'").replace("STEP", "ns.x + ns.x"),
-    "list plus": GROW.replace("START", "[1]").replace("STEP", "ns.x + ns.x"),
-    "tilde": GROW.replace("START", "'x'").replace("STEP", "ns.x ~ ns.x"),
     "join": GROW.replace("START", "'x'").replace("STEP", "[ns.x, ns.x] | join"),
-    "join method": GROW.replace("START", "'x'").replace("STEP", "ns.x.join('abc')"),
-    "replace": GROW.replace("START", "'x'").replace("STEP", "ns.x | replace('x', 'xx')"),
     "replace method": GROW.replace("START", "'x'").replace("STEP", "ns.x.replace('x', 'xx')"),
     "kept": GROW.replace("START", "[]").replace("STEP", "ns.x + ['x' * 4000000 ~ i]"),
-    "format": "{{ '%999999999d' % 1 }}",
-    "format star": "{{ '%*d' % (999999999, 1) }}",
-    "format method": "{{ '{:999999999}'.format(1) }}",
-    "format filter": "{{ '%999999999d' | format(1) }}",
-    "center": "{{ 'x' | center(999999999) }}",
-    "center method": "{{ 'x'.center(999999999) }}",
-    "zfill": "{{ 'x'.zfill(999999999) }}",
-    "tabs": "{{ '\t'.expandtabs(999999999) }}",
-    "indent": "{{ ('x\n' * 1000000) | indent(99999) }}",
     "tojson": "{{ [1, 2] | tojson(indent=999999999) }}",
-    "batch": "{{ [1] | batch(999999999, 'x') | list | length }}",
-    "lipsum": "{{ lipsum(n=99999) }}",
     "macro": "{% macro m(x, n) %}{% if n %}{{ m(x, n - 1) }}{{ m(x, n - 1) }}{% else %}{{ x }}"
     "{% endif %}{% endmacro %}{{ m('x' * 1000, 99) }}",
     "set block": "{% set ns = namespace(x='x') %}{% for i in range(99) %}"
     "{% set ns.x %}{{ ns.x }}{{ ns.x }}{% endset %}{% endfor %}",
-    "bytes": "{{ (1).to_bytes(999999999, 'big') }}",
-    "split": "{% set ns = namespace(x=[]) %}{% for i in range(9999) %}"
-    "{% set ns.x = ns.x + [('x' * 4000000).split('x')] %}{% endfor %}",
 }
 
 
-@pytest.mark.parametrize("name", BOMBS)
-def test_a_bomb_is_bounded_in_time_and_memory(name: str) -> None:
+# Lists that hold themselves twice, again and again: small in memory, endless to walk through.
+NESTED = (
+    "{% set ns = namespace(a=[1], b=[1]) %}{% for i in range(DEPTH) %}"
+    "{% set ns.a = [ns.a, ns.a] %}{% set ns.b = [ns.b, ns.b] %}{% endfor %}"
+)
+USES = {
+    "equal": "{{ ns.a == ns.b }}",
+    "less": "{{ ns.a < ns.b }}",
+    "string": "{{ ns.a | string | length }}",
+    "tilde": "{{ (ns.a ~ '') | length }}",
+    "output": "{{ ns.a }}",
+    "tojson": "{{ ns.a | tojson | length }}",
+    "percent": "{{ ('%s' % [ns.a]) | length }}",
+    "sort": "{{ [ns.a, ns.b, ns.a] | sort | length }}",
+    "in": "{{ ns.a in [ns.b] }}",
+    "unique": "{{ [ns.a | string, ns.b | string] | unique | list | length }}",
+}
+TUPLES = NESTED.replace("[ns.a, ns.a]", "(ns.a, ns.a)").replace("[ns.b, ns.b]", "(ns.b, ns.b)")
+TUPLES = TUPLES.replace("a=[1], b=[1]", "a=(1,), b=(1,)")
+HOSTILE = {
+    **{
+        f"{name} at {depth}": NESTED.replace("DEPTH", str(depth)) + use
+        for name, use in USES.items()
+        for depth in (27, 34)[name != "equal" :]
+    },
+    "hash": TUPLES.replace("DEPTH", "34") + "{{ {ns.a: 1}[ns.b] }}",
+    "hash in a filter": TUPLES.replace("DEPTH", "34") + "{{ [ns.a] | unique | list | length }}",
+    # Not nested at all: a million comparisons of two long and equal texts, in one operation.
+    "flat": "{% set x = namespace(x='x') %}{% set a = x.x * 2000000 %}{% set b = x.x * 2000000 %}"
+    "{{ [a] * 500000 == [b] * 500000 }}",
+    **BOMBS,
+}
+
+
+def hold(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hostile template is stopped, and neither it nor what it made is in this process."""
+    monkeypatch.setattr(template, "SECONDS", 0.3)
     resource = pytest.importorskip("resource")
-
-    def peak() -> int:
-        return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-
-    before, begun = peak(), time.thread_time()
-    with pytest.raises(ModelError):
-        render(BOMBS[name])
-    assert time.thread_time() - begun < 5.0
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ModelError, match="the chat template") as caught:
+        render(source)
+    assert len(str(caught.value)) < 300
     if sys.platform == "linux":
-        assert peak() - before < 400 * 1024  # KiB
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10  # KiB
 
 
-def test_the_tracer_of_a_debugger_is_put_back() -> None:
-    def tracer(*_: object) -> None: ...
+def test_a_template_that_hangs_in_c_code_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    hold(HOSTILE["equal at 34"], monkeypatch)
 
-    before = sys.gettrace()
-    sys.settrace(tracer)
-    try:
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_template_is_bounded_in_time_and_memory(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold(HOSTILE[name], monkeypatch)
+
+
+def test_a_template_that_was_stopped_renders_the_next_conversation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(template, "SECONDS", 0.3)
+    source = "{% if messages[0].content == 'hang' %}" + HOSTILE["flat"] + "{% endif %}fine"
+    made = ChatTemplate(source)
+    with pytest.raises(ModelError, match="too much time or memory"):
+        made.render([{"role": "user", "content": "hang"}])
+    assert made.render(TALK) == made.render(TALK) == "fine"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_child_gets_no_secrets_and_ends_with_its_template(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("UHLM_API_KEY", "a-key-that-is-secret")
+    made = ChatTemplate("{{ messages }}")
+    (child,) = children(os.getpid())
+    assert b"secret" not in Path(f"/proc/{child}/environ").read_bytes()
+    del made
+    gc.collect()
+    assert not children(os.getpid())
+
+
+def children(pid: int) -> list[int]:
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_ctrl_c_stops_a_template_that_hangs() -> None:
+    code = (
+        "import sys; from uhlm_edge.lm import template; template.SECONDS = 200.0;"
+        "made = template.ChatTemplate(sys.argv[1]); print('ready', flush=True); made.render([])"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, HOSTILE["equal at 34"]],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    (child,) = children(process.pid)
+    while int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[11]) < 40:
+        pass  # until it computes
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert "KeyboardInterrupt" in said
+    assert not Path(f"/proc/{child}").exists()
+
+
+def test_shipped_templates_need_no_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **named: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    for name in shipped.SHIPPED:
+        source = check(shipped.path_of(name)).metadata["tokenizer.chat_template"]
+        assert "Hi <|end|>" in render(str(source))
+    assert render(None)
+    with pytest.raises(ResourceError, match="Too many open files"):
         render(CHATML)
-        assert sys.gettrace() is tracer
-    finally:
-        sys.settrace(before)
