@@ -8,20 +8,53 @@ from pathlib import Path
 
 from .errors import ConfigError
 
-__all__ = ["read_key_file"]
+__all__ = ["MIN_KEY", "read_key_file"]
+
+MIN_KEY = 16
+"""Characters of the shortest key: fewer can be guessed."""
+
+_MOST = 1 << 16  # bytes of a file
 
 
 def read_key_file(path: Path) -> list[str]:
-    """The keys in a file, one a line; lines that begin with # are remarks.
+    """The keys in a file, at least one, one a line; lines that begin with # are remarks.
 
     Raises:
-        ConfigError: it cannot be read, or others than its owner can read it.
+        ConfigError: it cannot be read, is no plain file, can be read by others than its owner,
+            holds no key, or one that is too short or cannot travel in a header.
     """
     try:
-        mode = path.stat().st_mode
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"key file {path}: {error}") from None
-    if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ConfigError(f"key file {path} can be read by others; run: chmod 600 {path}")
-    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+        content = _read(path)
+        lines = [line.strip() for line in content.decode("utf-8").splitlines()]
+    except OSError as error:
+        raise ConfigError(f"key file {path}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"key file {path}: is no text") from None
+    keys = {i: line for i, line in enumerate(lines, 1) if line and not line.startswith("#")}
+    if not keys:
+        raise ConfigError(f"key file {path} holds no key; write one into it, or do not name it")
+    for i, key in keys.items():
+        if len(key) < MIN_KEY:
+            raise ConfigError(
+                f"key file {path}: the key in line {i} is shorter than {MIN_KEY} characters; make"
+                " one with: openssl rand -hex 32"
+            )
+        if not all("!" <= character <= "~" for character in key):
+            raise ConfigError(f"key file {path}: line {i} is no key: use letters and digits only")
+    return list(keys.values())
+
+
+def _read(path: Path) -> bytes:
+    """The content; without waiting for whoever would write to a pipe, and not without end."""
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    try:
+        about = os.fstat(handle)
+        if not stat.S_ISREG(about.st_mode):
+            raise ConfigError(f"key file {path}: is no plain file")
+        if os.name == "posix" and about.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise ConfigError(f"key file {path} can be read by others; run: chmod 600 {path}")
+        if about.st_size > _MOST:
+            raise ConfigError(f"key file {path}: is too large to hold keys")
+        return os.read(handle, _MOST)
+    finally:
+        os.close(handle)

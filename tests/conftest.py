@@ -6,11 +6,14 @@ import signal
 import sys
 
 import pytest
+from hypothesis import settings
 
 
 def pytest_configure() -> None:
     """Let Ctrl-C reach what the tests start: shells have background jobs ignore it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    settings.register_profile("uhlm", deadline=None)  # slow boards run the same suite
+    settings.load_profile("uhlm")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

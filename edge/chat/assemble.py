@@ -195,7 +195,4 @@ def api_key(config: Config, environment: Mapping[str, str]) -> str | None:
         return key
     if config.cloud.key_file is None:
         return None
-    keys = read_key_file(config.cloud.key_file.expanduser())
-    if not keys:
-        raise ConfigError(f"key file {config.cloud.key_file} holds no key")
-    return keys[0]
+    return read_key_file(config.cloud.key_file.expanduser())[0]

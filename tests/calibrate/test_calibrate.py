@@ -155,7 +155,7 @@ def test_too_few_tokens_say_how_many_more_prompts() -> None:
         fit_law(replays(40, 0.5, 0.0, length=MIN_TOKENS // 40 - 1), "sampled")
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 5), st.floats(0, 1)), min_size=2, max_size=40))
 def test_auroc_is_the_share_of_pairs_in_order(tokens: list[tuple[int, float]]) -> None:
     score, beta = (np.array(column, dtype=float) for column in zip(*tokens, strict=True))

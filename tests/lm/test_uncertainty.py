@@ -51,7 +51,7 @@ def test_sampled_equals_the_definition(size: int, spread: float, gap: float) -> 
         assert sampled(logits, draft, theta, perturb) == plain(logits, draft, 2 * theta, perturb)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     values=st.lists(
         st.one_of(

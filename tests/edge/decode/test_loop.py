@@ -32,7 +32,7 @@ samplers = st.sampled_from(
 )
 seeds = st.integers(0, 2**64 - 1)
 prompts = st.lists(st.integers(0, 10), min_size=1, max_size=4)
-some = settings(deadline=None, max_examples=15)
+some = settings(max_examples=15)
 
 
 def reference(prompt: list[int], seed: int, sampler: Sampler = PLAIN, n: int = 20) -> Reference:

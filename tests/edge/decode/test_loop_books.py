@@ -21,7 +21,7 @@ HLM = make_strategy("hlm")
 
 seeds = st.integers(0, 2**64 - 1)
 prompts = st.lists(st.integers(0, 10), min_size=1, max_size=4)
-some = settings(deadline=None, max_examples=15)
+some = settings(max_examples=15)
 
 
 def reference(prompt: list[int], seed: int, n: int = 20) -> Reference:

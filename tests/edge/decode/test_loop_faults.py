@@ -22,7 +22,7 @@ HLM = make_strategy("hlm")
 
 seeds = st.integers(0, 2**64 - 1)
 faults = st.sampled_from(FAULTS)
-some = settings(deadline=None, max_examples=20)
+some = settings(max_examples=20)
 
 
 def reference(seed: int) -> Reference:

@@ -62,7 +62,7 @@ def dialogues(n: int, rng: np.random.Generator) -> list[tuple[float, float]]:
     return list(zip(u.tolist(), beta.tolist(), strict=True))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**32 - 1),
     rate=st.sampled_from([0.02, 0.05, 0.3]),

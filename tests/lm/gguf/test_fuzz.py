@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 import tracemalloc
 from pathlib import Path
 
@@ -28,19 +27,17 @@ GOOD = gguf(
     data=256,
 )
 EDGES = [bytes(8), b"\xff" * 8, b"\x00" * 7 + b"\x80", b"\xff" * 7 + b"\x7f", b"\x01" + bytes(7)]
-SECONDS, BYTES = 2.0, 4 << 20
+BYTES = 4 << 20
 
 
 def outcome(path: Path, content: bytes) -> Header | None:
     """Check `content`; a header, or None if refused. Anything else fails the test."""
     path.write_bytes(content)
-    start = time.perf_counter()
     try:
         header = check(path)
     except ModelError as error:
         assert "\n" not in str(error)  # noqa: PT017
         header = None
-    assert time.perf_counter() - start < SECONDS
     if header is not None:
         for one in header.tensors:
             assert 0 < one.offset < one.offset + one.n_bytes <= len(content)
@@ -69,17 +66,13 @@ def damaged(draw: st.DrawFn) -> bytes:
 
 
 @given(damaged())
-@settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_damaged_file_is_refused_or_sound(tmp_path: Path, content: bytes) -> None:
     outcome(tmp_path / "f.gguf", content)
 
 
 @given(st.binary(max_size=200))
-@settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes_after_a_magic_are_refused_or_sound(tmp_path: Path, tail: bytes) -> None:
     outcome(tmp_path / "f.gguf", b"GGUF\x03\x00\x00\x00" + tail)
 
