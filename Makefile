@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help chat test fast lint types reference test-parity clean FORCE
+.PHONY: help chat test fast lint types reference coverage test-matrix test-parity clean FORCE
 
 help:
 	@echo 'make chat         chat with the demo pair'
@@ -14,6 +14,8 @@ help:
 	@echo 'make fast         the quick tests only'
 	@echo 'make lint types   one of the checks'
 	@echo 'make reference    write docs/cli.md anew from the commands'
+	@echo 'make coverage     all tests, and which lines they ran'
+	@echo 'make test-matrix  make test on each Python from 3.10 to 3.13 that is installed'
 	@echo 'make test-parity  the tests against torch and transformers too (a large download)'
 	@echo 'make clean        remove what was built'
 
@@ -35,6 +37,18 @@ types: $(VENV)/.ready-test .typecheck/uhlm_edge
 
 reference: $(VENV)/.ready-test
 	@$(BIN)/python -m uhlm_edge.shell.pages > docs/.cli.md && mv docs/.cli.md docs/cli.md
+
+coverage: $(VENV)/.ready-test
+	@$(BIN)/pytest --cov --cov-report=term:skip-covered $(ARGS)
+
+# Each Python of the matrix that is installed, in an environment of its own.
+test-matrix:
+	@set -e; for version in 3.10 3.11 3.12 3.13; do \
+		if command -v python$$version > /dev/null; then \
+			echo "test-matrix: python$$version"; \
+			$(MAKE) --no-print-directory test VENV=.venv-$$version PYTHON=python$$version; \
+		else echo "test-matrix: no python$$version here, left out"; fi; \
+	done
 
 test-parity: $(VENV)/.ready-parity
 	@$(BIN)/pytest

@@ -84,7 +84,7 @@ def fit_line(u: Floats, beta: Floats, cluster: NDArray[np.int64]) -> Line:
 
 
 def fit_law(replays: Sequence[Replay], estimator: EstimatorName, target_risk: float = 0.001) -> Law:
-    """Fit beta = a u + b and derive thresholds (arXiv 2412.12687; METHOD: averse, prone, risk).
+    """Fit beta = a u + b and derive thresholds (arXiv 2412.12687; docs/method.md, section 2).
 
     Raises:
         DataError: too few conversations or tokens.

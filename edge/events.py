@@ -23,7 +23,7 @@ class Draft:
         index: position in the reply.
         id: the token.
         q: what it was drawn from.
-        uncertainty: u of METHOD section 2, None if nobody asked for it.
+        uncertainty: u (docs/method.md, section 2), None if nobody asked for it.
         reward: the head's acceptance probability, None if nobody asked for it.
         log_q: logarithms of the whole law, shape (V,), kept only for a contrastive target.
     """
