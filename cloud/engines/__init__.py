@@ -1,0 +1,1 @@
+"""Engines of other projects as the verifier's large model, asked over HTTP."""
