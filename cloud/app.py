@@ -20,7 +20,8 @@ from starlette.routing import Route
 from ..common.errors import ContextFull, DeadlineExceeded, EngineError
 from ..common.worker import Closed, Full
 from ..wire.codec import Malformed, OutOfRange
-from ..wire.messages import MEDIA_TYPE, Conflict, Reply, Request
+from ..wire.messages import MEDIA_TYPE, Conflict, Request
+from .metrics import exposition
 from .service import Service
 
 __all__ = ["make_app"]
@@ -32,6 +33,8 @@ Handler = Callable[[HttpRequest, str], Awaitable[Response]]
 
 def make_app(service: Service) -> Starlette:
     """The ASGI app. Every route but `/health` asks for a key."""
+
+    scheduler = service.verifier.scheduler
 
     async def health(_: HttpRequest) -> Response:
         status = 200 if service.ready else 503
@@ -53,15 +56,8 @@ def make_app(service: Service) -> Starlette:
             request = Request.unpack(body, service.limits, n_vocab)
         key = (owner, session_id)
         deadline = time.perf_counter() + _patience(http.headers.get("x-deadline-ms"))
-
-        def call(queued: int) -> Reply | Conflict:
-            if time.perf_counter() > deadline:
-                raise DeadlineExceeded("the device waits no longer")
-            return service.verifier.verify(key, request, queued)
-
-        job = service.worker.submit(call)
-        # A device that hangs up does not cancel the call: its repeat finds the stored reply.
-        reply = await asyncio.shield(asyncio.wrap_future(job))
+        call = scheduler.submit(key, request, deadline)
+        reply = await asyncio.wrap_future(call.future)
         if isinstance(reply, Conflict):
             return _error(409, "send from `held` on, with settings", **reply.to_json())
         if is_json:
@@ -69,11 +65,12 @@ def make_app(service: Service) -> Starlette:
         return Response(reply.pack(), media_type=MEDIA_TYPE)
 
     async def metrics(_: HttpRequest, __: str) -> Response:
-        return PlainTextResponse(_prometheus(service), media_type="text/plain; version=0.0.4")
+        numbers = exposition(scheduler.observed, scheduler.counters, service.gauges)
+        return PlainTextResponse(numbers, media_type="text/plain; version=0.0.4")
 
     async def forget(http: HttpRequest, owner: str) -> Response:
         key = (owner, _session_id(http.path_params["id"]))
-        await asyncio.wrap_future(service.worker.submit(lambda _: service.verifier.store.drop(key)))
+        await asyncio.wrap_future(scheduler.forget(key))
         return Response(status_code=204)
 
     def keyed(handler: Handler) -> Callable[[HttpRequest], Awaitable[Response]]:
@@ -108,17 +105,6 @@ def make_app(service: Service) -> Starlette:
     )
     app.router.redirect_slashes = False  # a redirect would answer without asking for a key
     return app
-
-
-def _prometheus(service: Service) -> str:
-    """Counters and gauges in Prometheus' text format."""
-    lines = []
-    for name, value in vars(service.verifier.counters).items():
-        lines += [f"# TYPE uhlm_{name}_total counter", f"uhlm_{name}_total {value}"]
-    gauges = {"sessions": len(service.verifier.store), "waiting": service.worker.waiting}
-    for name, value in gauges.items():
-        lines += [f"# TYPE uhlm_{name} gauge", f"uhlm_{name} {value}"]
-    return "\n".join(lines) + "\n"
 
 
 async def _body(http: HttpRequest, limit: int) -> bytes:

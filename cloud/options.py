@@ -23,7 +23,14 @@ class VerifierOptions(BaseModel):
     sessions: int = Field(64, ge=1, le=256, description="conversations held at once")
     sessions_per_key: int = Field(64, ge=1)
     cells: int = Field(0, ge=0, description="ids held for all sessions; 0: 8 full contexts")
-    queue: int = Field(64, ge=1, description="calls that may wait")
+    parked_mb: int = Field(
+        256, ge=0, description="memory for keys and values of sessions that made room for others"
+    )
+    idle_seconds: float = Field(1800.0, gt=0, description="then a session is forgotten")
+    quantum: float = Field(
+        0.25, ge=0, description="seconds that a busy session keeps its place while others wait"
+    )
+    queue: int = Field(512, ge=1, description="calls that may wait or run")
     key_file: Path | None = None
     tls_certificate: Path | None = None
     tls_key: Path | None = None

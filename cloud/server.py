@@ -67,11 +67,12 @@ def serve(service: Service, options: VerifierOptions, listener: socket.socket) -
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"the TLS certificate or its key cannot be used: {error}") from None
     server = _Server(config, service)
+    service.verifier.scheduler.start()
     try:
         server.run(sockets=[listener])
     finally:
         service.ready = False
-        service.worker.close()
+        service.verifier.scheduler.close()
 
 
 class _Server(uvicorn.Server):

@@ -1,11 +1,10 @@
-"""Everything that answers calls, without HTTP: model, sessions, owner thread, limits, keys."""
+"""Everything that answers calls, without HTTP: verifier, limits, keys."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..common.worker import Worker
 from ..lm.engines.llama import LlamaContext
 from ..lm.engines.llama_model import LlamaModel
 from ..lm.vocabulary import Vocabulary
@@ -16,6 +15,10 @@ from .verifier import Verifier
 
 __all__ = ["Service", "load_service"]
 
+_MOST_SEQUENCES = 256  # of a llama.cpp context
+_PREFIXES = 8
+_ROW_BYTES = 128 << 20  # for the rows of one pass, float32
+
 
 @dataclass
 class Service:
@@ -25,7 +28,6 @@ class Service:
     vocab: Vocabulary
     model_name: str
     backend: str
-    worker: Worker
     limits: Limits
     keys: Keys
     ready: bool = True
@@ -33,6 +35,18 @@ class Service:
     def info(self) -> Info:
         """What a device must know before it can ask."""
         return Info.of(self.model_name, self.vocab, self.verifier.n_ctx, self.limits)
+
+    def gauges(self) -> dict[str, float]:
+        """How things stand now."""
+        store = self.verifier.store
+        return {
+            "open_calls": self.verifier.scheduler.open_calls,
+            "sessions": len(store),
+            "seated_sessions": store.seated,
+            "cells_used": store.used_cells,
+            "parked_bytes": store.parked_bytes,
+            "evictions": store.evictions,
+        }
 
 
 def load_service(model: Path, options: VerifierOptions, keys: Keys) -> Service:
@@ -45,13 +59,18 @@ def load_service(model: Path, options: VerifierOptions, keys: Keys) -> Service:
     n_ctx = min(options.engine.n_ctx or llm.n_ctx_train, llm.n_ctx_train)
     cells = options.cells or 8 * n_ctx
     n_ctx = min(n_ctx, cells)
-    context = LlamaContext(llm, options.engine, cells, options.sessions, max_rows=64)
-    return Service(
-        verifier=Verifier(context, n_ctx, options.sessions, options.sessions_per_key),
-        vocab=llm.vocab,
-        model_name=llm.name,
-        backend=llm.backend,
-        worker=Worker("uhlm-model", options.queue),
-        limits=options.limits,
-        keys=keys,
+    n_sequences = min(_MOST_SEQUENCES, options.sessions + _PREFIXES)
+    rows = max(64, min(options.engine.n_batch, _ROW_BYTES // (4 * len(llm.vocab))))
+    context = LlamaContext(llm, options.engine, cells, n_sequences, rows)
+    verifier = Verifier(
+        context,
+        n_ctx,
+        options.sessions,
+        options.sessions_per_key,
+        n_prefixes=n_sequences - options.sessions,
+        parked_bytes=options.parked_mb << 20,
+        idle_seconds=options.idle_seconds,
+        quantum=options.quantum,
+        queue=options.queue,
     )
+    return Service(verifier, llm.vocab, llm.name, llm.backend, options.limits, keys)

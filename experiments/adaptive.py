@@ -233,7 +233,6 @@ def _main() -> None:
     if args.out:
         write_whole(args.out, table(segments, args.target).encode())
     engine.close()
-    service.worker.close()
 
 
 if __name__ == "__main__":

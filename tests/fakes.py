@@ -108,11 +108,22 @@ class FakeEngine:
 
 
 class FakeContext:
-    """The Context of a FakeModel: sequences in one pool. `passes` has the works of every pass."""
+    """The Context of a FakeModel: sequences in one pool. `passes` has the works of every pass.
 
-    def __init__(self, model: FakeModel = CLOUD, n_ctx: int = 1024, n_sequences: int = 8) -> None:
+    Shared ids count once, as cells do.
+    """
+
+    def __init__(
+        self,
+        model: FakeModel = CLOUD,
+        n_ctx: int = 1024,
+        n_sequences: int = 8,
+        n_batch: int = 512,
+        max_rows: int = 64,
+    ) -> None:
         self.vocab: Vocabulary = model.vocab
-        self.n_ctx = n_ctx
+        self.n_ctx, self.n_batch, self.max_rows = n_ctx, n_batch, max_rows
+        self._cells: list[list[object]] = [[] for _ in range(n_sequences)]
         self.ids: list[list[int]] = [[] for _ in range(n_sequences)]
         self.passes: list[list[Work]] = []
         self._model = model
@@ -120,14 +131,40 @@ class FakeContext:
     def length(self, sequence: int) -> int:
         return len(self.ids[sequence])
 
+    @property
+    def used(self) -> int:
+        """Cells in use."""
+        return len({cell for cells in self._cells for cell in cells})
+
     def decode(self, works: Sequence[Work]) -> list[Logits]:
         new = sum(len(work.tokens) for work in works)
-        if sum(map(len, self.ids)) + new > self.n_ctx:
+        assert new <= self.n_batch
+        assert sum(work.rows for work in works) <= self.max_rows
+        assert len({work.sequence for work in works}) == len(works)
+        if self.used + new > self.n_ctx:
             raise ContextFull("the fake pool is full")
         self.passes.append(list(works))
         for work in works:
             self.ids[work.sequence] += work.tokens
+            self._cells[work.sequence] += [object() for _ in work.tokens]
         return [self._model.rows(self.ids[work.sequence], work.rows) for work in works]
 
     def truncate(self, n: int, sequence: int) -> None:
         del self.ids[sequence][n:]
+        del self._cells[sequence][n:]
+
+    def share(self, source: int, target: int, n: int) -> None:
+        assert not self.ids[target]
+        assert n <= len(self.ids[source])
+        self.ids[target] = self.ids[source][:n]
+        self._cells[target] = self._cells[source][:n]
+
+    def save(self, sequence: int) -> bytes:
+        return np.asarray(self.ids[sequence], dtype="<u4").tobytes()
+
+    def load(self, sequence: int, state: bytes, n: int) -> None:
+        assert not self.ids[sequence]
+        if self.used + n > self.n_ctx:
+            raise ContextFull("the fake pool is full")
+        self.ids[sequence] = np.frombuffer(state, dtype="<u4").tolist()
+        self._cells[sequence] = [object() for _ in range(n)]

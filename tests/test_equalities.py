@@ -98,7 +98,6 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     engine = LlamaEngine(in_floats("demo-slm", folder), EXACT)
     yield Pair(engine, service)
     engine.close()
-    service.worker.close()
 
 
 @pytest.mark.parametrize("question", QUESTIONS)

@@ -112,7 +112,9 @@ class HttpCounters:
             )
         except requests.RequestException as error:
             raise CloudError(f"{self._url} does not answer: {type(error).__name__}") from None
-        found = dict(re.findall(r"^uhlm_(passes|positions)_total (\d+)$", answer.text, re.M))
+        found = dict(
+            re.findall(r"^uhlm_(passes|positions)_total (\d+)(?:\.0)?$", answer.text, re.M)
+        )
         if answer.status_code != 200 or len(found) != 2:
             return None
         return Work(int(found["passes"]), int(found["positions"]))

@@ -86,9 +86,46 @@ class LlamaContext:
     def vocab(self) -> Vocabulary:
         return self.model.vocab
 
+    @property
+    def n_batch(self) -> int:
+        """Most ids in one pass."""
+        return self._n_batch
+
+    @property
+    def max_rows(self) -> int:
+        """Most rows of logits in one pass."""
+        return self._max_rows
+
     def length(self, sequence: int = 0) -> int:
         """How many ids the sequence holds."""
         return self._lengths[sequence]
+
+    def share(self, source: int, target: int, n: int) -> None:
+        """Let an empty sequence begin with the first `n` ids of another: no cell is copied."""
+        self._settle()
+        ll.llama_memory_seq_cp(self._memory, source, target, 0, n)
+        self._lengths[target] = n
+
+    def save(self, sequence: int) -> bytes:
+        """Keys and values of a sequence. They are no more to be trusted than whoever kept them."""
+        self._settle()
+        size = ll.llama_state_seq_get_size(self._handle, sequence)
+        state = (ctypes.c_uint8 * size)()
+        written = ll.llama_state_seq_get_data(self._handle, state, size, sequence)
+        return bytes(memoryview(state)[:written])
+
+    def load(self, sequence: int, state: bytes, n: int) -> None:
+        """Fill an empty sequence with what `save` returned, which holds `n` ids.
+
+        Raises:
+            ContextFull: no room; the sequence is empty.
+        """
+        self._settle()
+        buffer = ctypes.cast(ctypes.c_char_p(state), ctypes.POINTER(ctypes.c_uint8))
+        if not ll.llama_state_seq_set_data(self._handle, buffer, len(state), sequence):
+            self._remove(sequence, 0)
+            raise ContextFull(f"no room for {n} more ids in a context of {self.n_ctx}")
+        self._lengths[sequence] = n
 
     def decode(self, works: Sequence[Work]) -> list[Logits]:
         """Append tokens to sequences, each at most once, in as few passes as possible.
@@ -200,17 +237,23 @@ class _Batch:
 
     def fill(self, works: Sequence[Work], lengths: Sequence[int]) -> tuple[int, int]:
         """Write the works; returns how many ids and how many rows they make."""
-        at = rows = 0
+        ids: list[int] = []
+        positions: list[int] = []
+        sequences: list[int] = []
+        flags: list[int] = []
         for sequence, tokens, wanted in works:
-            end = at + len(tokens)
-            self._tokens[at:end] = tokens
-            self._positions[at:end] = range(lengths[sequence], lengths[sequence] + end - at)
-            self._sequences[at:end] = sequence
-            self._wanted[at:end] = 0
-            self._wanted[end - wanted : end] = 1
-            at, rows = end, rows + wanted
-        self.struct.n_tokens = at
-        return at, rows
+            n, before = len(tokens), lengths[sequence]
+            ids += tokens
+            positions += range(before, before + n)
+            sequences += [sequence] * n
+            flags += [0] * (n - wanted) + [1] * wanted
+        n = len(ids)
+        self._tokens[:n] = ids
+        self._positions[:n] = positions
+        self._sequences[:n] = sequences
+        self._wanted[:n] = flags
+        self.struct.n_tokens = n
+        return n, sum(work.rows for work in works)
 
 
 def _as(array: NDArray[Any], kind: Any) -> Any:

@@ -84,6 +84,16 @@ class Context(Protocol):
         """Cells of the pool, shared by all sequences."""
         ...
 
+    @property
+    def n_batch(self) -> int:
+        """Most ids in one pass."""
+        ...
+
+    @property
+    def max_rows(self) -> int:
+        """Most rows of logits in one pass."""
+        ...
+
     def length(self, sequence: int) -> int:
         """How many ids the sequence holds."""
         ...
@@ -99,4 +109,20 @@ class Context(Protocol):
 
     def truncate(self, n: int, sequence: int) -> None:
         """Forget the ids of a sequence from position `n` on."""
+        ...
+
+    def share(self, source: int, target: int, n: int) -> None:
+        """Let an empty sequence begin with the first `n` ids of another, in the same cells."""
+        ...
+
+    def save(self, sequence: int) -> bytes:
+        """Keys and values of a sequence, for `load`."""
+        ...
+
+    def load(self, sequence: int, state: bytes, n: int) -> None:
+        """Fill an empty sequence with what `save` returned, which holds `n` ids.
+
+        Raises:
+            ContextFull: no room; the sequence is empty.
+        """
         ...

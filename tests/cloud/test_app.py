@@ -19,7 +19,6 @@ from uhlm_edge.cloud.keys import Keys
 from uhlm_edge.cloud.service import Service
 from uhlm_edge.cloud.verifier import Verifier
 from uhlm_edge.common.errors import ContextFull, EngineError
-from uhlm_edge.common.worker import Worker
 from uhlm_edge.lm.sampling import TOTAL, Distribution
 from uhlm_edge.wire.messages import Info, Limits, Reply, Request, Settings, prefix_hash
 
@@ -50,16 +49,16 @@ class Answer:
 @pytest.fixture
 def service() -> Iterator[Service]:
     service = Service(
-        verifier=Verifier(FakeContext(), 200, 8),
+        verifier=Verifier(FakeContext(), 200, 8, queue=2),
         vocab=CLOUD.vocab,
         model_name="fake-llm",
         backend="none",
-        worker=Worker("model", 2),
         limits=LIMITS,
         keys=Keys([KEY, OTHER]),
     )
+    service.verifier.scheduler.start()
     yield service
-    service.worker.close()
+    service.verifier.scheduler.close()
 
 
 def ask(
@@ -292,20 +291,28 @@ def test_a_body_without_length_is_cut_off_at_the_limit(service: Service) -> None
     assert ask(service, "POST", "/v1/verify", [body[:9], body[9:]]).status == 200
 
 
-def test_a_full_queue_is_429_with_retry_after(service: Service) -> None:
+def test_a_full_queue_is_429_with_retry_after(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
     release, began = threading.Event(), threading.Event()
+    scheduler = service.verifier.scheduler
 
-    def hang(_: int) -> None:
+    def hang(*_: Any) -> None:
         began.set()
         release.wait(20)
+        raise EngineError("too late")
 
-    service.worker.submit(hang)
-    assert began.wait(20)
-    for _ in range(2):
-        service.worker.submit(lambda _: None)
-    answer = verify(service)
-    release.set()
-    assert (answer.status, answer.headers["retry-after"]) == (429, "1")
+    with monkeypatch.context() as patch:
+        patch.setattr(scheduler._context, "decode", hang)
+        calls = [scheduler.submit(("", f"{i:032x}"), ASKED) for i in range(2)]
+        assert began.wait(20)
+        answer = verify(service)
+        release.set()
+        for call in calls:
+            with pytest.raises(EngineError):
+                call.future.result(20)
+    assert answer.status == 429
+    assert int(answer.headers["retry-after"]) >= 1
     assert answer.error["code"] == 429
 
 
@@ -314,7 +321,7 @@ def test_a_verifier_that_stops_is_503(service: Service) -> None:
     assert ask(service, "GET", "/health", key=None).status == 503
     assert verify(service).status == 503
     service.ready = True
-    service.worker.close()
+    service.verifier.scheduler.close()
     assert verify(service).status == 503
 
 
@@ -324,10 +331,11 @@ def test_a_verifier_that_stops_is_503(service: Service) -> None:
 def test_a_model_that_fails_says_so(
     service: Service, error: EngineError, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: Any) -> None:
+    def fail(*_: Any) -> Iterator[None]:
+        yield from ()
         raise error
 
-    monkeypatch.setattr(service.verifier, "verify", fail)
+    monkeypatch.setattr(service.verifier.scheduler._judge.__class__, "answer", fail)
     answer = verify(service)
     assert (answer.status, answer.error["message"]) == (status, str(error))
 
@@ -335,10 +343,11 @@ def test_a_model_that_fails_says_so(
 def test_a_fault_of_our_own_tells_nothing_of_itself(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: Any) -> None:
+    def fail(*_: Any) -> Iterator[None]:
+        yield from ()
         raise RuntimeError("canary")
 
-    monkeypatch.setattr(service.verifier, "verify", fail)
+    monkeypatch.setattr(service.verifier.scheduler._judge.__class__, "answer", fail)
     answer = verify(service)
     assert (answer.status, answer.error["message"]) == (500, "the verifier failed")
 
@@ -357,5 +366,5 @@ def test_other_routes_answer_in_the_same_form(
 def test_metrics_hold_no_text(service: Service) -> None:
     verify(service)
     text = ask(service, "GET", "/metrics").body.decode()
-    assert "uhlm_calls_total 1" in text
+    assert "uhlm_calls_total 1.0" in text
     assert "canary" not in text

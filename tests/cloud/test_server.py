@@ -27,17 +27,17 @@ from uhlm_edge.wire.messages import Reply, Request, Settings, prefix_hash
 
 pytestmark = pytest.mark.slow
 
-KEY = "sk-test"
+KEY = "sk-test-0123456789abcdef"
 HOT = Settings(sampler=Sampler(temperature=9.0, top_k=0), origin=600)  # hardly ever ends the text
 SCRIPT = """
 import sys
 from pathlib import Path
-from uhlm_edge import models
+from uhlm_edge.models import shipped as models
 from uhlm_edge.cloud.keys import Keys
 from uhlm_edge.cloud.options import VerifierOptions
 from uhlm_edge.cloud.server import bind, serve
 from uhlm_edge.cloud.service import load_service
-from uhlm_edge.lm.options import EngineOptions
+from uhlm_edge.lm.engines.options import EngineOptions
 
 engine = EngineOptions(n_threads=1, n_threads_batch=1)  # others may use the machine
 options = VerifierOptions(port=int(sys.argv[1]), engine=engine)

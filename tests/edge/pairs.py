@@ -16,7 +16,6 @@ from uhlm_edge.cloud.keys import Keys
 from uhlm_edge.cloud.service import Service
 from uhlm_edge.cloud.verifier import Verifier
 from uhlm_edge.common.errors import ProtocolError, Refused, Unreachable
-from uhlm_edge.common.worker import Worker
 from uhlm_edge.edge.decode.cache import TokenCache
 from uhlm_edge.edge.decode.loop import Device, Prompt, ReplyLoop
 from uhlm_edge.edge.events import Event, Notice, SkippedVerdict, Token
@@ -194,7 +193,6 @@ def pair(
         vocab=context.vocab,
         model_name=cloud.name,
         backend="fake",
-        worker=Worker("unused"),
         limits=limits or Limits(),
         keys=Keys(),
     )
@@ -209,7 +207,6 @@ def pair(
         link.held = False
         link.release.set()
         remote._worker.close()
-        service.worker.close()
 
 
 @dataclass(frozen=True)

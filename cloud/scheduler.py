@@ -1,0 +1,396 @@
+"""Continuous batching: one thread owns the context, and each pass serves all calls that wait.
+
+    step:  take in  ->  admit  ->  pack  ->  decode  ->  hand out
+
+A call is a coroutine (`judge.py`) that wishes for rows. Short wishes of all calls go into the next
+pass together; long ones, prompts mostly, follow in slices behind them, so that a call for one
+token never waits for more than one slice.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from ..common.errors import DeadlineExceeded, EngineError
+from ..common.worker import Closed, Full
+from ..lm.engines.protocol import Context, Logits, Work
+from ..wire.codec import OutOfRange, prefix_hash
+from ..wire.messages import Conflict, Reply, Request, Timing
+from .judge import Answer, Ask, Judge
+from .metrics import Counters, Observed
+from .sessions import Session, SessionKey, SessionStore
+
+__all__ = ["Call", "Scheduler"]
+
+_log = logging.getLogger("uhlm_edge.cloud")
+_SHORT = 32  # ids: a wish for more is a long one
+_QUIET = 1.0  # seconds without short calls, after which long ones get whole passes
+_LEAST_SLICE = 8  # ids
+_NOTHING = Ask(0, [], 0)
+
+
+@dataclass(eq=False)
+class Call:
+    """A call under way.
+
+    Attributes:
+        key: whose session.
+        request: checked by the wire.
+        future: takes the reply, the conflict or the error.
+        deadline: nobody waits for the answer any longer then, in seconds of the scheduler's clock.
+        gone: its caller has hung up; set from any thread.
+    """
+
+    key: SessionKey
+    request: Request
+    deadline: float
+    arrived: float
+    binding: bytes
+    future: Future[Reply | Conflict] = field(default_factory=Future)
+    gone: bool = False
+    session: Session | None = None
+    steps: Answer | None = None
+    ask: Ask = _NOTHING
+    fed: int = 0  # ids of `ask` that are cached
+    model: float = 0.0  # seconds of the passes that it took part in
+
+    @property
+    def left(self) -> int:
+        """Ids that are still to be fed."""
+        return len(self.ask.tokens) - self.fed
+
+    @property
+    def silent(self) -> int:
+        """Those of them that need no row: they may be fed in slices."""
+        return self.left - self.ask.rows
+
+
+class _Part(NamedTuple):
+    """What of a call's wish goes into a pass."""
+
+    call: Call
+    work: Work
+    is_last: bool
+
+
+class Scheduler:
+    """Owner of the context.
+
+    Args:
+        context: the large model.
+        judge: makes the coroutines.
+        store: sessions and their places.
+        limit: calls that may wait or run.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        judge: Judge,
+        store: SessionStore,
+        limit: int = 1024,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.counters = Counters()
+        self.observed = Observed()
+        self._context = context
+        self._judge = judge
+        self._store = store
+        self._limit = limit
+        self._clock = clock
+        self._inbox: queue.SimpleQueue[Call | Callable[[], object] | None] = queue.SimpleQueue()
+        self._waiting: list[Call] = []
+        self._running: list[Call] = []
+        self._served: defaultdict[str, float] = defaultdict(float)  # ids fed, by owner
+        self._open = 0  # calls submitted and not answered
+        self._closed = False
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._per_id = 0.0  # seconds, of a pass with many
+        self._short_pass = 0.002  # seconds
+        self._last_short = -_QUIET
+        self._per_call = 0.01  # seconds between answers under load
+
+    # From any thread
+
+    @property
+    def open_calls(self) -> int:
+        """Calls that wait or run."""
+        return self._open
+
+    def submit(self, key: SessionKey, request: Request, deadline: float = float("inf")) -> Call:
+        """Answer a call later: its future takes what comes of it.
+
+        Raises:
+            Full: too many calls wait.
+            Closed: it is stopping.
+        """
+        call = Call(key, request, deadline, self._clock(), request.binding(key[1]))
+        with self._lock:
+            if self._closed:
+                raise Closed
+            if self._open >= self._limit:
+                raise Full
+            self._open += 1
+            self._inbox.put(call)
+        return call
+
+    def forget(self, key: SessionKey) -> Future[None]:
+        """Drop a session."""
+        future: Future[None] = Future()
+
+        def drop() -> None:
+            self._store.drop(key)
+            future.set_result(None)
+
+        self._inbox.put(drop)
+        if self._thread is None:
+            self._take_in()
+        return future
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds after which the calls of now will have been answered, at the present pace."""
+        return self._open * self._per_call
+
+    @property
+    def has_thread(self) -> bool:
+        """Does a thread of its own do the steps?"""
+        return self._thread is not None
+
+    def start(self) -> None:
+        """Let a thread of its own do the steps."""
+        self._thread = threading.Thread(target=self._run, name="uhlm-model", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Answer what was submitted, take nothing new, end the thread."""
+        with self._lock:
+            self._closed = True
+            self._inbox.put(None)
+        if self._thread is not None:
+            self._thread.join()
+
+    # In the owner's thread
+
+    def step(self) -> bool:
+        """One pass of the model; False if there is nothing to do."""
+        self._take_in()
+        self._admit()
+        parts = self._pack()
+        if not parts:
+            return False
+        begun = self._clock()
+        try:
+            blocks = self._context.decode([part.work for part in parts])
+        except EngineError as error:
+            for part in parts:
+                self._end(part.call, error)
+            return True
+        decoded = self._clock()
+        for part, rows in zip(parts, blocks, strict=True):
+            part.call.fed += len(part.work.tokens)
+            part.call.model += decoded - begun
+            if part.is_last:
+                self._resume(part.call, rows)
+        self._note(parts, begun, decoded)
+        return True
+
+    def _run(self) -> None:
+        while not (self._closed and self._open == 0):
+            try:
+                if not self.step():
+                    self._take(self._wait())
+                    self._store.sweep()
+            except Exception as error:  # a fault of our own ends the calls of now, not the thread
+                _log.exception("the scheduler failed")
+                for call in [*self._running, *self._waiting]:
+                    self._end(call, error)
+                self._running, self._waiting = [], []
+
+    def _wait(self) -> Call | Callable[[], object] | None:
+        try:  # calls that wait for room look again soon
+            return self._inbox.get(timeout=0.02 if self._waiting else 5.0)
+        except queue.Empty:
+            return None
+
+    def _take_in(self) -> None:
+        while not self._inbox.empty():
+            self._take(self._inbox.get())
+
+    def _take(self, item: Call | Callable[[], object] | None) -> None:
+        if isinstance(item, Call):
+            self.counters.calls += 1
+            item.session = self._store.use(item.key)
+            item.session.calls += 1
+            self._waiting.append(item)
+        elif item is not None:
+            item()
+
+    def _admit(self) -> None:
+        """Begin waiting calls whose session is free and has, or gets, a place."""
+        waiting, self._waiting = self._in_turn(self._waiting), []
+        is_full = False
+        for call in waiting:
+            session = call.session
+            assert session is not None  # noqa: S101 - set when it was taken in
+            if self._is_over(call):
+                continue
+            if session.running or (is_full and session.sequence < 0):
+                self._waiting.append(call)
+                continue
+            try:
+                if not self._begin(call, session):
+                    self._waiting.append(call)
+                    is_full = True
+            except (OutOfRange, EngineError) as error:
+                self._end(call, error)
+
+    def _begin(self, call: Call, session: Session) -> bool:
+        """Repeat, conflict, or the first wish; False if there is no room yet."""
+        request = call.request
+        if session.last is not None and session.last.id == request.id:
+            if session.last.binding != call.binding:
+                raise OutOfRange(f"call {request.id} was answered, and had another content")
+            self.counters.repeats += 1
+            self._end(call, session.last)
+            return True
+        settings = request.settings or session.settings
+        held = session.ids[: request.start]
+        if settings is None or request.start > len(held) or prefix_hash(held) != request.prefix:
+            self.counters.conflicts += 1
+            self._end(call, Conflict(len(session.ids), prefix_hash(session.ids)))
+            return True
+        text = held + list(request.tokens)
+        if len(text) + request.supply > self._judge.n_ctx:
+            raise OutOfRange(f"the text is longer than the context of {self._judge.n_ctx} ids")
+        if not self._store.seat(call.key, text, len(text) + request.supply):
+            return False
+        self._running.append(call)
+        self.observed.queue.observe(self._clock() - call.arrived)
+        call.steps = self._judge.answer(session, request, settings)
+        self._resume(call, None)
+        return True
+
+    def _pack(self) -> list[_Part]:
+        """The next pass: short wishes whole, then slices of the long ones as far as they fit."""
+        self._running = [call for call in self._running if not self._is_over(call)]
+        n_ids, n_rows = self._context.n_batch, self._context.max_rows
+        turn = self._in_turn(self._running)
+        short = [call for call in turn if call.left <= _SHORT or call.silent <= 0]
+        long = [call for call in turn if call.left > _SHORT and call.silent > 0]
+        parts: list[_Part] = []
+        for call in short:
+            if call.left <= n_ids and call.ask.rows <= n_rows:
+                parts.append(_part(call, call.left))
+                n_ids, n_rows = n_ids - call.left, n_rows - call.ask.rows
+        n_ids = min(n_ids, self._slice(len(short)))
+        for call in long:
+            n = call.left if call.left <= n_ids and call.ask.rows <= n_rows else 0
+            n = n or min(n_ids, call.silent)
+            if n:
+                parts.append(_part(call, n))
+                n_ids, n_rows = n_ids - n, n_rows - parts[-1].work.rows
+        return parts
+
+    def _slice(self, n_short: int) -> int:
+        """How many ids of long wishes go into a pass: about as much time as its short ones take."""
+        now = self._clock()
+        if n_short:
+            self._last_short = now
+        if now - self._last_short > _QUIET or not self._per_id:
+            return self._context.n_batch
+        return max(_LEAST_SLICE, int(self._short_pass / self._per_id))
+
+    def _resume(self, call: Call, rows: Logits | None) -> None:
+        """Send the rows into the call, and see what it wishes for next."""
+        assert call.steps is not None and call.session is not None  # noqa: S101, PT018
+        try:
+            ask = next(call.steps) if rows is None else call.steps.send(rows)
+        except StopIteration as over:
+            self._end(call, over.value)
+            return
+        except Exception as error:  # whatever it is belongs to whoever asked
+            self._end(call, error)
+            return
+        if ask.at < self._context.length(call.session.sequence):
+            self._context.truncate(ask.at, call.session.sequence)
+        call.ask, call.fed = ask, 0
+
+    def _is_over(self, call: Call) -> bool:
+        """Does nobody wait for it any more? Then it costs no further pass."""
+        if call.gone or self._clock() > call.deadline:
+            self.counters.dropped += 1
+            self._end(call, DeadlineExceeded("the device waits no longer"))
+            return True
+        return False
+
+    def _end(self, call: Call, outcome: Reply | Conflict | Exception) -> None:
+        """Give the call its answer and its session back."""
+        session = call.session
+        assert session is not None  # noqa: S101 - set when it was taken in
+        if call.steps is not None:
+            self._running = [other for other in self._running if other is not call]
+            if not isinstance(outcome, Reply):
+                call.steps.close()
+                if call.ask.at <= len(session.ids):  # what was read meanwhile is not lost
+                    session.ids = session.ids[: call.ask.at] + call.ask.tokens[: call.fed]
+            else:
+                total = self._clock() - call.arrived
+                us = Timing(int(1e6 * max(0.0, total - call.model)), int(1e6 * call.model))
+                outcome = replace(outcome, binding=call.binding, us=us)
+                session.settings = call.request.settings or session.settings
+                session.last = outcome
+                self.counters.judged(call.request, outcome)
+            self._store.release(call.key, session)
+        session.calls -= 1
+        with self._lock:
+            self._open -= 1
+        if isinstance(outcome, Exception):
+            call.future.set_exception(outcome)
+        else:
+            call.future.set_result(outcome)
+
+    def _in_turn(self, calls: list[Call]) -> list[Call]:
+        """Who had least so far comes first, and within an owner who came first."""
+        if len({call.key[0] for call in calls}) < 2:
+            return calls
+        return sorted(calls, key=lambda call: (self._served[call.key[0]], call.arrived))
+
+    def _note(self, parts: list[_Part], begun: float, decoded: float) -> None:
+        """Learn what passes cost, and who had how much of them."""
+        n = sum(len(part.work.tokens) for part in parts)
+        took, now = decoded - begun, self._clock()
+        self.counters.passes += 1
+        self.counters.positions += n
+        self.observed.width.observe(len(parts))
+        self.observed.model.observe(took)
+        if any(part.call.left > 0 or len(part.work.tokens) > _SHORT for part in parts):
+            self._per_id += 0.2 * (took / n - self._per_id) if self._per_id else took / n
+        else:
+            self._short_pass += 0.1 * (took - self._short_pass)
+        fade = 0.5 ** max(0.0, now - begun)  # what somebody had counts half after a second
+        for owner in list(self._served):
+            self._served[owner] *= fade
+            if self._served[owner] < 0.01:
+                del self._served[owner]
+        for part in parts:
+            self._served[part.call.key[0]] += len(part.work.tokens)
+
+
+def _part(call: Call, n: int) -> _Part:
+    """The next `n` ids of a call's wish; its rows come with the last of them."""
+    assert call.session is not None  # noqa: S101 - it runs
+    is_last = n == call.left
+    tokens = call.ask.tokens[call.fed : call.fed + n]
+    work = Work(call.session.sequence, tokens, call.ask.rows if is_last else 0)
+    return _Part(call, work, is_last)
