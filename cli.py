@@ -19,7 +19,7 @@ from .calibrate.command import register as register_calibrate
 from .common.errors import UhlmError, UsageError
 from .common.streams import complain, discard_stdout, open_closed_streams, write_failure
 from .configs.flags import conversation
-from .lm.engines.llama_files import load_before_numpy
+from .lm.engines.llama_files import prepare_process
 from .models.command import register as register_models
 from .quantize.command import register as register_quantize
 from .quantize.onnx.command import register as register_onnx
@@ -244,7 +244,7 @@ def main() -> None:
     """Run the command. What a user can cause ends in one line and an exit code."""
     stdout_is_closed = sys.stdout is None
     open_closed_streams()
-    load_before_numpy()
+    prepare_process()
     try:
         if stdout_is_closed and not {"cloud", "--help"} & set(sys.argv):
             raise UsageError("stdout is closed: there is nowhere to write to")

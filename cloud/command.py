@@ -56,7 +56,7 @@ def run_verifier(
             )
             url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
             print(f"uhlm-edge: {service.model_name} at {url}{key}", file=sys.stderr, flush=True)
-            print(f"uhlm-edge: layers on {service.backend}", file=sys.stderr, flush=True)
+            print(f"uhlm-edge: {service.backend}", file=sys.stderr, flush=True)
         serve(service, options, listener)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..lm.engines.fit import chosen
 from ..lm.engines.llama import LlamaContext
 from ..lm.engines.llama_model import LlamaModel
 from ..lm.vocabulary import Vocabulary
@@ -18,6 +19,7 @@ __all__ = ["Service", "load_service"]
 _MOST_SEQUENCES = 256  # of a llama.cpp context
 _PREFIXES = 8
 _ROW_BYTES = 128 << 20  # for the rows of one pass, float32
+_CONTEXTS = 8  # full ones, unless the options say how many cells
 
 
 @dataclass
@@ -28,6 +30,7 @@ class Service:
     vocab: Vocabulary
     model_name: str
     backend: str
+    """Where the layers are, threads and context."""
     limits: Limits
     keys: Keys
     ready: bool = True
@@ -56,12 +59,13 @@ def load_service(model: Path, options: VerifierOptions, keys: Keys) -> Service:
         ModelError: the model is refused.
     """
     llm = LlamaModel(model, options.engine)
-    n_ctx = min(options.engine.n_ctx or llm.n_ctx_train, llm.n_ctx_train)
-    cells = options.cells or 8 * n_ctx
+    engine = llm.fitted(options.engine, contexts=1 if options.cells else _CONTEXTS)
+    n_ctx = engine.n_ctx
+    cells = options.cells or _CONTEXTS * n_ctx
     n_ctx = min(n_ctx, cells)
     n_sequences = min(_MOST_SEQUENCES, options.sessions + _PREFIXES)
     rows = max(64, min(options.engine.n_batch, _ROW_BYTES // (4 * len(llm.vocab))))
-    context = LlamaContext(llm, options.engine, cells, n_sequences, rows)
+    context = LlamaContext(llm, engine, cells, n_sequences, rows)
     verifier = Verifier(
         context,
         n_ctx,
@@ -73,4 +77,5 @@ def load_service(model: Path, options: VerifierOptions, keys: Keys) -> Service:
         quantum=options.quantum,
         queue=options.queue,
     )
-    return Service(verifier, llm.vocab, llm.name, llm.backend, options.limits, keys)
+    backend = f"{llm.backend}; {chosen(engine)}"
+    return Service(verifier, llm.vocab, llm.name, backend, options.limits, keys)

@@ -18,7 +18,7 @@ from ...lm.uncertainty import estimator
 from ...models.resolve import find_model, locate_model
 from ..decode.cache import TokenCache
 from ..decode.loop import GOING_ON, Device
-from ..link.http import HttpLink, Link
+from ..link.http import HttpLink, Link, is_loopback
 from ..link.session import Remote
 from ..policy.calibration import ModelKey, model_digest
 from ..policy.tuning import PUBLISHED_THRESHOLD, find_tuning, needs_calibration, strategy_of
@@ -137,15 +137,26 @@ def make_device(config: Config) -> Device:
 def _engine(config: Config) -> tuple[Engine, str]:
     """The engine and what it runs on. Each is imported only where it is used: 0.3 s and 40 MB."""
     options = config.device.engine
+    if _has_company(config):
+        options = options.model_copy(update={"processes": max(2, options.processes)})
     path = find_model(config.device.model)
     if config.device.runtime == "onnx":
         from ...lm.engines.onnx import OnnxEngine
 
         return OnnxEngine(path, options), "CPU (onnxruntime)"
+    from ...lm.engines.fit import chosen
     from ...lm.engines.llama import LlamaEngine
 
     engine = LlamaEngine(path, options)
-    return engine, engine.model.backend
+    return engine, f"{engine.model.backend}; {chosen(engine.options)}"
+
+
+def _has_company(config: Config) -> bool:
+    """Does a verifier work on this machine too, so that each should use half of the cores?"""
+    cloud = config.cloud
+    if config.strategy.name == "local" or cloud.offline:
+        return False
+    return is_loopback(cloud.url) if cloud.url else cloud.demo
 
 
 def _remote(config: Config, device: Device, link: Link) -> tuple[Remote, str | None]:

@@ -13,6 +13,7 @@ from types import TracebackType
 
 __all__ = ["DemoVerifier"]
 
+_PROCESSES = "UHLM_VERIFIER_ENGINE_PROCESSES"  # the device works beside it
 _NEEDED = ("starlette", "uvicorn", "httptools")
 
 
@@ -39,7 +40,7 @@ class DemoVerifier:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[listener.fileno()],
-                env={**os.environ, **(settings or {}), "UHLM_API_KEY": self.key},
+                env={**os.environ, **(settings or {}), _PROCESSES: "2", "UHLM_API_KEY": self.key},
                 start_new_session=True,  # Ctrl-C is for the reply, not for the verifier
             )
 

@@ -63,7 +63,7 @@ def chat(
     with assemble(config, _tell, link) as assistant:
         style = Style.of(sys.stdout)
         status = Style.of(sys.stderr)
-        if verbose:
+        if verbose or interactive:
             _tell(_backend(assistant))
         if interactive:
             print(_banner(config, assistant), file=sys.stderr)
@@ -211,7 +211,7 @@ def _banner(config: Config, assistant: Assistant) -> str:
 
 
 def _backend(assistant: Assistant) -> str:
-    return f"device layers on {assistant.device.backend}"
+    return f"device: {assistant.device.backend}"
 
 
 def _tell(text: str) -> None:

@@ -76,8 +76,8 @@ def check_threads(machine: Machine, options: EngineOptions) -> Finding:
         "n_threads_batch": options.n_threads_batch,
     }
     text = (
-        f"cores: {machine.cores}; threads for single tokens: {options.n_threads or 'chosen'}, "
-        f"for many: {options.n_threads_batch or 'chosen'}"
+        f"cores: {machine.cores}; threads for single tokens: {options.n_threads}, "
+        f"for many: {options.n_threads_batch}"
     )
     if threads > machine.cores:
         advice = f"at most one per core: set n_threads and n_threads_batch to {machine.cores}"

@@ -15,8 +15,8 @@ from ...common.errors import CloudError, UhlmError
 from ...common.machine import read_machine
 from ...configs.config import Config
 from ...configs.layers import load_config
+from ...lm.engines.fit import fit
 from ...lm.engines.llama_files import library_folder
-from ...lm.engines.memory import trained_context
 from ...lm.gguf.check import check
 from ...models.resolve import find_model
 from ...models.store import default_folder
@@ -89,7 +89,6 @@ class Doctor:
         """The machine and the model together. Returns how the trial went."""
         machine = read_machine(self.root)
         options = config.device.engine
-        yield check_threads(machine, options)
         folder = library_folder()
         yield check_runtime(machine, folder)
         try:
@@ -98,9 +97,9 @@ class Doctor:
         except UhlmError as error:
             yield Finding("model", "fail", str(error), "give another with --model")
             return Trial("file", fault=str(error))
-        trained = trained_context(header) or 4096
-        n_ctx = min(options.n_ctx or trained, trained)
-        yield check_memory(machine, header, options, n_ctx)
+        fitted = fit(options, header, machine)
+        yield check_threads(machine, fitted)
+        yield check_memory(machine, header, fitted, fitted.n_ctx)
         if folder is None:
             return Trial("import", fault="llama-cpp-python is not installed")
         trial = self.trial(path, options)

@@ -31,7 +31,7 @@ from ...wire.codec import require
 from ...wire.messages import MEDIA_TYPE, Conflict, Info, Malformed, Reply, Request
 from .timed import TimedAdapter
 
-__all__ = ["Deadline", "HttpLink", "Link", "Traffic"]
+__all__ = ["Deadline", "HttpLink", "Link", "Traffic", "is_loopback"]
 
 _RETRIED = {408, 429, 502, 503, 504}
 _MORE_TRIES = 2
@@ -237,6 +237,11 @@ class HttpLink:
         except (requests.exceptions.RequestException, HTTPError, OSError) as error:
             deadline.check()
             raise Unreachable(f"cannot reach the verifier at {self.url} ({_root(error)})") from None
+
+
+def is_loopback(url: str) -> bool:
+    """Does the URL lead to this machine?"""
+    return urlsplit(url).hostname in _LOOPBACK
 
 
 def _checked_url(url: str, key: str | None) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -58,14 +57,14 @@ class LlamaContext:
         self._settled = True  # the lengths are what llama.cpp holds
         self._n_batch = min(options.n_batch, n_ctx)
         self._max_rows = min(max_rows, self._n_batch)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        options = model.fitted(options)
         params = ll.llama_context_default_params()
         params.n_ctx = n_ctx
         params.n_batch = params.n_ubatch = self._n_batch
         params.n_seq_max = n_sequences
         params.n_outputs_max = params.n_outputs_max_per_seq = self._max_rows
-        params.n_threads = options.n_threads or min(cores or 1, 4)
-        params.n_threads_batch = options.n_threads_batch or cores or 1
+        params.n_threads = options.n_threads
+        params.n_threads_batch = options.n_threads_batch
         params.flash_attn_type = _FLASH[options.flash_attention]
         params.type_k = getattr(ll, f"GGML_TYPE_{options.cache_type_k.upper()}")
         params.type_v = getattr(ll, f"GGML_TYPE_{options.cache_type_v.upper()}")
@@ -273,11 +272,10 @@ class LlamaEngine:
     """
 
     def __init__(self, path: Path, options: EngineOptions | None = None, max_rows: int = 1) -> None:
-        options = options or EngineOptions()
-        self.model = LlamaModel(path, options)
-        trained = self.model.n_ctx_train
-        n_ctx = min(options.n_ctx or trained, trained)
-        self._context = LlamaContext(self.model, options, n_ctx, max_rows=max_rows)
+        self.model = LlamaModel(path, options or EngineOptions())
+        self.options = self.model.fitted(options or EngineOptions())
+        n_ctx = self.options.n_ctx
+        self._context = LlamaContext(self.model, self.options, n_ctx, max_rows=max_rows)
 
     @property
     def vocab(self) -> Vocabulary:

@@ -25,7 +25,7 @@ class BareContext:
 
     def __init__(self, path: Path, options: EngineOptions, n_ctx: int, threads: int) -> None:
         model = ll.llama_model_default_params()
-        model.n_gpu_layers = options.n_gpu_layers
+        model.n_gpu_layers = options.n_gpu_layers or 0
         self._model: Any = ll.llama_model_load_from_file(str(path).encode(), model)
         if not self._model:
             raise ModelError(f"{path}: llama.cpp cannot load it")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-__all__ = ["has_own_cpp_runtime", "installed_version", "library_folder", "load_before_numpy"]
+__all__ = ["has_own_cpp_runtime", "installed_version", "library_folder", "prepare_process"]
 
+_SPINS = "1000"  # of GNU OpenMP, tens of microseconds
 _SHARED_RUNTIMES = (b"libstdc++.so", b"libc++.so", b"libc++.1.dylib")
 
 
@@ -43,11 +45,16 @@ def has_own_cpp_runtime(folder: Path) -> bool | None:
     return not any(name in content for name in _SHARED_RUNTIMES)
 
 
-def load_before_numpy() -> None:
-    """Import llama_cpp now if its C++ runtime is its own and numpy is not loaded yet.
+def prepare_process() -> None:
+    """Before numpy and llama_cpp are loaded: what cannot be put right afterwards.
 
-    With any other build this costs a look at one file.
+    A build whose C++ runtime is its own is loaded now, ahead of numpy. And the threads of a pass
+    wait for each other by spinning: while another process needs a core, they spin through the time
+    of the one they wait for, and a token takes 13 times as long (two threads on two busy cores).
+    So they give up soon, unless the environment says otherwise.
     """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = _SPINS
     if "numpy" in sys.modules or "llama_cpp" in sys.modules:
         return
     folder = library_folder()

@@ -12,8 +12,11 @@ from typing import Any
 from llama_cpp import llama_cpp as ll
 
 from ...common.errors import ModelError
+from ...common.machine import read_machine
 from ..gguf.check import check
 from ..vocabulary import Kind, Vocabulary
+from .fit import fit
+from .llama_build import supports_gpu
 from .options import EngineOptions
 
 __all__ = ["LlamaModel", "LlamaVocabulary"]
@@ -117,8 +120,10 @@ class LlamaModel:
         self.handle: Any = None
         self.path = path
         self.header = check(path)
+        self._machine = read_machine()
+        options = self.fitted(options)
         params = ll.llama_model_default_params()
-        params.n_gpu_layers = options.n_gpu_layers
+        params.n_gpu_layers = options.n_gpu_layers or 0
         params.load_mode = {
             (False, False): ll.LLAMA_LOAD_MODE_NONE,
             (True, False): ll.LLAMA_LOAD_MODE_MMAP,
@@ -137,6 +142,15 @@ class LlamaModel:
         self.backend = _backend(_llama_log.lines)
         self._require_rollback()
         self.vocab = LlamaVocabulary(ll.llama_model_get_vocab(self.handle), self.handle)
+
+    def fitted(self, options: EngineOptions, contexts: int = 1) -> EngineOptions:
+        """`options` with what they leave open chosen for this model on this machine.
+
+        Args:
+            options: as configured.
+            contexts: how many full contexts are to be held.
+        """
+        return fit(options, self.header, self._machine, supports_gpu(), contexts)
 
     def _require_rollback(self) -> None:
         kinds = {

@@ -39,13 +39,13 @@ def cache_bytes(header: Header, options: EngineOptions, n_ctx: int) -> int | Non
     return int(rounded * layers * kv_heads * bits / 8)
 
 
-def need(header: Header, options: EngineOptions, n_ctx: int) -> int | None:
-    """Bytes that a process with this model and a context of `n_ctx` takes, about.
+def need(header: Header, options: EngineOptions, n_ctx: int, contexts: int = 1) -> int | None:
+    """Bytes that a process with this model and `contexts` of `n_ctx` ids takes, about.
 
     Weights, cache, one pass of activations (three of the widest rows and the logits), and what a
     process has anyway. None if the header does not say.
     """
-    cache = cache_bytes(header, options, n_ctx)
+    cache = cache_bytes(header, options, contexts * n_ctx)
     if cache is None:
         return None
     widest = max(_integer(header, "feed_forward_length") or 0, header.n_vocab or 0)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from ...common.errors import ContextFull, EngineError, ModelError
+from ...common.machine import read_machine
 from ...common.text import one_line
 from ..vocabulary import Vocabulary
 from .options import EngineOptions
@@ -203,8 +203,8 @@ def _read_vocabulary(folder: Path, content: dict[str, Any]) -> OnnxVocabulary:
 
 def _open_session(folder: Path, options: EngineOptions) -> Any:
     settings = onnxruntime.SessionOptions()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    settings.intra_op_num_threads = options.n_threads or min(cores or 1, 4)
+    cores = max(1, read_machine().cores // options.processes)
+    settings.intra_op_num_threads = options.n_threads or min(cores, 4)
     settings.inter_op_num_threads = 1
     settings.log_severity_level = 3
     # x86 without VNNI adds pairs of uint8 x int8 products in 16 bits, which saturate. With this the

@@ -204,7 +204,7 @@ def test_a_runtime_of_its_own_has_llama_cpp_loaded_before_numpy(tmp_path: Path) 
     package = tmp_path / "llama_cpp"
     (package / "lib").mkdir(parents=True)
     (package / "__init__.py").write_text("import sys\nprint('numpy' in sys.modules)\n")
-    code = "from uhlm_edge.lm.engines.llama_files import load_before_numpy as f; f(); import numpy"
+    code = "from uhlm_edge.lm.engines.llama_files import prepare_process as f; f(); import numpy"
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
     for names, said in ((b"libc.so.6", "False\n"), (b"libstdc++.so.6", "")):
         (package / "lib" / "libggml-base.so").write_bytes(b"\x7fELF" + names)
