@@ -232,7 +232,10 @@ def config_show(profile: Profile = None, config: ConfigFile = None) -> None:
 def _load(profile: str | None, file: Path | None, flags: dict[tuple[str, ...], Any]) -> Loaded:
     from .configs.layers import load_config
 
-    return load_config(flags, profile, file)
+    loaded = load_config(flags, profile, file)
+    for text in loaded.warnings:
+        complain(text)
+    return loaded
 
 
 _PARTS = (register_calibrate, register_quantize, register_onnx, register_models, register_bench)

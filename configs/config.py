@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ..cloud.options import VerifierOptions
 from ..lm.engines.options import EngineOptions
@@ -25,6 +26,20 @@ StrategyName = Literal["local", "cloud", "hlm", "uhlm", "rand", "spec", "reward"
 Threshold = float | Literal["averse", "prone", "risk", "adaptive"]
 
 
+def _checked_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # such as a port that is no number
+        fits = False
+    if not fits:
+        raise ValueError("not a verifier URL: write https://host:8787")
+    return url
+
+
+Url = Annotated[str, AfterValidator(_checked_url)]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -34,7 +49,7 @@ class DeviceOptions(_Section):
 
     model: str = Field("demo-slm", description="GGUF file, or the name of a shipped model")
     runtime: Literal["llama", "onnx"] = Field("llama", description="what runs the model")
-    wire_top: int = Field(64, ge=1, le=256, description="most ids in a distribution")
+    wire_top: int = Field(64, ge=1, le=256, description="most tokens in a distribution")
     engine: EngineOptions = EngineOptions()
 
 
@@ -67,7 +82,7 @@ class StrategyOptions(_Section):
 class CloudOptions(_Section):
     """Where the verifier is, as the device sees it."""
 
-    url: str | None = Field(None, description="of the verifier; unset: none, or the demo's own")
+    url: Url | None = Field(None, description="of the verifier; unset: none, or the demo's own")
     demo: bool = Field(False, description="start a verifier on this machine if no url is set")
     key_file: Path | None = Field(None, description="file with the API key; or UHLM_API_KEY")
     ca_file: Path | None = Field(None, description="certificates to trust instead of the system's")
@@ -81,7 +96,7 @@ class ChatOptions(_Section):
     """A conversation."""
 
     system: str = Field("", description="system message")
-    max_tokens: int = Field(256, ge=1, description="most ids of a reply")
+    max_tokens: int = Field(1024, ge=1, description="most tokens of a reply")
     seed: int | None = Field(None, ge=0, lt=2**64, description="unset: another one each time")
 
 

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from ..common.errors import UsageError
+from ..common.streams import complain
+
 if TYPE_CHECKING:
     from .config import Config
 
@@ -22,6 +25,10 @@ class _Flags:
     profile: Annotated[str | None, typer.Option(help="Named profile (default: demo).")]
     config_file: Annotated[Path | None, typer.Option("--config", help="Config file (TOML).")]
     model: Annotated[str | None, typer.Option(help="Device model: a GGUF file or a shipped name.")]
+    pair: Annotated[
+        str | None,
+        typer.Option(help="Pull and run two models of the catalogue, such as qwen2.5."),
+    ]
     cloud: Annotated[str | None, typer.Option(help="URL of a verifier.")]
     offline: Annotated[bool | None, typer.Option("--offline", help="Open no connection at all.")]
     require_cloud: Annotated[
@@ -165,5 +172,28 @@ def _load(given: dict[str, Any]) -> Config:
 
     if given["pipelined"] is not None:
         given["pipelined"] = "on" if given["pipelined"] else "off"
-    values = {key: given[flag] for flag, key in FLAG_KEYS.items()}
-    return load_config(values, given["profile"], given["config_file"]).config
+    values: dict[tuple[str, ...], Any] = {key: given[flag] for flag, key in FLAG_KEYS.items()}
+    profile = given["profile"]
+    if given["pair"] is not None:
+        values |= {k: v for k, v in _pair(given).items() if values.get(k) is None}
+        profile = profile or "pair"
+    loaded = load_config(values, profile, given["config_file"])
+    for text in loaded.warnings:
+        complain(text)
+    return loaded.config
+
+
+def _pair(given: dict[str, Any]) -> dict[tuple[str, ...], Any]:
+    """What --pair sets; the models are pulled if they are not here."""
+    from ..models.catalogue import pairs
+    from ..models.command import pull_missing
+
+    name = given["pair"]
+    if name not in (known := pairs()):
+        raise UsageError(f"no pair named {name!r}; there are: {', '.join(known)}")
+    device, llm = known[name]
+    if given["cloud"] is not None or given["offline"]:
+        pull_missing(device)
+        return {("device", "model"): device}
+    pull_missing(device, llm)
+    return {("device", "model"): device, ("verifier", "model"): llm, ("cloud", "demo"): True}

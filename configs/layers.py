@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from ..common.errors import ConfigError
 from .config import Config
+from .wording import requirement
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -24,6 +25,7 @@ __all__ = ["Loaded", "as_environment", "changed", "config_folder", "load_config"
 
 _FOLDER = Path(__file__).parent
 _NOT_PROFILES = {"catalogue"}
+_PAIRS = {"paper": "paper"}  # of the catalogue, to suggest for a profile; else a small one
 _OTHER_VARIABLES = {"UHLM_API_KEY", "UHLM_NO_CLOUD", "UHLM_CONFIG", "UHLM_PROFILE", "UHLM_MODELS"}
 
 Path_ = tuple[str, ...]
@@ -32,10 +34,11 @@ Path_ = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Loaded:
-    """A configuration, and where each value that is no default came from."""
+    """A configuration, where each value that is no default came from, and what looks wrong."""
 
     config: Config
     origins: Mapping[Path_, str]
+    warnings: tuple[str, ...] = ()
 
     def rows(self) -> Iterator[tuple[str, Any, str]]:
         """Each key with its value and where that came from."""
@@ -81,7 +84,8 @@ def load_config(
     own = chosen or config_folder(environment) / "config.toml"
     if chosen is not None or own.exists():
         layers.append((str(own), _read(own)))
-    layers.append(("environment", _from_environment(environment)))
+    variables, warnings = _from_environment(environment)
+    layers.append(("environment", variables))
     layers.append(("flag", {k: v for k, v in flags.items() if v is not None}))
 
     merged: dict[Path_, Any] = {}
@@ -93,7 +97,12 @@ def load_config(
                 raise ConfigError(_unknown(".".join(path), [".".join(k) for k in known], origin))
             merged[path] = value
             origins[path] = origin
-    return Loaded(_validated(merged, origins), origins)
+    if name != "demo" and ("device", "model") not in origins:
+        warnings.append(
+            f"profile {name} names no models, so the small demo model runs: give --model and "
+            f"--cloud, or for instance --pair {_PAIRS.get(name, 'qwen2.5')}"
+        )
+    return Loaded(_validated(merged, origins), origins, tuple(warnings))
 
 
 def changed(config: Config, values: Mapping[Path_, Any], origin: str = "option") -> Config:
@@ -114,15 +123,15 @@ def _validated(merged: Mapping[Path_, Any], origins: Mapping[Path_, str]) -> Con
     try:
         return Config.model_validate(_nested(merged))
     except ValidationError as error:
-        wrong: dict[Path_, list[str]] = {}  # a value of several types has a message for each
+        wrong: dict[Path_, list[Any]] = {}  # a value of several types has an error for each
         for each in error.errors():
             loc = tuple(str(part) for part in each["loc"])
             path = next((k for k in known if loc[: len(k)] == k), loc)
-            wrong.setdefault(path, []).append(each["msg"][:1].lower() + each["msg"][1:])
-        path, messages = next(iter(wrong.items()))
+            wrong.setdefault(path, []).append(each)
+        path, errors = next(iter(wrong.items()))
         raise ConfigError(
             f"{'.'.join(path)} = {merged.get(path)!r} ({origins.get(path, 'default')}): "
-            f"{', or '.join(messages)}"
+            f"{requirement(errors)}"
         ) from None
 
 
@@ -147,18 +156,22 @@ def _read(file: Path) -> dict[Path_, Any]:
         raise ConfigError(f"config file {file}: {reason}") from None
 
 
-def _from_environment(environment: Mapping[str, str]) -> dict[Path_, Any]:
+def _from_environment(environment: Mapping[str, str]) -> tuple[dict[Path_, Any], list[str]]:
+    """What the variables set, and what is wrong with their names: no reason to stop a command."""
     names = {_variable(path): path for path, _ in _leaves(Config())}
     values: dict[Path_, Any] = {}
+    warnings = []
     for variable, value in environment.items():
         if not variable.startswith("UHLM_") or variable in _OTHER_VARIABLES:
             continue
         if variable not in names:
-            raise ConfigError(_unknown(variable, [*names, *_OTHER_VARIABLES], "environment"))
-        values[names[variable]] = value
+            unknown = _unknown(variable, [*names, *_OTHER_VARIABLES], "environment")
+            warnings.append(f"{unknown} (ignored)")
+        elif value.strip():  # set to nothing means: not set
+            values[names[variable]] = value
     if environment.get("UHLM_NO_CLOUD", "") not in ("", "0"):
         values["cloud", "offline"] = True
-    return values
+    return values, warnings
 
 
 def _unknown(key: str, known: list[str], origin: str) -> str:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..common.errors import ModelError
+from ..common.errors import ModelError, UsageError
 from .template import ChatTemplate, Message, TemplateOwner
 from .vocabulary import Vocabulary
 
 __all__ = ["ChatEncoder"]
+
+_LONGEST = 2 << 20
+"""Characters of a conversation: more than any context holds, less than templates may render."""
 
 
 class ChatEncoder:
@@ -37,7 +40,11 @@ class ChatEncoder:
         Raises:
             ModelError: the template refuses the conversation.
             ResourceError: no process can be started to render it.
+            UsageError: it is longer than any context.
         """
+        length = sum(len(message["content"]) for message in messages)
+        if length > _LONGEST:
+            raise UsageError(f"the prompt has {length:,} characters, far too many; shorten it")
         vocab, render = self._vocab, self._template.render
         if not any(n in message["content"] for message in messages for n in vocab.control_names):
             return vocab.tokenize(render(messages), special=True)

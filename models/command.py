@@ -13,7 +13,7 @@ import typer
 if TYPE_CHECKING:
     from .download import Progress
 
-__all__ = ["inspect", "pull", "register"]
+__all__ = ["inspect", "pull", "pull_missing", "register"]
 
 models_app = typer.Typer(help="Pulled models: list, remove.", no_args_is_help=True)
 
@@ -38,6 +38,24 @@ def pull(
     typer.echo(str(stored.path))
     licence = f", licence {stored.licence}" if stored.licence else ""
     typer.echo(f"{stored.repo}:{stored.type} at {stored.commit[:12]}{licence}", err=True)
+
+
+def pull_missing(*names: str) -> None:
+    """Pull those models of the catalogue that are not here.
+
+    Raises:
+        UhlmError: see `pull`.
+    """
+    from ..common.errors import ModelError
+    from .hub import pull as run
+    from .resolve import locate_model
+
+    for name in names:
+        try:
+            locate_model(name)
+        except ModelError:
+            with _progress() as progress:
+                run(name, progress=progress)
 
 
 def inspect(

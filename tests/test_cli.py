@@ -141,12 +141,18 @@ def test_a_long_conversation_keeps_the_system_message_and_the_newest_turns(
         (["run", ""], ["the prompt is empty"]),
         (["run", "  \n"], ["the prompt is empty"]),
         (["run", "hi", "--profile", "dmeo"], ["no profile named 'dmeo'", "demo"]),
-        (["run", "hi", "--strategy", "hml"], ["'hml'", "'hlm'"]),
-        (["run", "hi", "--threshold", "high"], ["'high'", "'averse'"]),
-        (["run", "hi", "--temperature", "-1"], ["sampler.temperature", "greater than"]),
+        (["run", "hi", "--strategy", "hml"], ["'hml'", " hlm, "]),
+        (
+            ["run", "hi", "--threshold", "high"],
+            ["'high'", "must be a number, averse, prone, risk or adaptive\n"],
+        ),
+        (["run", "hi", "--temperature", "-1"], ["sampler.temperature", "must be at least 0.0\n"]),
         (["run", "hi", "--config", "nowhere.toml"], ["nowhere.toml", "No such file"]),
-        (["run", "hi", "--cloud", "verifier"], ["no URL", "http://"]),
-        (["run", "hi", "--cloud", "ftp://example.org"], ["no URL", "http://"]),
+        (["run", "hi", "--draft-limit", "65"], ["draft_limit", "must be at most 64"]),
+        (["run", "hi", "--draft-limit", "no"], ["must be a whole number or auto\n"]),
+        (["run", "hi", "--cloud", "verifier"], ["not a verifier URL: write https://host:8787\n"]),
+        (["run", "hi", "--cloud", "ftp://example.org"], ["not a verifier URL"]),
+        (["run", "hi", "--pair", "qwen"], ["no pair named 'qwen'", "qwen2.5"]),
         (["run", "hi", "--cloud", "http://example.org/api"], ["without path"]),
         (["run", "hi", "--cloud", "http://u:secret@example.org"], ["without path"]),
         (["cloud", "--host", "0.0.0.0"], ["wants a key", "UHLM_API_KEY"]),  # noqa: S104
@@ -174,8 +180,34 @@ def test_an_unknown_key_in_a_config_file_names_what_was_meant(
     refused(invoke("run", "hi", "--config", str(file)), 2, "cloud.urll", "did you mean cloud.url?")
 
 
-def test_an_unknown_variable_names_what_was_meant(invoke: Invoke) -> None:
-    refused(invoke("run", "hi", UHLM_CLOUD_ULR="x"), 2, "did you mean UHLM_CLOUD_URL?")
+def test_an_unknown_variable_is_told_with_what_was_meant_and_stops_nothing(invoke: Invoke) -> None:
+    result = invoke("run", "Hello!", "--offline", UHLM_CHAT_SED="1", UHLM_CHAT_SEED="")
+    assert result.code == 0
+    assert result.out
+    assert result.err.count("\n") == 1
+    assert "unknown key UHLM_CHAT_SED (environment); did you mean UHLM_CHAT_SEED?" in result.err
+
+
+def test_a_wrong_url_in_a_config_file_is_refused_by_config_show(
+    invoke: Invoke, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("[cloud]\nurl = 'foo'\n", "utf-8")
+    result = invoke("config", "show", "--config", str(file))
+    refused(result, 2, "cloud.url = 'foo'", "not a verifier URL: write https://host:8787")
+
+
+@pytest.mark.parametrize("profile", ["pi4", "pi5", "jetson-orin", "paper"])
+def test_a_profile_without_models_says_what_it_lacks(invoke: Invoke, profile: str) -> None:
+    result = invoke("run", "Hello!", "--offline", "--profile", profile, "--gpu-layers", "0")
+    assert result.code == 0
+    assert f"profile {profile} names no models" in result.err
+    assert "--pair" in result.err
+    told = invoke(
+        "run", "Hello!", "--offline", "--profile", profile, "--gpu-layers", "0", "--model",
+        str(DEVICE_MODEL),
+    )  # fmt: skip
+    assert "names no models" not in told.err
 
 
 def test_a_prompt_longer_than_the_context_says_by_how_much(invoke: Invoke) -> None:

@@ -77,7 +77,7 @@ def test_a_file_is_read_in_place_of_the_user_s_own(home: dict[str, str], tmp_pat
         load_config({}, environment=home | {"UHLM_CONFIG": str(other)}),
     ):
         assert loaded.config.device.engine.n_ctx == 99
-        assert loaded.config.chat.max_tokens == 256
+        assert loaded.config.chat.max_tokens == 512
 
 
 def test_each_value_is_shown_with_where_it_came_from(home: dict[str, str]) -> None:
@@ -124,9 +124,17 @@ def test_an_unknown_key_names_the_file_and_what_was_meant(home: dict[str, str]) 
     assert refusal(home) == expected
 
 
-def test_an_unknown_variable_names_what_was_meant(home: dict[str, str]) -> None:
-    message = refusal(home | {"UHLM_STRATEGY_TRESHOLD": "0.3"})
-    assert message.endswith("did you mean UHLM_STRATEGY_THRESHOLD?")
+def test_an_unknown_variable_is_a_warning_that_names_what_was_meant(home: dict[str, str]) -> None:
+    loaded = load_config({}, environment=home | {"UHLM_STRATEGY_TRESHOLD": "0.3"})
+    (warning,) = loaded.warnings
+    assert "did you mean UHLM_STRATEGY_THRESHOLD?" in warning
+    assert loaded.config.strategy.threshold is None
+
+
+def test_an_empty_variable_sets_nothing(home: dict[str, str]) -> None:
+    loaded = load_config({}, environment=home | {"UHLM_CHAT_MAX_TOKENS": " "})
+    assert loaded.config == load_config({}, environment=home).config
+    assert loaded.warnings == ()
 
 
 def test_a_key_like_nothing_known_points_to_the_list(home: dict[str, str]) -> None:
@@ -142,21 +150,21 @@ def test_a_section_that_is_a_value_is_refused(home: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "reason"),
     [
-        (("strategy", "name"), "hml", "input should be 'local'"),
-        (("strategy", "threshold"), "avers", "'averse'"),
+        (("strategy", "name"), "hml", "must be local, cloud, hlm,"),
+        (("strategy", "threshold"), "avers", "must be a number, averse, prone, risk or adaptive"),
         (("strategy", "threshold"), "nan", "finite"),
-        (("strategy", "rate"), "2", "less than or equal to 1"),
-        (("sampler", "temperature"), "-1", "greater than or equal to 0"),
+        (("strategy", "rate"), "2", "at most 1"),
+        (("sampler", "temperature"), "-1", "at least 0"),
         (("sampler", "temperature"), "inf", "finite"),
-        (("sampler", "top_p"), "0", "greater than 0"),
+        (("sampler", "top_p"), "0", "more than 0"),
         (("chat", "seed"), str(2**64), "less than 18446744073709551616"),
-        (("chat", "max_tokens"), "0", "greater than or equal to 1"),
-        (("chat", "max_tokens"), "many", "valid integer"),
-        (("cloud", "deadline"), "0", "greater than 0"),
-        (("device", "wire_top"), "257", "less than or equal to 256"),
-        (N_CTX, "-1", "greater than or equal to 0"),
-        (("device", "engine", "cache_type_k"), "q3", "input should be 'f32'"),
-        (("verifier", "port"), "65536", "less than or equal to 65535"),
+        (("chat", "max_tokens"), "0", "at least 1"),
+        (("chat", "max_tokens"), "many", "must be a whole number"),
+        (("cloud", "deadline"), "0", "more than 0"),
+        (("device", "wire_top"), "257", "at most 256"),
+        (N_CTX, "-1", "at least 0"),
+        (("device", "engine", "cache_type_k"), "q3", "must be f32,"),
+        (("verifier", "port"), "65536", "at most 65535"),
     ],
     ids=lambda x: ".".join(x) if isinstance(x, tuple) else x,
 )
