@@ -129,6 +129,30 @@ def run(
     answer(config, text, _partner(config), as_json=json, verbose=verbose)
 
 
+@app.command()
+@conversation
+def serve(
+    config: Config,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 is any free one.")] = None,
+    key_file: Annotated[Path | None, typer.Option(help="File with API keys, mode 600.")] = None,
+    queue: Annotated[int | None, typer.Option(help="Requests that may wait.")] = None,
+) -> None:
+    """Serve the device to programs (OpenAI's API) and browsers. The key: UHLM_SERVE_KEY."""
+    from .configs.layers import changed
+
+    given = {"host": host, "port": port, "key_file": key_file, "queue": queue}
+    values: dict[tuple[str, ...], Any] = {
+        ("serve", name): value for name, value in given.items() if value is not None
+    }
+    try:
+        from .edge.api.server import serve as run_server
+    except ImportError as error:
+        raise UsageError(f"{error.name} is missing; run: pip install 'uhlm-edge[serve]'") from None
+    config = changed(config, values, "flag")
+    run_server(config, _partner(config))
+
+
 def _partner(config: Config) -> Link | None:
     """A second model in this process in place of a verifier, if one is configured."""
     if config.strategy.partner is None:

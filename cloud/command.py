@@ -10,6 +10,7 @@ import threading
 from collections.abc import Mapping
 
 from ..common.key_file import read_key_file
+from ..common.listen import url_of
 from ..models.resolve import find_model
 from .keys import Keys
 from .options import VerifierOptions
@@ -49,12 +50,10 @@ def run_verifier(
         if until_eof:
             threading.Thread(target=_stop_at_eof, name="uhlm-parent", daemon=True).start()
         if fd is None:
-            host, port = listener.getsockname()[:2]
-            scheme = "https" if options.tls_certificate else "http"
             key = (
                 "" if keys else ", open to every program on this machine (set UHLM_API_KEY to lock)"
             )
-            url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+            url = url_of(listener, options.tls_certificate is not None)
             print(f"uhlm-edge: {service.model_name} at {url}{key}", file=sys.stderr, flush=True)
             print(f"uhlm-edge: {service.backend}", file=sys.stderr, flush=True)
         serve(service, options, listener)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 import ssl
 from types import FrameType
 
 import uvicorn
 
-from ..common.errors import ConfigError, ResourceError
+from ..common import listen
+from ..common.errors import ConfigError
 from .app import make_app
 from .keys import Keys
 from .options import VerifierOptions
@@ -25,23 +25,7 @@ def bind(options: VerifierOptions, keys: Keys) -> socket.socket:
         ConfigError: another address than loopback without a key.
         ResourceError: the address cannot be had.
     """
-    if not keys and not _is_loopback(options.host):
-        raise ConfigError(
-            f"{options.host} can be reached by others, so the verifier wants a key: set "
-            "UHLM_API_KEY, or key_file in the [verifier] section"
-        )
-    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((options.host, options.port))
-    except OSError as error:
-        listener.close()
-        raise ResourceError(
-            f"cannot listen on {options.host} port {options.port}: {error.strerror or error}; "
-            "choose another with --port"
-        ) from None
-    return listener
+    return listen.bind(options.host, options.port, keys, "verifier")
 
 
 def serve(service: Service, options: VerifierOptions, listener: socket.socket) -> None:
@@ -85,12 +69,3 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._service.ready = False
         super().handle_exit(sig, frame)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -17,6 +17,7 @@ __all__ = [
     "CloudOptions",
     "Config",
     "DeviceOptions",
+    "ServeOptions",
     "StrategyName",
     "StrategyOptions",
     "Threshold",
@@ -100,6 +101,17 @@ class ChatOptions(_Section):
     seed: int | None = Field(None, ge=0, lt=2**64, description="unset: another one each time")
 
 
+class ServeOptions(_Section):
+    """The server on the device, for programs and for the web page."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8080, ge=0, le=65535, description="0: any free one")
+    key_file: Path | None = Field(None, description="file with API keys; or UHLM_SERVE_KEY")
+    queue: int = Field(16, ge=0, le=1024, description="requests that may wait")
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+
+
 class Config(_Section):
     """Everything."""
 
@@ -109,3 +121,4 @@ class Config(_Section):
     cloud: CloudOptions = CloudOptions()
     verifier: VerifierOptions = VerifierOptions()
     chat: ChatOptions = ChatOptions()
+    serve: ServeOptions = ServeOptions()

@@ -26,7 +26,14 @@ __all__ = ["Loaded", "as_environment", "changed", "config_folder", "load_config"
 _FOLDER = Path(__file__).parent
 _NOT_PROFILES = {"catalogue"}
 _PAIRS = {"paper": "paper"}  # of the catalogue, to suggest for a profile; else a small one
-_OTHER_VARIABLES = {"UHLM_API_KEY", "UHLM_NO_CLOUD", "UHLM_CONFIG", "UHLM_PROFILE", "UHLM_MODELS"}
+_OTHER_VARIABLES = {
+    "UHLM_API_KEY",
+    "UHLM_SERVE_KEY",
+    "UHLM_NO_CLOUD",
+    "UHLM_CONFIG",
+    "UHLM_PROFILE",
+    "UHLM_MODELS",
+}
 
 Path_ = tuple[str, ...]
 """A key: ("device", "engine", "n_ctx")."""

@@ -13,23 +13,28 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-from ...common.errors import ConfigError
+from ...common.errors import ConfigError, UsageError
 from ...configs.config import Config, StrategyOptions
 from ...configs.layers import changed
 from ...lm.template import Message
+from ...wire.messages import Info
 from ..chat.assemble import _PIPELINED, _pair, assemble
 from ..chat.assistant import Assistant
 from ..decode.stats import Stats
-from ..events import Event, Token
+from ..events import Draft, Event, Token
 from ..link.http import Link
 from ..policy.reward import RewardHead
 from ..policy.strategy import Strategy
 from ..policy.tuning import PUBLISHED_THRESHOLD, find_tuning, needs_calibration, strategy_of
 from .options import Key
 
-__all__ = ["Assistants", "Writing"]
+__all__ = ["Assistants", "PromptTooLong", "Writing"]
 
 _MOST_STRATEGIES = 32  # kept: an adaptive one has learnt something
+
+
+class PromptTooLong(UsageError):
+    """A conversation that leaves no room for a reply."""
 
 
 class Writing:
@@ -78,17 +83,39 @@ class Writing:
             ends |= remote.info.end_ids
         return loop.tokens[-1].id in ends
 
-    def draft_text(self, token: Token) -> str | None:
+    def draft(self, token: Token) -> Draft | None:
         """What the device had proposed where `token` stands; None if it proposed nothing."""
         loop = self._assistant.loop
-        draft = None if loop is None else loop.proposed.get(token.index)
-        return None if draft is None else self._assistant.device.vocab.text([draft.id])
+        return None if loop is None else loop.proposed.get(token.index)
+
+    def piece(self, token_id: int) -> bytes:
+        """The bytes that an id adds to a text; of a control token, nothing."""
+        return self._assistant.device.vocab.text_bytes(token_id)
 
 
 def _common(old: Sequence[int], new: Sequence[int]) -> int:
     """How many ids two texts begin with alike. (The last id of a prompt is read in any case.)"""
     pairs = enumerate(zip(old, new, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(old), len(new)))
+
+
+class _Continuer(Assistant):
+    """Gives both models the text as it is, after their begin-of-text token."""
+
+    def _fit(self, messages: list[Message]) -> tuple[list[Message], list[int]]:
+        ids, n_ctx = self._ids(messages, self.device.vocab.bos), self.device.tape.engine.n_ctx
+        if not 0 < len(ids) < n_ctx:
+            raise UsageError(
+                f"the prompt has {len(ids)} tokens, and a context of {n_ctx} must have room for "
+                "one more"
+            )
+        return messages, ids
+
+    def _render_remote(self, info: Info, messages: list[Message]) -> list[int]:
+        return self._ids(messages, info.bos)
+
+    def _ids(self, messages: list[Message], bos: str) -> list[int]:
+        return self.device.vocab.tokenize(bos + messages[0]["content"], special=True)
 
 
 class Assistants:
@@ -132,12 +159,22 @@ class Assistants:
             values: what this reply has otherwise than the configuration.
 
         Raises:
-            UsageError: a value out of range, or a conversation that does not fit the context.
+            ConfigError: a value out of range.
+            PromptTooLong: the newest message alone does not fit the context.
         """
+        return self._write(Assistant, messages, values)
+
+    def write_on(self, prompt: str, values: Mapping[Key, Any]) -> Writing:
+        """The same, for a text to go on with as it is."""
+        return self._write(_Continuer, [{"role": "user", "content": prompt}], values)
+
+    def _write(
+        self, kind: type[Assistant], messages: Sequence[Message], values: Mapping[Key, Any]
+    ) -> Writing:
         config = changed(self.config, values) if values else self.config
         strategy, head = self._strategy(config)
         base = self._base
-        assistant = Assistant(
+        assistant = kind(
             replace(base.device, sampler=config.sampler, head=head),
             base.remote,
             strategy,
@@ -146,7 +183,10 @@ class Assistants:
             seed=self._seed(config),
             pipelined=_PIPELINED[config.strategy.pipelined],
         )
-        return Writing(assistant, assistant.answer(messages))
+        try:
+            return Writing(assistant, assistant.answer(messages))
+        except UsageError as error:
+            raise PromptTooLong(str(error)) from None
 
     @staticmethod
     def _seed(config: Config) -> int:

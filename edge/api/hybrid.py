@@ -118,6 +118,16 @@ class Hybrid:
         writing = self._assistants.write(_checked(messages), values)
         return Reply(writing, [stop] if isinstance(stop, str) else stop, self._device())
 
+    def complete(self, prompt: str, *, stop: str | Sequence[str] = (), **options: Any) -> Reply:
+        """Go on with a text as it is, without a chat template. Names of control tokens count.
+
+        Raises:
+            UsageError: see `generate`.
+        """
+        values = reply_keys_of(options)
+        writing = self._assistants.write_on(prompt, values)
+        return Reply(writing, [stop] if isinstance(stop, str) else stop, self._device())
+
     def chat(self, text: str, *, stop: str | Sequence[str] = (), **options: Any) -> Reply:
         """Say something and wait for the whole reply; the conversation goes on with both.
 
@@ -146,7 +156,11 @@ class Hybrid:
 
         Replies that are asked for at the same time are written one after another.
         """
-        return AsyncReply(self.generate(messages, stop=stop, **options), self._thread)
+        return self.asynchronous(self.generate(messages, stop=stop, **options))
+
+    def asynchronous(self, reply: Reply) -> AsyncReply:
+        """A reply that nobody has read from, to be written in the device's thread."""
+        return AsyncReply(reply, self._thread)
 
     @property
     def device(self) -> str:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from ...common.worker import Worker
 from ..decode.stats import Stats
-from ..events import Notice, SkippedVerdict, Token
+from ..events import Draft, Notice, SkippedVerdict, Token
 from .assistants import Writing
 from .stops import until_stop
 
@@ -103,9 +103,18 @@ class Reply(Iterator[Token]):
         """Tokens of the prompt that the device had read before. Known when it has ended."""
         return self._writing.cached_tokens
 
+    def draft(self, token: Token) -> Draft | None:
+        """What the device had proposed where a token stands, and from which distribution."""
+        return self._writing.draft(token)
+
     def draft_text(self, token: Token) -> str | None:
-        """What the device had proposed in place of a token that the cloud wrote."""
-        return self._writing.draft_text(token)
+        """The text of that proposal; None if there was none (strategy `cloud`)."""
+        draft = self._writing.draft(token)
+        return None if draft is None else self.piece(draft.id).decode("utf-8", "replace")
+
+    def piece(self, token_id: int) -> bytes:
+        """The bytes that an id adds to a text."""
+        return self._writing.piece(token_id)
 
     def _write(self, device: AbstractContextManager[object]) -> Generator[Token, None, None]:
         with device, closing(self._settled()) as settled:

@@ -1,0 +1,62 @@
+"""Take an address to listen on, and never one that strangers reach without a key."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+
+from .errors import ConfigError, ResourceError
+from .keys import Keys
+
+__all__ = ["bind", "is_loopback", "url_of"]
+
+
+def bind(
+    host: str, port: int, keys: Keys, section: str, variable: str = "UHLM_API_KEY"
+) -> socket.socket:
+    """A socket at an address; with port 0 at any free one. It does not listen yet.
+
+    Args:
+        host: name or address.
+        port: 0 to 65535.
+        keys: who is let in.
+        section: of the configuration, and the environment variable, that a key can come from.
+
+    Raises:
+        ConfigError: another address than loopback without a key.
+        ResourceError: the address cannot be had.
+    """
+    if not keys and not is_loopback(host):
+        raise ConfigError(
+            f"{host} can be reached by others, so this server wants a key: set {variable}, or "
+            f"key_file in the [{section}] section"
+        )
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise ResourceError(
+            f"cannot listen on {host} port {port}: {error.strerror or error}; "
+            "choose another with --port"
+        ) from None
+    return listener
+
+
+def is_loopback(host: str) -> bool:
+    """Does only this machine reach it?"""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def url_of(listener: socket.socket, tls: bool = False) -> str:
+    """The URL of a bound socket."""
+    host, port = listener.getsockname()[:2]
+    where = f"[{host}]" if ":" in host else host
+    return f"{'https' if tls else 'http'}://{where}:{port}"

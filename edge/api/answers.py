@@ -1,0 +1,221 @@
+"""Replies in OpenAI's form, whole or in pieces, and what they carry beside it: `uhlm`."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from ...lm.sampling import TOTAL
+from ..events import Token
+from .reply import Reply, provenance
+
+__all__ = ["Answer", "ChatAnswer", "CompletionAnswer", "token_json"]
+
+_NOT_PROPOSED = -9999.0  # what OpenAI says for a token that is none of the likely ones
+
+
+def token_json(reply: Reply, token: Token) -> dict[str, Any]:
+    """A token with who wrote it and what is known about it."""
+    written = token.source == "cloud"
+    return {
+        "index": token.index,
+        "id": token.id,
+        "text": token.text,
+        "source": token.source,
+        "provenance": provenance(token),
+        "uncertainty": token.uncertainty,
+        "uploaded": token.uploaded,
+        "accepted": token.accepted,
+        **({"draft": reply.draft_text(token)} if written else {}),
+    }
+
+
+class Answer:
+    """One answer to one request; the kinds differ in what a choice looks like.
+
+    Args:
+        model: its name, as the client knows it.
+        reply: being written.
+        logprobs: how many alternatives to tell for each token; None: no logarithms at all.
+    """
+
+    object = ""
+    chunk = ""
+    prefix = ""
+
+    def __init__(self, model: str, reply: Reply, logprobs: int | None = None) -> None:
+        self.reply = reply
+        self._logprobs = logprobs
+        self._head = {
+            "id": f"{self.prefix}-{uuid.uuid4().hex}",
+            "created": int(time.time()),
+            "model": model,
+        }
+        self._told = 0  # notices
+        self._judged = 0  # verdicts on skipped tokens
+
+    def whole(self) -> dict[str, Any]:
+        """The answer, when the reply has ended."""
+        reply = self.reply
+        tokens = [token_json(reply, token) for token in reply.tokens]
+        choice = {
+            "index": 0,
+            **self.content(reply.text),
+            "logprobs": self.logprobs(reply.tokens),
+            "finish_reason": reply.finish_reason,
+            "uhlm": {"tokens": tokens, **self._news(), **self._costs()},
+        }
+        return {**self._head, "object": self.object, "choices": [choice], "usage": self.usage()}
+
+    def begin(self) -> bytes | None:
+        """The first event of a stream, if this kind has one."""
+        return None
+
+    def piece(self, token: Token) -> bytes:
+        """The event of a token."""
+        uhlm = {"tokens": [token_json(self.reply, token)], **self._news()}
+        return self.event(self.delta(token.text), self.logprobs([token]), None, uhlm)
+
+    def end(self) -> bytes:
+        """The event that says why the reply ended, and what it cost."""
+        uhlm = {**self._news(), **self._costs()}
+        return self.event(self.delta(None), None, self.reply.finish_reason, uhlm)
+
+    def usage_event(self) -> bytes:
+        """The event with the counts, for clients that asked for it."""
+        body = {**self._head, "object": self.chunk, "choices": [], "usage": self.usage()}
+        return _event(body)
+
+    def usage(self) -> dict[str, Any]:
+        """Counts of tokens."""
+        reply = self.reply
+        n = len(reply.tokens)
+        return {
+            "prompt_tokens": reply.prompt_tokens,
+            "completion_tokens": n,
+            "total_tokens": reply.prompt_tokens + n,
+            "prompt_tokens_details": {"cached_tokens": reply.cached_tokens},
+        }
+
+    def event(
+        self, delta: Mapping[str, Any], logprobs: Any, reason: str | None, uhlm: Mapping[str, Any]
+    ) -> bytes:
+        """One event of the stream."""
+        choice = {
+            "index": 0, **delta, "logprobs": logprobs, "finish_reason": reason, "uhlm": uhlm,
+        }  # fmt: skip
+        return _event({**self._head, "object": self.chunk, "choices": [choice]})
+
+    def content(self, text: str) -> dict[str, Any]:
+        """The text of a choice."""
+        raise NotImplementedError
+
+    def delta(self, text: str | None) -> dict[str, Any]:
+        """What a piece adds."""
+        raise NotImplementedError
+
+    def logprobs(self, tokens: Sequence[Token]) -> dict[str, Any] | None:
+        """Logarithms of probabilities as the device saw them; None if nobody asked."""
+        raise NotImplementedError
+
+    def _likely(self, token: Token) -> tuple[float, list[tuple[int, float]]]:
+        """The logarithm of a token's probability under q, and of the likeliest ones."""
+        draft = self.reply.draft(token)
+        if draft is None:
+            return _NOT_PROPOSED, []
+        weight = draft.q.weight(token.id)
+        own = math.log(weight / TOTAL) if weight else _NOT_PROPOSED
+        pairs = sorted(zip(draft.q.weights, draft.q.ids, strict=True), reverse=True)
+        top = pairs[: self._logprobs or 0]
+        return own, [(int(i), math.log(int(w) / TOTAL)) for w, i in top]
+
+    def _news(self) -> dict[str, Any]:
+        """Notices and verdicts that have not been told yet."""
+        notices = self.reply.notices[self._told :]
+        verdicts = self.reply.verdicts[self._judged :]
+        self._told += len(notices)
+        self._judged += len(verdicts)
+        return {
+            **({"notices": notices} if notices else {}),
+            **({"verdicts": [asdict(verdict) for verdict in verdicts]} if verdicts else {}),
+        }
+
+    def _costs(self) -> dict[str, Any]:
+        stats = self.reply.stats
+        return {"stats": stats.to_json(), "offline_reason": stats.offline_reason}
+
+
+class ChatAnswer(Answer):
+    """Of `/v1/chat/completions`."""
+
+    object = "chat.completion"
+    chunk = "chat.completion.chunk"
+    prefix = "chatcmpl"
+
+    def content(self, text: str) -> dict[str, Any]:
+        return {"message": {"role": "assistant", "content": text, "refusal": None}}
+
+    def begin(self) -> bytes:
+        return self.event({"delta": {"role": "assistant", "content": ""}}, None, None, {})
+
+    def delta(self, text: str | None) -> dict[str, Any]:
+        return {"delta": {} if text is None else {"content": text}}
+
+    def logprobs(self, tokens: Sequence[Token]) -> dict[str, Any] | None:
+        if self._logprobs is None:
+            return None
+        content = []
+        for token in tokens:
+            own, top = self._likely(token)
+            others = [{**_spelt(self.reply.piece(i)), "logprob": value} for i, value in top]
+            piece = _spelt(self.reply.piece(token.id))
+            content.append({**piece, "logprob": own, "top_logprobs": others})
+        return {"content": content, "refusal": None}
+
+
+class CompletionAnswer(Answer):
+    """Of `/v1/completions`."""
+
+    object = chunk = "text_completion"
+    prefix = "cmpl"
+
+    def content(self, text: str) -> dict[str, Any]:
+        return {"text": text}
+
+    def delta(self, text: str | None) -> dict[str, Any]:
+        return {"text": text or ""}
+
+    def logprobs(self, tokens: Sequence[Token]) -> dict[str, Any] | None:
+        if self._logprobs is None:
+            return None
+        every = [self._likely(token) for token in tokens]
+        before = "".join(
+            token.text for token in self.reply.tokens[: tokens[0].index if tokens else 0]
+        )
+        offsets, at = [], len(before)
+        for token in tokens:
+            offsets.append(at)
+            at += len(token.text)
+        return {
+            "tokens": [token.text for token in tokens],
+            "token_logprobs": [own for own, _ in every],
+            "top_logprobs": [
+                {_spelt(self.reply.piece(i))["token"]: value for i, value in top}
+                for _, top in every
+            ],
+            "text_offset": offsets,
+        }
+
+
+def _spelt(piece: bytes) -> dict[str, Any]:
+    return {"token": piece.decode("utf-8", "replace"), "bytes": list(piece)}
+
+
+def _event(body: Mapping[str, Any]) -> bytes:
+    text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
+    return b"data: " + text.encode("utf-8", "replace") + b"\n\n"

@@ -1,0 +1,306 @@
+"""The device over HTTP, as clients of the OpenAI API know it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from ...common.errors import UhlmError, UsageError
+from ...common.keys import Keys
+from ...common.listen import is_loopback
+from ..policy.strategy import STRATEGIES
+from .answers import Answer, ChatAnswer, CompletionAnswer
+from .assistants import PromptTooLong
+from .hybrid import Hybrid
+from .metrics import Metrics
+from .reply import Reply
+from .requests import ApiError, ChatRequest, CompletionRequest, parsed
+from .turns import Busy, Turns
+
+__all__ = ["MAX_BODY", "make_app"]
+
+MAX_BODY = 4 << 20
+"""Bytes of a request: far more than any context holds."""
+
+_log = logging.getLogger("uhlm_edge.serve")
+_SSE = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def make_app(hybrid: Hybrid, keys: Keys, queue: int, loopback: bool = True) -> Starlette:
+    """The ASGI app. Every route of the API but `/health` asks for a key, if there are keys.
+
+    Args:
+        hybrid: the models.
+        keys: who is let in.
+        queue: requests that may wait.
+        loopback: only this machine reaches the server. Then no other name for it is answered to,
+            so that a page of some web site cannot make a browser talk to it.
+    """
+    api = _Api(hybrid, keys, queue, loopback)
+    return Starlette(
+        routes=[
+            Route("/health", api.guarded(api.health, open_to_all=True)),
+            Route("/metrics", api.guarded(api.metrics)),
+            Route("/v1/info", api.guarded(api.info)),
+            Route("/v1/models", api.guarded(api.models)),
+            Route("/v1/models/{id:path}", api.guarded(api.model)),
+            Route("/v1/chat/completions", api.guarded(api.chat), methods=["POST"]),
+            Route("/v1/completions", api.guarded(api.complete), methods=["POST"]),
+        ],
+        exception_handlers={
+            ApiError: _on_api_error,
+            HTTPException: _on_http,
+            UhlmError: _on_own_error,
+            ClientDisconnect: _on_left,
+            Exception: _on_failure,
+        },
+    )
+
+
+class _Api:
+    """The routes."""
+
+    def __init__(self, hybrid: Hybrid, keys: Keys, queue: int, loopback: bool) -> None:
+        self._hybrid = hybrid
+        self._keys = keys
+        self._loopback = loopback
+        self._turns = Turns(queue)
+        self._counts = Metrics()
+        self._started = int(time.time())
+
+    def guarded(self, handler: Handler, open_to_all: bool = False) -> Handler:
+        """A route that lets in who may."""
+
+        async def check(http: Request) -> Response:
+            if self._loopback and not is_loopback(http.url.hostname or ""):
+                raise ApiError(403, "this server answers only to the name localhost")
+            if not open_to_all and self._keys.owner(http.headers.get("authorization")) is None:
+                raise ApiError(
+                    401,
+                    "incorrect API key: send authorization: Bearer KEY with a key of this server",
+                    code="invalid_api_key",
+                )
+            return await handler(http)
+
+        return check
+
+    async def health(self, _: Request) -> Response:
+        """Is it there? Open to all."""
+        return JSONResponse({"status": "ok"})
+
+    async def metrics(self, _: Request) -> Response:
+        """Counters for Prometheus."""
+        gauges = {"waiting": self._turns.waiting, "busy": int(self._turns.taken)}
+        text = self._counts.text(**gauges)
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+
+    async def info(self, _: Request) -> Response:
+        """What kind of server this is, and what the page offers to choose from."""
+        options = self._hybrid.config.strategy
+        return JSONResponse(
+            {
+                "kind": "openai",
+                "model": self._hybrid.device,
+                "context": self._hybrid.n_ctx,
+                "verifier": self._hybrid.verifier,
+                "strategy": options.name,
+                "threshold": options.threshold,
+                "strategies": list(STRATEGIES),
+            }
+        )
+
+    async def models(self, _: Request) -> Response:
+        """The one model."""
+        return JSONResponse({"object": "list", "data": [self._model()]})
+
+    async def model(self, http: Request) -> Response:
+        """The one model, by name."""
+        self._require(http.path_params["id"])
+        return JSONResponse(self._model())
+
+    def _model(self) -> dict[str, Any]:
+        name, made = self._hybrid.device, self._started
+        return {"id": name, "object": "model", "created": made, "owned_by": "uhlm-edge"}
+
+    def _require(self, name: str | None) -> None:
+        if name not in (None, self._hybrid.device):
+            raise ApiError(
+                404, f"the model {name!r} does not exist; there is {self._hybrid.device!r}",
+                "model", "model_not_found",
+            )  # fmt: skip
+
+    async def chat(self, http: Request) -> Response:
+        """A reply to a conversation."""
+        request: ChatRequest = parsed(ChatRequest, await _body(http))
+        self._require(request.model)
+        reply = self._refusing(
+            lambda: self._hybrid.generate(
+                request.conversation, stop=request.stops, **request.options
+            )
+        )
+        logprobs = (request.top_logprobs or 0) if request.logprobs else None
+        return await self._answer(http, request, ChatAnswer(self._hybrid.device, reply, logprobs))
+
+    async def complete(self, http: Request) -> Response:
+        """A text, gone on with."""
+        request: CompletionRequest = parsed(CompletionRequest, await _body(http))
+        self._require(request.model)
+        reply = self._refusing(
+            lambda: self._hybrid.complete(request.text, stop=request.stops, **request.options)
+        )
+        answer = CompletionAnswer(self._hybrid.device, reply, request.logprobs)
+        return await self._answer(http, request, answer)
+
+    def _refusing(self, make: Callable[[], Reply]) -> Reply:
+        """A reply; what is wrong with the request is told in OpenAI's form."""
+        try:
+            return make()
+        except PromptTooLong as error:
+            self._counts.ended("refused")
+            raise ApiError(400, str(error), "messages", "context_length_exceeded") from None
+        except UsageError as error:
+            self._counts.ended("refused")
+            field = str(error).split(" ", 1)[0].rpartition(".")[2]
+            raise ApiError(400, str(error), field, "invalid_value") from None
+
+    async def _answer(
+        self, http: Request, request: ChatRequest | CompletionRequest, answer: Answer
+    ) -> Response:
+        tokens = self._in_turn(http, answer.reply)
+        if not request.stream:
+            await _unless_left(http, _read(tokens))
+            return JSONResponse(answer.whole())
+        # The first token is waited for here: until then a failure can still be an HTTP status.
+        first = await _unless_left(http, anext(tokens, None))
+        options = request.stream_options
+
+        async def events() -> AsyncIterator[bytes]:
+            async with aclosing(tokens):
+                if begin := answer.begin():
+                    yield begin
+                try:
+                    if first is not None:
+                        yield answer.piece(first)
+                    async for token in tokens:
+                        yield answer.piece(token)
+                except UhlmError as error:
+                    yield _failed(error)
+                    return
+                yield answer.end()
+                if options is not None and options.include_usage:
+                    yield answer.usage_event()
+                yield b"data: [DONE]\n\n"
+
+        return StreamingResponse(events(), media_type="text/event-stream", headers=_SSE)
+
+    async def _in_turn(self, http: Request, reply: Reply) -> Any:
+        """The tokens of a reply, when it is this client's turn."""
+        outcome = "left"
+        try:
+            async with self._turns.turn(http.client.host if http.client else ""):
+                async with aclosing(aiter(self._hybrid.asynchronous(reply))) as tokens:
+                    async for token in tokens:
+                        yield token
+                outcome = reply.finish_reason or "left"
+        except Busy:
+            outcome = "busy"
+            raise ApiError(
+                429, "too many requests wait for the device; try again later",
+                code="rate_limit_exceeded",
+            ) from None  # fmt: skip
+        except UhlmError:
+            outcome = "failed"
+            raise
+        finally:
+            self._counts.ended(outcome)
+            self._counts.add(reply)
+
+
+async def _read(tokens: Any) -> None:
+    async with aclosing(tokens):
+        async for _ in tokens:
+            pass
+
+
+async def _unless_left(http: Request, work: Any) -> Any:
+    """Wait for something, but not for a client that has gone away."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_left(http))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        for each in (task, gone):
+            each.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _left(http: Request) -> None:
+    while (await http.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _body(http: Request) -> bytes:
+    """The body. Anything but JSON is refused: a page of another site could send it unasked."""
+    if not http.headers.get("content-type", "").startswith("application/json"):
+        raise ApiError(415, "send JSON, with content-type: application/json")
+    parts = bytearray()
+    async for chunk in http.stream():
+        parts += chunk
+        if len(parts) > MAX_BODY:
+            raise ApiError(413, f"a request may have {MAX_BODY} bytes")
+    return bytes(parts)
+
+
+def _error(error: ApiError) -> JSONResponse:
+    response = JSONResponse(error.to_json(), error.status)
+    if error.status == 401:
+        response.headers["www-authenticate"] = "Bearer"
+    if error.status == 429:
+        response.headers["retry-after"] = "1"
+    return response
+
+
+def _failed(error: UhlmError) -> bytes:
+    """The event of a failure in the middle of a stream."""
+    _log.warning("%s: %s", type(error).__name__, error)
+    text = JSONResponse(ApiError(500, str(error)).to_json()).body
+    return b"data: " + bytes(text) + b"\n\n"
+
+
+async def _on_api_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)  # noqa: S101 - starlette calls it for nothing else
+    return _error(error)
+
+
+async def _on_http(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - starlette calls it for nothing else
+    what = {404: "there is nothing at this address", 405: "this method is not allowed here"}
+    return _error(ApiError(error.status_code, what.get(error.status_code, error.detail)))
+
+
+async def _on_own_error(_: Request, error: Exception) -> Response:
+    _log.warning("%s: %s", type(error).__name__, error)
+    return _error(ApiError(500, str(error)))
+
+
+async def _on_left(_: Request, __: Exception) -> Response:
+    return Response(status_code=499)
+
+
+async def _on_failure(_: Request, error: Exception) -> Response:
+    _log.error("%s: %s", type(error).__name__, error)
+    return _error(ApiError(500, "the server failed"))

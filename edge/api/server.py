@@ -1,0 +1,74 @@
+"""`uhlm-edge serve`: from options to a running server on the device."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import sys
+from collections.abc import Mapping
+
+import uvicorn
+
+from ...common.errors import ConfigError
+from ...common.key_file import read_key_file
+from ...common.keys import Keys
+from ...common.listen import bind, is_loopback, url_of
+from ...common.text import one_line
+from ...configs.config import Config
+from ..link.http import Link
+from .app import make_app
+from .hybrid import Hybrid
+
+__all__ = ["serve"]
+
+
+def serve(
+    config: Config, link: Link | None = None, environment: Mapping[str, str] = os.environ
+) -> None:
+    """Listen, load the models, answer until told to stop.
+
+    Args:
+        config: all options; `[serve]` says where to listen.
+        link: to a verifier that is there already; None: as the configuration says.
+        environment: of the process, for the key.
+
+    Raises:
+        ConfigError: another address than loopback without a key, or a key file that others read.
+        ModelError: a model is refused.
+        ResourceError: the address cannot be had.
+    """
+    options = config.serve
+    given = [environment["UHLM_SERVE_KEY"]] if environment.get("UHLM_SERVE_KEY") else []
+    if options.key_file is not None:
+        given += read_key_file(options.key_file.expanduser())
+    keys = Keys(given)
+    with (
+        bind(options.host, options.port, keys, "serve", "UHLM_SERVE_KEY") as listener,
+        Hybrid(config, _notify, link, environment) as hybrid,
+    ):
+        listener.listen(128)
+        app = make_app(hybrid, keys, options.queue, is_loopback(options.host))
+        settings = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            timeout_graceful_shutdown=5,
+            ssl_certfile=options.tls_certificate,
+            ssl_keyfile=options.tls_key,
+        )
+        try:
+            settings.load()
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(f"the TLS certificate or its key cannot be used: {error}") from None
+        url = url_of(listener, options.tls_certificate is not None)
+        lock = "" if keys else ", open to every program on this machine (set UHLM_SERVE_KEY)"
+        _notify(f"{hybrid.device} at {url}{lock}")
+        if keys and not is_loopback(options.host) and options.tls_certificate is None:
+            _notify("without TLS the key and every word can be read on the way; see [serve]")
+        uvicorn.Server(settings).run(sockets=[listener])
+
+
+def _notify(text: str) -> None:
+    print(f"uhlm-edge: {one_line(text)}", file=sys.stderr, flush=True)
