@@ -8,7 +8,7 @@ session; the ids that the device has read stay.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -54,7 +54,7 @@ class Writing:
         self._events = events
         self.prompt_tokens = self.cached_tokens = 0
 
-    def events(self) -> Iterator[Event]:
+    def events(self) -> Generator[Event, None, None]:
         """Event by event; closing the iterator ends the reply."""
         cache = self._assistant.device.tape
         held = cache.ids[: cache.engine.length]

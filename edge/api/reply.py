@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ...common.worker import Worker
@@ -32,6 +33,17 @@ def provenance(token: Token) -> Provenance:
     return "unverified" if token.uploaded and token.accepted is None else "device"
 
 
+@dataclass
+class _Written:
+    """What has come of a reply. The generator that writes it knows this and not the `Reply`, so
+    that a reply that is dropped is closed at once."""
+
+    tokens: list[Token] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+    verdicts: list[SkippedVerdict] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+
+
 class Reply(Iterator[Token]):
     """Iterate it for the tokens of a reply; each is final when it comes.
 
@@ -43,20 +55,17 @@ class Reply(Iterator[Token]):
         tokens: so far.
         notices: what the user should know, such as that the verifier went away.
         verdicts: what later calls told about tokens that had been skipped.
-        finish_reason: `stop` (the text ended, or a stop text appeared), `length` (the limit of
-            tokens), None (not finished, or closed early).
     """
 
     def __init__(
         self, writing: Writing, stops: Sequence[str], device: AbstractContextManager[object]
     ) -> None:
-        self.tokens: list[Token] = []
-        self.notices: list[str] = []
-        self.verdicts: list[SkippedVerdict] = []
-        self.finish_reason: FinishReason | None = None
+        self._written = written = _Written()
+        self.tokens = written.tokens
+        self.notices = written.notices
+        self.verdicts = written.verdicts
         self._writing = writing
-        self._stops = [stop for stop in stops if stop]
-        self._generator = self._write(device)
+        self._generator = _write(writing, [stop for stop in stops if stop], device, written)
 
     def __iter__(self) -> Reply:
         return self
@@ -82,6 +91,12 @@ class Reply(Iterator[Token]):
         for _ in self:
             pass
         return self
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """`stop`: the text ended, or a stop text appeared; `length`: the limit of tokens was
+        reached; None: not finished, or closed early."""
+        return self._written.finish_reason
 
     @property
     def text(self) -> str:
@@ -116,34 +131,35 @@ class Reply(Iterator[Token]):
         """The bytes that an id adds to a text."""
         return self._writing.piece(token_id)
 
-    def _write(self, device: AbstractContextManager[object]) -> Generator[Token, None, None]:
-        with device, closing(self._settled()) as settled:
-            if self._stops:
-                stopped = yield from self._kept(until_stop(settled, self._stops))
-            else:
-                stopped = yield from self._kept(settled)
-            ended = stopped or self._writing.ended_by_itself
-            self.finish_reason = "stop" if ended else "length"
 
-    def _kept(self, tokens: Generator[Token, None, bool]) -> Generator[Token, None, bool]:
+def _write(
+    writing: Writing,
+    stops: Sequence[str],
+    device: AbstractContextManager[object],
+    written: _Written,
+) -> Generator[Token, None, None]:
+    with device, closing(_committed(writing, written)) as committed:
+        tokens = until_stop(committed, stops) if stops else committed
         while True:
             try:
                 token = next(tokens)
             except StopIteration as end:
-                return bool(end.value)
-            self.tokens.append(token)
+                written.finish_reason = "stop" if end.value or writing.ended_by_itself else "length"
+                return
+            written.tokens.append(token)
             yield token
 
-    def _settled(self) -> Generator[Token, None, bool]:
-        with closing(self._writing.events()) as events:  # type: ignore[type-var]
-            for event in events:
-                if isinstance(event, Token):
-                    yield event
-                elif isinstance(event, Notice):
-                    self.notices.append(event.text)
-                else:
-                    self.verdicts.append(event)
-        return False
+
+def _committed(writing: Writing, written: _Written) -> Generator[Token, None, bool]:
+    with closing(writing.events()) as events:
+        for event in events:
+            if isinstance(event, Token):
+                yield event
+            elif isinstance(event, Notice):
+                written.notices.append(event.text)
+            else:
+                written.verdicts.append(event)
+    return False
 
 
 class AsyncReply:
