@@ -85,7 +85,7 @@ def calibrate(
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(f"--{first['loc'][0]}: {first['msg']}".replace("_", "-")) from None
-    if sampler.temperature == 0.0:
+    if sampler.greedy:
         raise UsageError("--temperature 0 leaves no law to compare; use one above 0")
     setting = Setting(
         sampler=sampler,

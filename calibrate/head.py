@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..common.errors import ResourceError
 from ..common.files import write_whole
-from ..edge.policy.reward import FEATURES, MARKS, N_FEATURES, History
+from ..edge.policy.reward import FEATURES, FORMAT, N_FEATURES, History
 from .shadow import Replay
 
 __all__ = ["Head", "export", "features", "train"]
@@ -35,7 +35,7 @@ def features(replay: Replay, expected: bool = False) -> Matrix:
     """
     table = np.empty((len(replay.ids), N_FEATURES), dtype=np.float32)
     marks = replay.marks.copy()
-    marks[:, MARKS.index("uncertainty")] = replay.expected if expected else replay.sampled
+    marks[:, FEATURES.index("uncertainty")] = replay.expected if expected else replay.sampled
     history = History()
     for i, row in enumerate(marks):
         history.write(i, row, table[i])
@@ -133,7 +133,7 @@ def export(head: Head, path: Path, metadata: Mapping[str, str]) -> Path:
     )
     # Old enough for every onnxruntime that is supported.
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    helper.set_model_props(model, {"features": FEATURES, **metadata})
+    helper.set_model_props(model, {"features": FORMAT, **metadata})
     write_whole(path, model.SerializeToString())
     return path
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from ..common.errors import DataError
 from ..common.files import write_whole
 from ..edge.policy.calibration import Calibration, EstimatorName, HeadFile, ModelKey, Quality
-from ..edge.policy.reward import FEATURES, MARKS
+from ..edge.policy.reward import FEATURES, FORMAT
 from ..lm.engines.protocol import Engine
 from .fit import fit_law, fit_line, require_enough
 from .head import Head, export, features, train
@@ -166,7 +166,7 @@ def _header(pair: Pair, digest: str, setting: Setting) -> str:
         "k": setting.k,
         "seed": setting.seed,
         "max_tokens": setting.max_tokens,
-        "features": FEATURES,
+        "features": FORMAT,
     }
     return json.dumps(about, sort_keys=True)
 
@@ -285,7 +285,7 @@ def compare(
 
 def _scores(replays: Sequence[Replay], name: str) -> Floats:
     if name == "entropy":
-        at = MARKS.index("entropy")
+        at = FEATURES.index("entropy")
         return np.concatenate([replay.marks[:, at] for replay in replays]).astype(np.float64)
     return np.concatenate([getattr(replay, name) for replay in replays])
 

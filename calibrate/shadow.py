@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from ..common.errors import DataError
 from ..edge.decode.cache import TokenCache
-from ..edge.policy.reward import MARKS, measure
+from ..edge.policy.reward import FEATURES, features
 from ..lm.chat import ChatEncoder
 from ..lm.draws import Draws, Purpose, turn_seed
 from ..lm.engines.protocol import Engine
+from ..lm.row import Row
 from ..lm.sampling import TOTAL, Sampler
 from ..lm.template import Message
 from ..lm.uncertainty import expected, sampled
@@ -63,7 +64,7 @@ class Replay:
         q: the device's probability of the draft, unrounded.
         q_rounded: the same as it is sent.
         p: the LLM's.
-        marks: what the reward head reads, shape (T, len(MARKS)), with `sampled` as u.
+        marks: what the reward head reads, shape (T, len(FEATURES)), with `sampled` as u.
     """
 
     conversation: int
@@ -106,7 +107,7 @@ class Replay:
             name: np.array(plain[name], dtype=np.float64)
             for name in ("sampled", "expected", "q", "q_rounded", "p")
         }
-        marks = np.array(plain["marks"], dtype=np.float32).reshape(n, len(MARKS))
+        marks = np.array(plain["marks"], dtype=np.float32).reshape(n, len(FEATURES))
         if any(column.shape != (n,) for column in columns.values()):
             raise ValueError("columns of different lengths")
         return Replay(int(plain["conversation"]), plain["ids"], marks=marks, **columns)
@@ -195,18 +196,18 @@ def shadow(
     columns: list[tuple[float, float, float, float]] = []
     marks = []
     while len(ids) < room and not (ids and ids[-1] in ends):
-        row = tape.row()
+        row = Row(tape.row())
         rounded = setting.sampler.distribution(row, setting.wire_top)
         draft = rounded.draw(draws.one(Purpose.DRAFT, len(ids)))
         u = sampled(row, draft, draws.thetas(len(ids)), draws.perturbs(len(ids)))
         q = float(setting.sampler.probs(row)[draft])
         columns.append((u, expected(row, draft), q, rounded.weight(draft) / TOTAL))
-        marks.append(measure(row, draft, u))
+        marks.append(features(row, draft, u))
         ids.append(draft)
         tape.append(draft)
     cloud.truncate(0)
     rows = cloud.eval([*other, *ids[:-1]], rows=len(ids))
-    p = [float(setting.sampler.probs(row)[d]) for row, d in zip(rows, ids, strict=True)]
+    p = [float(setting.sampler.probs(Row(row))[d]) for row, d in zip(rows, ids, strict=True)]
     u_sampled, u_expected, q_full, q_rounded = np.array(columns).T
     return Replay(
         conversation, ids, u_sampled, u_expected, q_full, q_rounded, np.array(p), np.array(marks)

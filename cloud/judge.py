@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from ..lm.draws import Purpose, uniform
 from ..lm.engines.protocol import Logits
+from ..lm.row import Row
 from ..lm.sampling import TOTAL, Distribution, Probs, rejection
 from ..lm.targets import Contrastive, Weighted
-from ..lm.verification import aim, judge, supply
+from ..lm.verification import bonus_token, judge, target_probs
 from ..wire.codec import OutOfRange, pack_contrast, pack_distribution
 from ..wire.messages import Reply, Request, Settings
 from .sessions import Session, common_length
@@ -94,7 +95,7 @@ class Judge:
                 elif position < len(ids):
                     draft = request.drafts[position - first_draft]
                     verdict = judge(
-                        ids[position : position + 1], [draft], [aim(target, draft, p)],
+                        ids[position : position + 1], [draft], [target_probs(target, draft, p)],
                         seed, position - origin,
                     )  # fmt: skip
                     betas += verdict.betas
@@ -116,7 +117,7 @@ class Judge:
                 distributions = [pack_distribution(sent)]
             else:
                 while True:
-                    tokens.append(supply(p, seed, len(ids) + len(tokens) - origin))
+                    tokens.append(bonus_token(p, seed, len(ids) + len(tokens) - origin))
                     if len(tokens) == request.supply or tokens[-1] in self.end_ids:
                         break
                     rows = yield Ask(len(ids) + len(tokens) - 1, tokens[-1:], 1)
@@ -152,8 +153,8 @@ class Judge:
     def _probs(self, settings: Settings, row: NDArray[np.float32]) -> Probs:
         """The LLM's p at one position; sparse and rounded only in a weighted ensemble."""
         if isinstance(settings.target, Weighted):
-            return settings.sampler.distribution(row, self.wire_top).probs(len(row))
-        return settings.sampler.probs(row)
+            return settings.sampler.distribution(Row(row), self.wire_top).probs(len(row))
+        return settings.sampler.probs(Row(row))
 
 
 def _wishes(ids: list[int], at: int, stop: int, rows: int, most: int) -> Iterator[Ask]:

@@ -20,7 +20,7 @@ from ..calibrate.head import features
 from ..calibrate.scores import auroc, calibration_error, risk_curve
 from ..calibrate.shadow import Replay, Setting, read_prompts, shadow_run
 from ..edge.policy.calibration import Calibration, EstimatorName, load
-from ..edge.policy.reward import MARKS, N_FEATURES, RewardHead
+from ..edge.policy.reward import FEATURES, N_FEATURES, RewardHead
 
 __all__ = ["check", "predict"]
 
@@ -100,7 +100,7 @@ def _scores(
         law = calibration.laws[name]
         scores[f"{name} u"] = u
         errors[f"{name} u"] = calibration_error(np.clip(law.a * u + law.b, 0.0, 1.0), beta)
-    at = MARKS.index("entropy")
+    at = FEATURES.index("entropy")
     scores["entropy"] = np.concatenate([r.marks[:, at] for r in replays]).astype(np.float64)
     return scores, errors
 

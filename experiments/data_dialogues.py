@@ -15,10 +15,10 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from ..lm.engines.generate import generate
 from ..lm.engines.protocol import Engine
-from ..lm.sampling import Sampler
+from ..lm.row import Row
+from ..lm.sampling import Sampler, resample
 from ..lm.template import ChatTemplate, Message
 
 __all__ = ["carry_on", "make_dialogues", "make_opening"]
@@ -138,17 +138,13 @@ def carry_on(engine: Engine, messages: list[Message], role: str, rng: random.Ran
     ids = vocab.tokenize(text, special=True)
     if len(ids) > _MAX_HISTORY:
         return ""
-    engine.truncate(0)
-    row = engine.eval(ids)[0]
-    reply: list[int] = []
-    while len(reply) < _MAX_TOKENS:
-        cdf = np.cumsum(_SAMPLER.probs(row))
-        token = int(cdf.searchsorted(rng.random() * cdf[-1], side="right"))
-        if token in vocab.end_ids:
-            return vocab.text(reply).strip()
-        reply.append(token)
-        row = engine.eval([token])[0]
-    return ""
+
+    def draw(row: Row) -> int:
+        return resample(_SAMPLER.probs(row), None, rng.random())
+
+    reply = [step.token for step in generate(engine, ids, draw, _MAX_TOKENS + 1)]
+    found_end = bool(reply) and reply.pop() in vocab.end_ids
+    return vocab.text(reply).strip() if found_end else ""
 
 
 def _main() -> None:

@@ -30,7 +30,7 @@ class Purpose(IntEnum):
     DRAFT = 0
     ACCEPT = 1
     RESIDUAL = 2
-    SUPPLY = 3
+    BONUS = 3
     PROPOSAL = 4
     ROUTE = 5
     THETA = 256

@@ -7,19 +7,24 @@ LLM's p is the full softmax in float64 under the same sampler, never cut or roun
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..common.errors import EngineError
+from .row import Row
 
 __all__ = ["TOTAL", "Distribution", "Sampler", "accept", "rejection", "resample"]
 
 _SPAN = 12.5  # nats below the peak: a quarter of the smallest weight
+_COLDEST = 1e-4  # temperature: differences of logits in float32 stop counting about there
 TOTAL = 1 << 16
 """What the integer weights of a Distribution sum to."""
+
+_ALL = np.array([TOTAL], dtype=np.int64)
+_ALL.flags.writeable = False
 
 Probs = NDArray[np.float64]
 """A distribution over the whole vocabulary, shape (V,), float64, sums to 1."""
@@ -42,18 +47,25 @@ class Distribution:
 
     def draw(self, u: float) -> int:
         """Inverse CDF in id order at the uniform `u`."""
+        if len(self.ids) == 1:
+            return int(self.ids[0])
         i = int(self.weights.cumsum().searchsorted(int(u * TOTAL), side="right"))
         return int(self.ids[i])
 
     def probs(self, n_vocab: int) -> Probs:
-        """The same law as a dense vector, shape (n_vocab,), float64."""
+        """The same distribution as a dense vector, shape (n_vocab,), float64."""
         dense = np.zeros(n_vocab)
         dense[self.ids] = self.weights / TOTAL
         return dense
 
     @staticmethod
+    def certain(token: int) -> Distribution:
+        """All the probability on one id."""
+        return Distribution(np.array([token], dtype=np.int64), _ALL)
+
+    @staticmethod
     def rounded(ids: NDArray[np.int64], mass: Probs) -> Distribution:
-        """Round the law proportional to `mass` at the ascending `ids`.
+        """Round the distribution proportional to `mass` at the ascending `ids`.
 
         The cumulative sum is rounded, not the parts, so the weights sum to TOTAL by construction
         and each is off by less than one.
@@ -71,7 +83,8 @@ class Sampler(BaseModel):
     """How logits become a distribution. Both sides apply the same one.
 
     Order: temperature, top-k, top-p, min-p, each on what the one before left, as servers of large
-    models do it. Off: top_k=0, top_p=1, min_p=0. Temperature 0 is greedy.
+    models do it. Off: top_k=0, top_p=1, min_p=0. Temperatures
+    below 1e-4 are greedy.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -81,48 +94,37 @@ class Sampler(BaseModel):
     top_p: float = Field(0.95, gt=0.0, le=1.0)
     min_p: float = Field(0.0, ge=0.0, le=1.0)
 
-    def probs(self, logits: NDArray[np.float32]) -> Probs:
-        """The full-support law of `logits` (V,) under this sampler, shape (V,), float64.
+    @property
+    def greedy(self) -> bool:
+        """Is only the most likely id left? So it is at temperatures where float32 sees nothing."""
+        return self.temperature < _COLDEST
 
-        Raises:
-            EngineError: the logits are not numbers.
-        """
-        peak = _peak(logits)
-        if self.temperature == 0.0:
-            one_hot = np.zeros(len(logits))
-            one_hot[int(logits.argmax())] = 1.0
+    def probs(self, row: Row) -> Probs:
+        """The full-support distribution of a row under this sampler, shape (V,), float64."""
+        if self.greedy:
+            one_hot = np.zeros(len(row))
+            one_hot[row.best] = 1.0
             return one_hot
         if self.top_k == 0 and self.top_p >= 1.0 and self.min_p <= 0.0:
-            mass: Probs = np.subtract(logits, peak, dtype=np.float64)
-            mass /= self.temperature
-            np.exp(mass, out=mass)
+            mass = self._mass(row, row.logits)
             mass /= mass.sum()
             return mass
-        ids, part = self.support(logits)
-        dense = np.zeros(len(logits))
+        ids, part = self.support(row)
+        dense = np.zeros(len(row))
         dense[ids] = part / part.sum()
         return dense
 
-    def distribution(self, logits: NDArray[np.float32], wire_top: int = 64) -> Distribution:
-        """The sparse, rounded law of `logits` (V,): at most `wire_top` ids.
+    def distribution(self, row: Row, wire_top: int = 64) -> Distribution:
+        """The sparse, rounded distribution of a row: at most `wire_top` ids."""
+        if self.greedy or len(row.near(self.temperature * _SPAN)) == 1:
+            return Distribution.certain(row.best)
+        return Distribution.rounded(*self.support(row, wire_top))
 
-        Raises:
-            EngineError: the logits are not numbers.
-        """
-        if self.temperature == 0.0:
-            _peak(logits)
-            best = np.array([int(logits.argmax())], dtype=np.int64)
-            return Distribution(best, np.array([TOTAL], dtype=np.int64))
-        ids, mass = self.support(logits, wire_top)
-        return Distribution.rounded(ids, mass)
-
-    def support(
-        self, logits: NDArray[np.float32], limit: int = 0
-    ) -> tuple[NDArray[np.int64], Probs]:
+    def support(self, row: Row, limit: int = 0) -> tuple[NDArray[np.int64], Probs]:
         """The ids that the sampler leaves, ascending, and their unnormalised mass.
 
         Args:
-            logits: shape (V,).
+            row: the logits.
             limit: at most this many ids, the most likely ones, and none so unlikely that rounding
                 would leave nothing of it; 0 for no limit.
 
@@ -131,19 +133,15 @@ class Sampler(BaseModel):
 
         Top-p refers to the mass that top-k left, so without top-k the whole vocabulary counts.
         """
-        peak = _peak(logits)
         caps = [c for c in (self.top_k, limit) if c]
-        whole_counts = self.top_k == 0 and self.top_p < 1.0
-        ids = _largest(logits, min(caps, default=0), peak, self.temperature * _SPAN * bool(limit))
-        mass = np.exp(np.subtract(logits[ids], peak, dtype=np.float64) / self.temperature)
+        ids = _largest(row, min(caps, default=0), self.temperature * _SPAN * bool(limit))
+        mass = self._mass(row, row.logits[ids])
         if self.top_p < 1.0:
-            if whole_counts:
-                every = np.subtract(logits, peak, dtype=np.float64) / self.temperature
-                total = float(np.exp(every, out=every).sum())
+            if self.top_k == 0:
+                total = float(self._mass(row, row.logits).sum())
             elif 0 < limit < self.top_k:
-                top = _largest(logits, self.top_k, peak)
-                every = np.subtract(logits[top], peak, dtype=np.float64) / self.temperature
-                total = float(np.exp(every).sum())
+                top = _largest(row, self.top_k)
+                total = float(self._mass(row, row.logits[top]).sum())
             else:
                 total = float(mass.sum())
             order = np.argsort(-mass, kind="stable")
@@ -156,31 +154,27 @@ class Sampler(BaseModel):
             ids, mass = ids[keep], mass[keep]
         return ids, mass
 
-
-def _peak(logits: NDArray[np.float32]) -> np.float32:
-    """The largest logit; NaN anywhere is NaN here, and refused."""
-    peak: np.float32 = logits.max()
-    if not np.isfinite(peak):
-        raise EngineError("the model gave logits that are not numbers; is its file damaged?")
-    return peak
+    def _mass(self, row: Row, logits: NDArray[np.float32]) -> Probs:
+        """exp((logits - peak) / temperature) in float64."""
+        mass: Probs = np.subtract(logits, row.peak, dtype=np.float64)
+        mass /= self.temperature
+        return np.exp(mass, out=mass)
 
 
-def _largest(
-    logits: NDArray[np.float32], n: int, peak: np.float32, span: float = 0.0
-) -> NDArray[np.int64]:
+def _largest(row: Row, n: int, span: float = 0.0) -> NDArray[np.int64]:
     """Ids of the `n` largest logits (0: of all that are finite), ascending.
 
     With a `span`, those lower than the peak by more than that may be missing.
     """
     if n == 1:
-        return np.array([int(logits.argmax())], dtype=np.int64)
+        return np.array([row.best], dtype=np.int64)
     # A scan for what is near the peak is far cheaper than a partition of everything, and nearly
     # always leaves enough.
-    near = np.flatnonzero(logits > peak - np.float32(span or 12.0))
-    if not span and (n == 0 or len(near) < n):
-        near = np.flatnonzero(logits > -np.inf)
+    near = row.near(span or (12.0 if n else math.inf))
+    if not span and len(near) < n:
+        near = row.near(math.inf)
     if 0 < n < len(near):
-        near = near[np.argpartition(logits[near], len(near) - n)[len(near) - n :]]
+        near = near[np.argpartition(row.logits[near], len(near) - n)[len(near) - n :]]
         near.sort()
     return near
 

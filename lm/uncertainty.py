@@ -7,9 +7,9 @@ Only whether d_k differs from d matters, so a draw is a comparison: with a unifo
 differs exactly when U_k > softmax(z / theta_k)[d]. With b = 1 / theta (at least 1/2),
 y = z - max z and S(b) = sum_i exp(b y_i) that reads U_k S(b_k) > exp(b_k y_d), and bounds on S
 decide it nearly always. So S is summed exactly over the *head*, the few logits near the maximum,
-and only bounded over the *tail*: log S is convex in b, so between two values of b it lies below
-the chord and above the neighbouring chords carried on. One exp over the vocabulary,
-a = exp(y / 4), gives the tail at b = 1/4, 1/2, 3/4 and 1 by sums, a square and dot products.
+and only bounded over the *tail*: log S falls and is convex in b, so between two values of b
+it lies below the chord and above the neighbouring chords carried on. One exp over the
+vocabulary, a = exp(y / 4), gives the tail at b = 1/4, 1/2, 3/4 and 1 by a square and dot products.
 What stays undecided is summed in full.
 """
 
@@ -17,35 +17,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..common.errors import EngineError
+from .row import ONES, Row, total
 
 __all__ = ["Estimator", "estimator", "expected", "sampled"]
 
-Row = NDArray[np.float32]
 Floats = NDArray[np.float64]
 
 Estimator = Callable[[Row, int, Floats, Floats], float]
-"""(logits (V,), draft id, theta uniforms (K,), perturb uniforms (K,)) -> u in [0, 1]."""
-
-HEAD_CUTS = (8.0, 4.0, 2.0, 1.0)
-"""How far below the maximum the head may reach, in nats: the first that keeps it small is used."""
-
-HEAD_LIMIT = 192
-"""How many ids the head may hold: it costs K exps per id."""
+"""(row, draft id, theta uniforms (K,), perturb uniforms (K,)) -> u in [0, 1]."""
 
 SLACK = 5e-5
 """Bound on the relative error of a sum over the tail: float32 exps, products, `BLOCK` terms."""
-
-BLOCK = 4096
-"""Terms per dot product: short sums lose few digits, and BLAS starts no threads for them."""
-
-ONES = np.ones(BLOCK, dtype=np.float32)
-"""What a block is multiplied with to be summed: faster than its sum."""
 
 TINY = 1e-30
 """Added to each sum over the tail, so that it has a logarithm. S is at least 1."""
@@ -60,60 +48,69 @@ TOLERANCE = 1e-3
 """Guaranteed error of `expected` against its midpoint rule; it is rarely a tenth of that."""
 
 
-class _Split(NamedTuple):
-    """A row of logits, split into a head and a tail."""
-
-    logits: Row  # (V,)
-    top: float  # their maximum
-    head: NDArray[np.intp]  # ids
-    cut: float  # the tail lies at least this far below the maximum, nats
-
-
-def sampled(logits: Row, draft: int, theta_uniforms: Floats, perturb_uniforms: Floats) -> float:
+def sampled(row: Row, draft: int, theta_uniforms: Floats, perturb_uniforms: Floats) -> float:
     """Return u = (1/K) sum_k 1[d_k != draft], as published.
 
     Args:
-        logits: raw logits of the device model, shape (V,), float32; -inf masks an id.
+        row: raw logits of the device model.
         draft: the drafted id.
         theta_uniforms: shape (K,), in [0, 1); theta_k is twice that.
         perturb_uniforms: shape (K,), in [0, 1); d_k differs when it exceeds softmax(z/theta_k)[d].
 
     Raises:
-        EngineError: the logits have no softmax (NaN, +inf, all -inf), or the draft is not an id.
+        EngineError: the draft is not an id.
     """
     beta = 1.0 / np.maximum(2.0 * theta_uniforms, SMALLEST_THETA)
-    split = _split(logits, draft)
-    weight, head = _weight_and_head(split, draft, beta)
-    lower, upper = _bounds(beta, _tail_nodes(split, 4, 1), 4, split.cut)
-    differs: NDArray[np.bool_] = perturb_uniforms * (head + np.exp(lower)) > weight
-    agrees = perturb_uniforms * (head + np.exp(upper)) <= weight
-    for k in (differs == agrees).nonzero()[0]:  # neither: decided by the whole sum
-        total = head[k] + float(_tail(split, 4, 4.0 * beta[k]).sum())
-        differs[k] = perturb_uniforms[k] * total > weight[k]
-    return int(differs.sum()) / len(beta)
+    weight, head = _weight_and_head(row, draft, beta)
+    # The chord from b = 1/2 to 1, and level from there on: decides nearly every draw.
+    half, one = math.log(row.tail_sum(2) + TINY), math.log(row.tail_sum(4) + TINY)
+    slope = 2.0 * (one - half)
+    most = np.exp(np.minimum(beta, 1.0) * slope + (half - 0.5 * slope + SLACK))
+    differs = perturb_uniforms * head > weight
+    agrees = perturb_uniforms * (head + most) <= weight
+    count = int(np.count_nonzero(differs))
+    unsure = (differs == agrees).nonzero()[0]
+    if len(unsure):
+        count += _count_differing(
+            row, beta[unsure], perturb_uniforms[unsure], _at(weight, unsure), _at(head, unsure)
+        )
+    return count / len(beta)
 
 
-def expected(logits: Row, draft: int, points: int = 20) -> float:
+def _count_differing(
+    row: Row, beta: Floats, uniforms: Floats, weight: Floats | float, head: Floats | float
+) -> int:
+    """How many U_k S(b_k) exceed the weight, by close bounds, and by whole sums where they fail."""
+    lower, upper = _bounds(beta, _quarters(row), 4, row.head[1])
+    differs: NDArray[np.bool_] = uniforms * (head + np.exp(lower)) > weight
+    agrees = uniforms * (head + np.exp(upper)) <= weight
+    count = int(np.count_nonzero(differs))
+    for k in (differs == agrees).nonzero()[0]:
+        total = _at(head, k) + float(row.tail(4, 4.0 * beta[k]).sum())
+        count += bool(uniforms[k] * total > _at(weight, k))
+    return count
+
+
+def expected(row: Row, draft: int, points: int = 20) -> float:
     """Return E[u] = 1/2 integral_0^2 (1 - softmax(z/theta)[draft]) dtheta: no draws, no noise.
 
     The midpoint rule with `points` values of theta, the tail of each interpolated between its
-    bounds. `logits` is (V,), float32.
+    bounds.
 
     Raises:
-        EngineError: as `sampled`.
+        EngineError: the draft is not an id.
     """
     beta = points / (2.0 * np.arange(points) + 1.0)
-    split = _split(logits, draft)
-    weight, head = _weight_and_head(split, draft, beta)
-    nodes = _tail_nodes(split, 8, 3)
-    lower, upper = _bounds(beta, nodes, 8, split.cut)
+    weight, head = _weight_and_head(row, draft, beta)
+    nodes = _eighths(row)
+    lower, upper = _bounds(beta, nodes, 8, row.head[1])
     tail = np.exp(np.minimum(np.maximum(_interpolate(beta, nodes), lower), upper))
     least, most = weight / (head + np.exp(upper)), weight / (head + np.exp(lower))
     softmax = weight / (head + tail)
     error = np.maximum(most - softmax, softmax - least)
     while error.sum() > TOLERANCE * points:
         k = int(error.argmax())
-        softmax[k] = weight[k] / (head[k] + float(_tail(split, 4, 4.0 * beta[k]).sum()))
+        softmax[k] = _at(weight, k) / (_at(head, k) + float(row.tail(4, 4.0 * beta[k]).sum()))
         error[k] = 0.0
     return 1.0 - float(softmax.sum()) / points
 
@@ -122,61 +119,44 @@ def estimator(name: Literal["sampled", "expected"]) -> Estimator:
     """Return the estimator of that name, for the generation loop to call once per draft."""
     if name == "sampled":
         return sampled
-    return lambda logits, draft, theta_uniforms, perturb_uniforms: expected(logits, draft)
+    return lambda row, draft, theta_uniforms, perturb_uniforms: expected(row, draft)
 
 
-def _split(logits: Row, draft: int) -> _Split:
-    z = np.asarray(logits, dtype=np.float32)
-    if not 0 <= draft < len(z):
-        raise EngineError(f"draft id {draft} is outside the vocabulary of {len(z)} ids")
-    top = float(z.max())  # NaN if any is
-    if not math.isfinite(top):
-        raise EngineError(f"the logits have no softmax: their maximum is {top}")
-    for cut in HEAD_CUTS:
-        threshold = np.float32(top - cut)
-        near = z >= threshold
-        if np.count_nonzero(near) <= HEAD_LIMIT:
-            return _Split(z, top, near.nonzero()[0], top - float(threshold))
-    return _Split(z, top, np.empty(0, dtype=np.intp), 0.0)
+def _weight_and_head(row: Row, draft: int, beta: Floats) -> tuple[Floats | float, Floats | float]:
+    """Return exp(b y_draft) and S over the head for each b, shapes (K,), in float64.
 
-
-def _weight_and_head(split: _Split, draft: int, beta: Floats) -> tuple[Floats, Floats]:
-    """Return exp(b y_draft) and S over the head for each b, shapes (K,), in float64."""
-    y = split.logits[split.head] - np.float64(split.top)
-    weight: Floats = np.exp(beta * (float(split.logits[draft]) - split.top))
+    Where the draft is the whole head, both are 1 for any b.
+    """
+    if not 0 <= draft < len(row):
+        raise EngineError(f"draft id {draft} is outside the vocabulary of {len(row)} ids")
+    ids = row.head[0]
+    if len(ids) == 1 and draft == row.best:
+        return 1.0, 1.0
+    weight: Floats = np.exp(beta * (float(row.logits[draft]) - row.peak))
+    y = row.logits[ids] - np.float64(row.peak)
     head: Floats = np.exp(beta[:, None] * y).sum(axis=1)
     return weight, head
 
 
-def _tail(split: _Split, root: int, stretch: float = 1.0) -> Row:
-    """Return exp(stretch y / root) over the tail, in blocks filled up with 0: (blocks, BLOCK).
-
-    `root` is a power of two, at least 4: the logits are scaled by it exactly, and cannot overflow.
-    """
-    size = len(split.logits)
-    exponents = np.empty((-(-size // BLOCK), BLOCK), dtype=np.float32)
-    flat = exponents.reshape(-1)
-    flat[size:] = -np.inf
-    inside = flat[:size]
-    np.multiply(split.logits, np.float32(1.0 / root), out=inside)
-    inside -= np.float32(split.top / root)
-    inside[split.head] = -np.inf
-    if stretch != 1.0:
-        with np.errstate(over="ignore"):
-            flat *= np.float32(min(stretch, 1e30))
-    return np.exp(exponents, out=exponents)
+def _at(values: Floats | float, k: Any) -> Any:
+    """Entries of what may be the same for all k."""
+    return values if isinstance(values, float) else values[k]
 
 
-def _tail_nodes(split: _Split, root: int, first: int) -> Floats:
-    """Return log S over the tail at b = first/root, ..., 1: one exp, then products only."""
-    a = _tail(split, root)
+def _quarters(row: Row) -> Floats:
+    """Return log S over the tail at b = 1/4, 1/2, 3/4, 1."""
+    logs: Floats = np.log(np.array([row.tail_sum(m) for m in (1, 2, 3, 4)]) + TINY)
+    return logs
+
+
+def _eighths(row: Row) -> Floats:
+    """Return log S over the tail at b = 3/8, 4/8, ..., 1: one exp, then products only."""
+    a = row.tail(8)
     powers = [ONES, a]
-    while len(powers) <= root // 2:
+    while len(powers) <= 4:
         powers.append(powers[-1] * a)
-    sums = np.empty((root + 1 - first, len(a)), dtype=np.float32)
-    for m in range(first, root + 1):
-        np.vecdot(powers[m // 2], powers[m - m // 2], out=sums[m - first])
-    logs: Floats = np.log(sums.sum(axis=1, dtype=np.float64) + TINY)
+    sums = [total(powers[m // 2], powers[m - m // 2]) for m in range(3, 9)]
+    logs: Floats = np.log(np.array(sums) + TINY)
     return logs
 
 

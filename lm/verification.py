@@ -17,7 +17,7 @@ from .draws import Purpose, uniform
 from .sampling import TOTAL, Distribution, Probs, accept, rejection, resample
 from .targets import Target, Weighted
 
-__all__ = ["Verdict", "aim", "contrast", "judge", "mixture", "supply"]
+__all__ = ["Verdict", "bonus_token", "contrast", "judge", "mixture", "target_probs"]
 
 
 class Verdict(NamedTuple):
@@ -64,21 +64,21 @@ def judge(
     return Verdict(len(drafts), None, betas)
 
 
-def supply(p: Probs, seed: int, position: int) -> int:
+def bonus_token(p: Probs, seed: int, position: int) -> int:
     """The LLM's own token at `position`: a draw from p."""
-    return resample(p, None, uniform(seed, Purpose.SUPPLY, position))
+    return resample(p, None, uniform(seed, Purpose.BONUS, position))
 
 
-def mixture(weights: Sequence[float], laws: Sequence[Probs]) -> Probs:
-    """r = sum of w_i p_i over any number of models, shape (V,) (arXiv 2502.01662, section 3).
+def mixture(shares: Sequence[float], parts: Sequence[Probs]) -> Probs:
+    """r = sum of share_i p_i over any number of models, shape (V,) (arXiv 2502.01662, section 3).
 
     Whichever model j proposes, `judge` settles with min(1, r / p_j) and norm(max(0, r - p_j)): a
     token is settled once every model has scored it, and follows r for every proposer. It stands
-    with probability at least w_j.
+    with probability at least share_j.
     """
-    r = laws[0] * weights[0]
-    for weight, law in zip(weights[1:], laws[1:], strict=True):
-        r += weight * law
+    r = parts[0] * shares[0]
+    for share, part in zip(shares[1:], parts[1:], strict=True):
+        r += share * part
     return r
 
 
@@ -88,7 +88,7 @@ def contrast(ids: NDArray[np.int64], log_p: Probs, log_q: Probs, mu: float) -> P
     Args:
         ids: where p is at least a tenth of its peak, shape (n,).
         log_p: logarithms of p there, shape (n,).
-        log_q: logarithms of the device's whole law, shape (V,).
+        log_q: logarithms of the device's whole distribution, shape (V,).
         mu: how much of the device is taken away.
     """
     score = log_p - mu * log_q[ids]
@@ -98,10 +98,10 @@ def contrast(ids: NDArray[np.int64], log_p: Probs, log_q: Probs, mu: float) -> P
     return r
 
 
-def aim(target: Target, q: Distribution, p: Probs) -> Probs:
+def target_probs(target: Target, q: Distribution, p: Probs) -> Probs:
     """The target r, shape (V,), of one position, from the device's q and the LLM's p.
 
-    A contrast is aimed at on the device, which alone has the whole q.
+    A contrast is made on the device, which alone has the whole q.
     """
     if not isinstance(target, Weighted):
         return p

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from ...edge.events import Draft
 from ...lm.chat import ChatEncoder
 from ...lm.engines.protocol import Engine, Logits
+from ...lm.row import Row
 from ...lm.sampling import TOTAL, Sampler, rejection
 from ...lm.template import Message
 
@@ -56,7 +57,7 @@ class ShadowVerifier:
             return {}
         rows = self.rows(prompt, reply)
         return {
-            i: rejection(float(self._sampler.probs(rows[i])[draft.id]), draft.weight / TOTAL)
+            i: rejection(float(self._sampler.probs(Row(rows[i]))[draft.id]), draft.weight / TOTAL)
             for i, draft in drafts.items()
             if i < len(reply)
         }

@@ -23,6 +23,7 @@ from ...edge.link.http import Deadline, Link, Traffic
 from ...edge.policy.policies import Policy
 from ...lm.draws import Draws
 from ...lm.engines.protocol import Engine, Logits
+from ...lm.row import Row
 from ...lm.sampling import Distribution, Sampler
 from ...lm.uncertainty import Estimator
 from .wrapped import WrappedEngine
@@ -94,20 +95,20 @@ class _TimedEngine(WrappedEngine):
 class _TimedSampler(Sampler):
     _watch: Stopwatch = PrivateAttr(default_factory=Stopwatch)
 
-    def distribution(self, logits: NDArray[np.float32], wire_top: int = 64) -> Distribution:
+    def distribution(self, row: Row, wire_top: int = 64) -> Distribution:
         with self._watch.time("sampling"):
-            return super().distribution(logits, wire_top)
+            return super().distribution(row, wire_top)
 
 
 def _timed_estimator(estimator: Estimator, watch: Stopwatch) -> Estimator:
     def timed(
-        logits: NDArray[np.float32],
+        row: Row,
         draft: int,
         thetas: NDArray[np.float64],
         perturbs: NDArray[np.float64],
     ) -> float:
         with watch.time("uncertainty"):
-            return estimator(logits, draft, thetas, perturbs)
+            return estimator(row, draft, thetas, perturbs)
 
     return timed
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...lm.engines.generate import generate
 from ...lm.engines.options import EngineOptions
+from ...lm.row import Row
 from ...lm.sampling import Sampler
 from ..energy.workload import PROMPTS
 
@@ -33,14 +36,17 @@ def model_rows(
     random = np.random.default_rng(seed)
     sampler = Sampler(temperature=1.0)
     rows: list[NDArray[np.float32]] = []
+
+    def draw(row: Row) -> int:
+        return sampler.distribution(row).draw(float(random.random()))
+
     try:
-        while len(rows) < n:
-            engine.truncate(0)
-            ids = engine.vocab.tokenize(prompts[(len(rows) // 16) % len(prompts)])
-            for _ in range(min(16, n - len(rows))):
-                row = engine.eval(ids)[0].copy()
-                rows.append(row)
-                ids = [sampler.distribution(row).draw(float(random.random()))]
+        for prompt in cycle(prompts):
+            limit = min(16, n - len(rows))
+            steps = generate(engine, engine.vocab.tokenize(prompt), draw, limit)
+            rows += [step.row.logits.copy() for step in steps]
+            if len(rows) == n:
+                break
     finally:
         engine.close()
     return np.array(rows)

@@ -22,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...common.errors import UsageError
+from ...lm.row import Logits, Row
 from ...lm.uncertainty import expected, sampled
 
 __all__ = ["Cost", "compared", "measure", "midpoints", "one_shot", "plain", "stretch"]
 
-Row = NDArray[np.float32]
 Floats = NDArray[np.float64]
 
 DRAWS = 20
@@ -53,7 +53,7 @@ class Cost(TypedDict):
 
 
 def measure(
-    real_rows: Row,
+    real_rows: Logits,
     vocab_sizes: Sequence[int] = (8_192, 32_000, 151_936),
     rows: int = 20,
     repeats: int = 5,
@@ -84,12 +84,16 @@ def measure(
     return costs
 
 
-def _measure_rows(kind: str, rows: list[Row], repeats: int, rng: np.random.Generator) -> list[Cost]:
-    ways: dict[str, Callable[[Row, int, Floats, Floats], float]] = {
+def _measure_rows(
+    kind: str, rows: list[Logits], repeats: int, rng: np.random.Generator
+) -> list[Cost]:
+    ways: dict[str, Callable[[Logits, int, Floats, Floats], float]] = {
         "plain": plain,
         "one_shot": one_shot,
-        "sampled": sampled,
-        "expected": lambda logits, draft, theta, perturb: expected(logits, draft),
+        "sampled": lambda logits, draft, theta, perturb: sampled(
+            Row(logits), draft, theta, perturb
+        ),
+        "expected": lambda logits, draft, theta, perturb: expected(Row(logits), draft),
     }
     times: dict[str, list[int]] = {way: [] for way in ways}
     cold: dict[str, list[int]] = {way: [] for way in ways}
@@ -130,7 +134,7 @@ def _measure_rows(kind: str, rows: list[Row], repeats: int, rng: np.random.Gener
     return costs
 
 
-def plain(logits: Row, draft: int, theta_uniforms: Floats, perturb_uniforms: Floats) -> float:
+def plain(logits: Logits, draft: int, theta_uniforms: Floats, perturb_uniforms: Floats) -> float:
     """Return u as published: K float64 softmaxes, and a token drawn from each."""
     differs = 0
     for theta, uniform in zip(2.0 * theta_uniforms, perturb_uniforms, strict=True):
@@ -139,7 +143,7 @@ def plain(logits: Row, draft: int, theta_uniforms: Floats, perturb_uniforms: Flo
     return differs / len(theta_uniforms)
 
 
-def compared(logits: Row, draft: int, theta_uniforms: Floats, perturb_uniforms: Floats) -> float:
+def compared(logits: Logits, draft: int, theta_uniforms: Floats, perturb_uniforms: Floats) -> float:
     """Return u from K float64 softmaxes and the comparisons that `sampled` makes: the same law."""
     differs = 0
     for theta, uniform in zip(2.0 * theta_uniforms, perturb_uniforms, strict=True):
@@ -147,7 +151,7 @@ def compared(logits: Row, draft: int, theta_uniforms: Floats, perturb_uniforms: 
     return differs / len(theta_uniforms)
 
 
-def one_shot(logits: Row, draft: int, theta_uniforms: Floats, perturb_uniforms: Floats) -> float:
+def one_shot(logits: Logits, draft: int, theta_uniforms: Floats, perturb_uniforms: Floats) -> float:
     """Return u from one float32 softmax over a (K, V) array."""
     beta = (0.5 / theta_uniforms).astype(np.float32)
     weights = beta[:, None] * (logits - logits.max())
@@ -155,13 +159,13 @@ def one_shot(logits: Row, draft: int, theta_uniforms: Floats, perturb_uniforms: 
     return float((perturb_uniforms > weights[:, draft] / weights.sum(axis=1)).mean())
 
 
-def midpoints(logits: Row, draft: int, points: int) -> float:
+def midpoints(logits: Logits, draft: int, points: int) -> float:
     """Return E[u] by the midpoint rule over theta in (0, 2), in float64."""
     thetas = (np.arange(points) + 0.5) * 2.0 / points
     return 1.0 - float(np.mean([_softmax(logits, theta)[draft] for theta in thetas]))
 
 
-def stretch(row: Row, vocab: int, rng: np.random.Generator) -> Row:
+def stretch(row: Logits, vocab: int, rng: np.random.Generator) -> Logits:
     """Return `row` with made-up ids added up to `vocab`: the head stays as the model gave it.
 
     The added logits are drawn from the lower nine tenths of the row, with normal noise of 0.1 so
@@ -177,7 +181,7 @@ def stretch(row: Row, vocab: int, rng: np.random.Generator) -> Row:
     return np.concatenate([row, added.astype(np.float32)])
 
 
-def _softmax(logits: Row, theta: float) -> Floats:
+def _softmax(logits: Logits, theta: float) -> Floats:
     y = logits.astype(np.float64) - float(logits.max())
     weights: Floats = np.exp(y / theta)
     weights /= weights.sum()

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from ...edge.decode.cache import TokenCache
 from ...lm.draws import Draws, Purpose
 from ...lm.engines.protocol import Engine
+from ...lm.row import Row
 from ...lm.sampling import Sampler, resample
 from ...lm.verification import mixture
 
@@ -48,8 +49,8 @@ def write_standard(
     room = min(max_tokens, *(tape.room for tape in tapes))
     while len(reply) < room and not (reply and reply[-1] in ends):
         rows = [tape.row() for tape in tapes]
-        laws = [sampler.distribution(row, wire_top).probs(len(row)) for row in rows]
-        token = resample(mixture(weights, laws), None, draws.one(Purpose.SUPPLY, len(reply)))
+        laws = [sampler.distribution(Row(row), wire_top).probs(len(row)) for row in rows]
+        token = resample(mixture(weights, laws), None, draws.one(Purpose.BONUS, len(reply)))
         for tape in tapes:
             tape.append(token)
         reply.append(token)

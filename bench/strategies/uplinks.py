@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ...edge.decode.loop import ReplyLoop
 from ...lm.engines.protocol import Logits
+from ...lm.row import Row
 from ...lm.sampling import Distribution, Probs, Sampler
 from ...lm.template import Message
 from ..harness.cases import Case
@@ -86,7 +87,7 @@ class Uploads:
         system = [Message(role="system", content=self.system)] if self.system else []
         prompt = self.onlooker.prompt([*system, *case.messages])
         rows = self.onlooker.rows(prompt, ids)
-        self.sizes += [draft_bytes(self.sampler.probs(rows[token.index])) for token in judged]
+        self.sizes += [draft_bytes(self.sampler.probs(Row(rows[token.index]))) for token in judged]
 
 
 def uplink_rows(
@@ -167,5 +168,5 @@ def synthetic_pair(n: int = 8192, seed: int = 0) -> tuple[Logits, Logits]:
 
 def ours(logits: Logits, sampler: Sampler, wire_top: int = 64) -> Probs:
     """What the device draws from and what the verifier sees: the same integers."""
-    law: Distribution = sampler.distribution(logits, wire_top)
-    return law.probs(len(logits))
+    sent: Distribution = sampler.distribution(Row(logits), wire_top)
+    return sent.probs(len(logits))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from ...common.errors import CloudError, VocabularyMismatch
 from ...lm.draws import Draws, Purpose
+from ...lm.row import Row
 from ...lm.sampling import Sampler
 from ...lm.targets import LLM, Contrastive
 from ...lm.uncertainty import Estimator, sampled
@@ -18,7 +19,7 @@ from ..link.session import Call, Remote
 from ..policy.reward import RewardHead
 from ..policy.strategy import Strategy
 from .cache import TokenCache
-from .ensemble import judge_contrast, judge_proposal, log_law
+from .ensemble import judge_contrast, judge_proposal, log_probs
 from .stats import Stats
 
 __all__ = ["GOING_ON", "Device", "Prompt", "ReplyLoop"]
@@ -166,7 +167,7 @@ class ReplyLoop:
             self._tape.read_all_but_last()
             self.stats.prefill_time += self._clock() - begun
             begun = self._clock()
-        row = self._tape.row()
+        row = Row(self._tape.row())
         q = device.sampler.distribution(row, device.wire_top)
         token = q.draw(self._draws.one(Purpose.DRAFT, index))
         u = None
@@ -177,7 +178,7 @@ class ReplyLoop:
         reward = None
         if u is not None and device.head is not None:
             reward = device.head.score(index, row, token, u)
-        log_q = log_law(row, device.sampler) if self._contrast is not None else None
+        log_q = log_probs(row, device.sampler) if self._contrast is not None else None
         took = self._clock() - begun
         self.stats.drafts += 1
         self.stats.device_time += took
@@ -230,7 +231,7 @@ class ReplyLoop:
 
     @property
     def _proposes(self) -> bool:
-        return self._strategy.target != LLM and self._strategy.supply > 0
+        return self._strategy.target != LLM and self._strategy.bonus > 0
 
     def _audit_due(self) -> bool:
         """Is it time to ask about nothing but the tokens skipped so far?"""
@@ -247,7 +248,7 @@ class ReplyLoop:
         assert self._remote is not None  # noqa: S101 - only asked while online
         judged = [] if self._strategy.scope == "none" else drafts
         room = self._limit - len(self.tokens) - len(judged)  # no token beyond the reply's last
-        supply = 0 if audit else min(self._strategy.supply, room)
+        supply = 0 if audit else min(self._strategy.bonus, room)
         self._call = self._remote.submit(judged, supply, weigh=self._contrast is not None)
         self._asking = False
         self.stats.audits += audit
@@ -336,7 +337,7 @@ class ReplyLoop:
         """The LLM proposes and the device judges: the other half of the ensemble's round."""
         assert self._remote is not None  # noqa: S101 - there was a call
         begun = self._clock()
-        q = self._device.sampler.distribution(self._tape.row(), self._device.wire_top)
+        q = self._device.sampler.distribution(Row(self._tape.row()), self._device.wire_top)
         verdict = judge_proposal(
             reply, proposal, q, self._strategy.target, self._seed, len(self.tokens),
             len(self._device.vocab),

@@ -29,7 +29,7 @@ class Strategy:
         policy: decides after each draft.
         scope: what an upload lets the LLM judge.
         target: what the accept test aims at.
-        supply: tokens that the LLM supplies per upload.
+        bonus: tokens of the LLM's own that an upload asks for.
         drafts: whether the device drafts at all while the cloud is there.
         draft_limit: most drafts in one upload (scope `all`); None: by measured times.
     """
@@ -38,7 +38,7 @@ class Strategy:
     policy: Policy
     scope: Scope = "last"
     target: Target = LLM
-    supply: int = 0
+    bonus: int = 0
     drafts: bool = True
     draft_limit: int | None = None
 
@@ -68,7 +68,7 @@ def make_strategy(
         case "local":
             return Strategy(name, Never())
         case "cloud":
-            return Strategy(name, Always(), scope="none", supply=_CHUNK, drafts=False)
+            return Strategy(name, Always(), scope="none", bonus=_CHUNK, drafts=False)
         case "hlm":
             return Strategy(name, Always())
         case "uhlm":
@@ -79,7 +79,7 @@ def make_strategy(
             by_u = policy or UncertainAbove(threshold)
             return Strategy(name, by_u, scope="all", draft_limit=draft_limit)
         case "reward":
-            return Strategy(name, RewardBelow(reward_threshold), scope="none", supply=1)
+            return Strategy(name, RewardBelow(reward_threshold), scope="none", bonus=1)
         case "ensemble":
-            supply = int(isinstance(target, Weighted))  # the LLM's proposal
-            return Strategy(name, Never(), "all", target, supply, draft_limit=draft_limit)
+            bonus = int(isinstance(target, Weighted))  # the LLM's proposal
+            return Strategy(name, Never(), "all", target, bonus, draft_limit=draft_limit)

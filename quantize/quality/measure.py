@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from ...lm.row import Row
+from ...lm.uncertainty import expected
+
 __all__ = ["Tally", "expected_uncertainty", "log_softmax"]
 
 Rows = NDArray[np.float32]
 Floats = NDArray[np.float64]
-
-_THETAS = (np.arange(20) + 0.5) / 10.0
-"""Midpoints of 20 equal parts of (0, 2)."""
 
 _MOST = 1 << 22
 """Elements of a block of rows that are widened to float64 at once."""
@@ -31,17 +31,8 @@ def log_softmax(rows: Rows) -> Floats:
 
 
 def expected_uncertainty(rows: Rows, drafts: NDArray[np.intp]) -> Floats:
-    """E[u] of arXiv 2412.12687 for each row and its draft, shape (n,).
-
-    u counts how often a draw at a temperature theta ~ Uniform(0, 2) differs from the draft; its
-    mean is 1 - softmax(z / theta)[draft], averaged by the midpoint rule.
-    """
-    wide = rows.astype(np.float64)
-    wide -= wide.max(axis=-1, keepdims=True)
-    at = wide[np.arange(len(wide)), drafts]
-    same = [np.exp(at / theta) / np.exp(wide / theta).sum(axis=-1) for theta in _THETAS]
-    u: Floats = 1.0 - np.mean(same, axis=0)
-    return u
+    """E[u] of arXiv 2412.12687 for each row and its draft, shape (n,)."""
+    return np.array([expected(Row(row), int(d)) for row, d in zip(rows, drafts, strict=True)])
 
 
 @dataclass

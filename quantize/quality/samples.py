@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ...common.errors import DataError
 from ...lm.chat import ChatEncoder
+from ...lm.engines.generate import generate
 from ...lm.engines.protocol import Engine
+from ...lm.row import Row
+from ...lm.sampling import Sampler, resample
 from ...lm.template import Message
 from ...lm.vocabulary import Vocabulary
 
@@ -170,18 +172,11 @@ def complete(passage: Passage, engine: Engine, random: np.random.Generator) -> P
     """The passage with a reply drawn from the model at temperature 1, if it has none."""
     if not passage.open:
         return passage
-    engine.truncate(0)
-    ids = list(passage.ids)
-    row = engine.eval(ids)[0]
-    for _ in range(min(REPLY, engine.n_ctx - len(ids) - 1)):
-        ids.append(_draw(row, random.random()))
-        if ids[-1] in engine.vocab.end_ids:
-            break
-        row = engine.eval(ids[-1:])[0]
-    return Passage(tuple(ids), len(passage.ids))
+    sampler = Sampler(temperature=1.0, top_k=0, top_p=1.0)
 
+    def draw(row: Row) -> int:
+        return resample(sampler.probs(row), None, random.random())
 
-def _draw(row: NDArray[np.float32], u: float) -> int:
-    """An id from softmax(row), by inverse CDF at `u`."""
-    cdf = np.exp(row.astype(np.float64) - row.max()).cumsum()
-    return int(min(cdf.searchsorted(u * cdf[-1], side="right"), len(row) - 1))
+    room = min(REPLY, engine.n_ctx - len(passage.ids) - 1)
+    reply = [step.token for step in generate(engine, passage.ids, draw, room)]
+    return Passage((*passage.ids, *reply), len(passage.ids))

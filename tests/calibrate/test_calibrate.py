@@ -18,9 +18,10 @@ from uhlm_edge.calibrate.scores import auroc, calibration_error, risk_curve
 from uhlm_edge.calibrate.shadow import Conversation, Replay, Setting, read_prompts, shadow_run
 from uhlm_edge.common.errors import DataError
 from uhlm_edge.edge.policy.calibration import ModelKey, load
-from uhlm_edge.edge.policy.reward import MARKS
+from uhlm_edge.edge.policy.reward import FEATURES
 from uhlm_edge.lm.chat import ChatEncoder
 from uhlm_edge.lm.draws import Draws, Purpose, turn_seed
+from uhlm_edge.lm.row import Row
 from uhlm_edge.lm.sampling import TOTAL, Sampler
 from uhlm_edge.lm.template import Message
 
@@ -41,7 +42,7 @@ def replays(
         sampled = rng.binomial(20, expected) / 20
         beta = np.clip(a * sampled + b + noise * rng.standard_normal(length), 0.0, 1.0)
         q = np.full(length, 0.5)
-        marks = np.zeros((length, len(MARKS)), dtype=np.float32)
+        marks = np.zeros((length, len(FEATURES)), dtype=np.float32)
         marks[:, 0] = sampled
         ids = [1] * length
         made.append(Replay(number, ids, sampled, expected, q, q, q * (1 - beta), marks))
@@ -222,10 +223,10 @@ def test_what_is_recorded_is_what_both_models_say(tmp_path: Path) -> None:
         draws = Draws(turn_seed(0, turn))
         for i, draft in enumerate(replay.ids):
             own, other = DEVICE.row(ids), CLOUD.row(ids)
-            rounded = PLAIN.distribution(own, 64)
+            rounded = PLAIN.distribution(Row(own), 64)
             assert draft == rounded.draw(draws.one(Purpose.DRAFT, i))
-            assert replay.q[i] == pytest.approx(PLAIN.probs(own)[draft])
-            assert replay.p[i] == pytest.approx(PLAIN.probs(other)[draft])
+            assert replay.q[i] == pytest.approx(PLAIN.probs(Row(own))[draft])
+            assert replay.p[i] == pytest.approx(PLAIN.probs(Row(other))[draft])
             assert replay.q_rounded[i] == rounded.weight(draft) / TOTAL
             ids.append(draft)
         assert np.array_equal(replay.beta, np.maximum(0, 1 - replay.p / replay.q))

@@ -14,6 +14,7 @@ from uhlm_edge.cli import app
 from uhlm_edge.common.errors import DataError, ResourceError, UsageError
 from uhlm_edge.edge.policy.calibration import load
 from uhlm_edge.edge.policy.reward import RewardHead
+from uhlm_edge.lm.row import Row
 from uhlm_edge.models import shipped as models
 
 DATA = Path(uhlm_edge.__file__).parent / "common" / "data"
@@ -105,7 +106,7 @@ def test_the_shipped_head_gives_probabilities(name: str) -> None:
     rng = np.random.default_rng(0)
     rows = (2 * rng.standard_normal((20, 8192))).astype(np.float32)
     for i, row in enumerate(rows):
-        assert 0.0 < head.score(i, row, i, 0.1) < 1.0
+        assert 0.0 < head.score(i, Row(row), i, 0.1) < 1.0
 
 
 @pytest.mark.parametrize("name", ["tasks", "dialogues"])

@@ -20,6 +20,7 @@ from uhlm_edge.edge.link.http import Deadline, HttpLink
 from uhlm_edge.edge.link.session import Remote
 from uhlm_edge.lm.engines.llama import LlamaEngine
 from uhlm_edge.lm.engines.options import EngineOptions
+from uhlm_edge.lm.row import Row
 from uhlm_edge.lm.sampling import Sampler
 from uhlm_edge.lm.targets import LLM
 from uhlm_edge.models import shipped as models
@@ -105,7 +106,7 @@ def test_a_crash_in_the_middle_costs_nothing_but_the_calls_meanwhile(
 
     def ask() -> Reply:
         slm.truncate(0)
-        q = sampler.distribution(slm.eval(ids)[0])
+        q = sampler.distribution(Row(slm.eval(ids)[0]))
         draft = Draft(len(ids) - len(prompt), q.draw(0.5), q)
         reply = remote.conclude(remote.submit([draft]))
         ids.extend([draft.id] if reply.accepted else reply.tokens)

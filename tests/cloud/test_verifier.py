@@ -17,9 +17,10 @@ from uhlm_edge.cloud.verifier import Verifier
 from uhlm_edge.common.errors import ContextFull, EngineError
 from uhlm_edge.lm.draws import Purpose, uniform
 from uhlm_edge.lm.engines.protocol import Logits, Work
+from uhlm_edge.lm.row import Row
 from uhlm_edge.lm.sampling import TOTAL, Distribution, Sampler
 from uhlm_edge.lm.targets import Contrastive, Weighted
-from uhlm_edge.lm.verification import aim, judge, supply
+from uhlm_edge.lm.verification import bonus_token, judge, target_probs
 from uhlm_edge.wire import codec
 from uhlm_edge.wire.messages import Conflict, OutOfRange, Reply, Request, Settings, prefix_hash
 
@@ -37,11 +38,11 @@ def verifier(context: FakeContext | None = None, n_ctx: int = 200, **more: int) 
 
 
 def q_after(ids: Sequence[int]) -> Distribution:
-    return SAMPLER.distribution(DEVICE.row(ids))
+    return SAMPLER.distribution(Row(DEVICE.row(ids)))
 
 
 def p_after(ids: Sequence[int]) -> NDArray[Any]:
-    return SAMPLER.probs(CLOUD.row(ids))
+    return SAMPLER.probs(Row(CLOUD.row(ids)))
 
 
 def draft_after(ids: Sequence[int], seed: int = 11) -> int:
@@ -94,7 +95,7 @@ def expected(device: Device, request: Request) -> tuple[int, list[int]]:
     tokens = [] if verdict.replacement is None else [verdict.replacement]
     while verdict.replacement is None and len(tokens) < request.supply:
         text = whole + tokens
-        tokens.append(supply(p_after(text), REPLY.seed, len(text) - REPLY.origin))
+        tokens.append(bonus_token(p_after(text), REPLY.seed, len(text) - REPLY.origin))
     return verdict.accepted, tokens
 
 
@@ -368,9 +369,9 @@ def test_a_weighted_target_is_aimed_at_with_sparse_laws_and_a_proposal_follows()
         reply = device.verifier.verify(KEY, replace(request, settings=chosen))
         assert isinstance(reply, Reply)
         whole = list(request.tokens)
-        ps = [SAMPLER.distribution(CLOUD.row(whole[: len(PROMPT) + i])) for i in range(3)]
+        ps = [SAMPLER.distribution(Row(CLOUD.row(whole[: len(PROMPT) + i]))) for i in range(3)]
         n = len(CLOUD.vocab)
-        rs = [aim(target, q, p.probs(n)) for q, p in zip(request.drafts, ps, strict=False)]
+        rs = [target_probs(target, q, p.probs(n)) for q, p in zip(request.drafts, ps, strict=False)]
         verdict = judge(whole[len(PROMPT) :], request.drafts, rs, seed, 0)
         assert reply.accepted == verdict.accepted
         if verdict.replacement is None:

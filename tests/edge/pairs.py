@@ -25,9 +25,10 @@ from uhlm_edge.edge.link.in_process import LocalLink
 from uhlm_edge.edge.link.session import Call, Remote
 from uhlm_edge.edge.policy.strategy import Strategy
 from uhlm_edge.lm.draws import Draws, Purpose, uniform
+from uhlm_edge.lm.row import Row
 from uhlm_edge.lm.sampling import TOTAL, Distribution, Sampler, rejection
 from uhlm_edge.lm.uncertainty import sampled
-from uhlm_edge.lm.verification import judge, supply
+from uhlm_edge.lm.verification import bonus_token, judge
 from uhlm_edge.wire.messages import Conflict, Limits, Malformed, OutOfRange, Reply, Request
 
 from ..fakes import CLOUD, DEVICE, FakeContext, FakeEngine, FakeModel
@@ -231,7 +232,7 @@ class Reference:
     def q(self, before: list[int]) -> Distribution:
         """The device's law after the prompt and `before`."""
         row = self.device.row(self.prompt + before)
-        return self.sampler.distribution(row, self.wire_top)
+        return self.sampler.distribution(Row(row), self.wire_top)
 
     def draft(self, before: list[int]) -> int:
         """What the device writes next."""
@@ -239,25 +240,25 @@ class Reference:
 
     def judged(self, before: list[int]) -> int:
         """What stands next when the LLM judges the draft."""
-        p = self.sampler.probs(self.cloud.row(self.prompt + before))
+        p = self.sampler.probs(Row(self.cloud.row(self.prompt + before)))
         draft = self.draft(before)
         verdict = judge([draft], [self.q(before)], [p], self.seed, len(before))
         return draft if verdict.replacement is None else verdict.replacement
 
     def supplied(self, before: list[int]) -> int:
         """What the LLM writes next."""
-        p = self.sampler.probs(self.cloud.row(self.prompt + before))
-        return supply(p, self.seed, len(before))
+        p = self.sampler.probs(Row(self.cloud.row(self.prompt + before)))
+        return bonus_token(p, self.seed, len(before))
 
     def u(self, before: list[int]) -> float:
         """The uncertainty of the next draft."""
         draws, at = Draws(self.seed, 20), len(before)
         row = self.device.row(self.prompt + before)
-        return sampled(row, self.draft(before), draws.thetas(at), draws.perturbs(at))
+        return sampled(Row(row), self.draft(before), draws.thetas(at), draws.perturbs(at))
 
     def beta(self, before: list[int]) -> float:
         """How likely the LLM rejects the next draft."""
-        p = self.sampler.probs(self.cloud.row(self.prompt + before))
+        p = self.sampler.probs(Row(self.cloud.row(self.prompt + before)))
         draft = self.draft(before)
         return rejection(float(p[draft]), self.q(before).weight(draft) / TOTAL)
 

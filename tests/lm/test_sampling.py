@@ -1,4 +1,4 @@
-"""From logits to laws: what is sampled from, sent and verified against are the same integers."""
+"""From logits to distributions: the integers sampled from are those sent and verified against."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from uhlm_edge.common.errors import EngineError
+from uhlm_edge.lm.row import Row
 from uhlm_edge.lm.sampling import TOTAL, Distribution, Sampler, accept, rejection, resample
 
 MASSES = st.lists(st.floats(0, 1e30), min_size=1, max_size=300).filter(lambda m: sum(m) > 0)
@@ -64,7 +65,7 @@ def test_rounded_weights_sum_to_the_total_and_are_off_by_less_than_one(mass: lis
 
 
 def test_the_law_of_draw_is_the_weights_by_enumeration_of_u() -> None:
-    law = Sampler(top_k=0, top_p=1.0).distribution(logits(1), wire_top=16)
+    law = Sampler(top_k=0, top_p=1.0).distribution(Row(logits(1)), wire_top=16)
     counts = np.bincount([law.draw(i / TOTAL) for i in range(TOTAL)], minlength=60)
     assert (counts / TOTAL == law.probs(60)).all()
     assert law.draw(np.nextafter(1.0, 0.0)) == law.ids[-1]
@@ -78,7 +79,7 @@ def test_an_id_that_is_not_there_has_no_weight() -> None:
 @pytest.mark.parametrize("wire_top", [1, 2, 16, 64])
 def test_at_most_wire_top_ids_and_the_most_likely_ones(wire_top: int) -> None:
     row = logits(2, 300)
-    law = Sampler(temperature=3.0, top_k=0, top_p=1.0).distribution(row, wire_top)
+    law = Sampler(temperature=3.0, top_k=0, top_p=1.0).distribution(Row(row), wire_top)
     assert set(law.ids) == set(np.argsort(-row)[:wire_top])
 
 
@@ -89,7 +90,7 @@ def test_at_most_wire_top_ids_and_the_most_likely_ones(wire_top: int) -> None:
 def test_probs_are_those_of_a_plain_sampler(seed: int, sampler: Sampler) -> None:
     row = logits(seed)
     law = plain(row, sampler)
-    probs = sampler.probs(row)
+    probs = sampler.probs(Row(row))
     assert np.flatnonzero(probs).tolist() == list(law)
     assert probs[list(law)] == pytest.approx(list(law.values()), rel=1e-5)
     assert probs.sum() == pytest.approx(1.0, abs=1e-12)
@@ -101,7 +102,7 @@ def test_the_distribution_is_the_rounded_law_of_the_same_sampler(
 ) -> None:
     row = logits(seed)
     law = plain(row, sampler, wire_top)
-    rounded = sampler.distribution(row, wire_top)
+    rounded = sampler.distribution(Row(row), wire_top)
     assert set(rounded.ids) <= set(law)
     left_out = len(law) - len(rounded.ids)  # at most a quarter of a weight each
     for i, p in law.items():
@@ -110,32 +111,53 @@ def test_the_distribution_is_the_rounded_law_of_the_same_sampler(
 
 def test_without_a_cut_every_id_keeps_its_mass() -> None:
     row = logits(3, 500)
-    probs = Sampler(temperature=1.0, top_k=0, top_p=1.0).probs(row)
+    probs = Sampler(temperature=1.0, top_k=0, top_p=1.0).probs(Row(row))
     assert (probs > 0).all()
 
 
 def test_temperature_zero_is_the_most_likely_id_and_the_first_among_equals() -> None:
     row = np.array([1.0, 4.0, 4.0, -np.inf], np.float32)
     greedy = Sampler(temperature=0.0)
-    assert greedy.probs(row).tolist() == [0.0, 1.0, 0.0, 0.0]
-    law = greedy.distribution(row)
+    assert greedy.probs(Row(row)).tolist() == [0.0, 1.0, 0.0, 0.0]
+    law = greedy.distribution(Row(row))
     assert (law.ids.tolist(), law.weights.tolist()) == ([1], [TOTAL])
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e-8, 1e-6, 1e-5])
+@pytest.mark.parametrize("rest", [{}, {"top_k": 0}, {"top_k": 0, "top_p": 1.0}, {"min_p": 0.5}])
+def test_a_temperature_that_float32_cannot_tell_from_zero_is_zero(
+    temperature: float, rest: dict[str, float]
+) -> None:
+    cold = Sampler.model_validate({"temperature": temperature, **rest})
+    for row in (logits(5), logits(5, spread=1e-3) + 30, np.array([7.0, 7.0, 1.0], np.float32)):
+        best = int(row.argmax())
+        assert cold.greedy
+        assert cold.probs(Row(row)).tolist() == np.eye(len(row))[best].tolist()
+        assert cold.distribution(Row(row)).ids.tolist() == [best]
+
+
+@pytest.mark.parametrize("temperature", [1e-4, 1e-3])
+def test_every_other_temperature_draws_the_best_id_at_least(temperature: float) -> None:
+    row = logits(6) * 100
+    for sampler in (Sampler(temperature=temperature), Sampler(temperature=temperature, top_k=0)):
+        assert sampler.distribution(Row(row)).draw(0.5) == row.argmax()
+        assert sampler.probs(Row(row))[row.argmax()] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 7])
 def test_ties_leave_as_many_ids_as_were_asked_for(n: int) -> None:
     row = np.array([2.0, 0.0, 2.0, 2.0, 0.0, 0.0, 0.0], np.float32)
-    probs = Sampler(top_k=n, top_p=1.0).probs(row)
+    probs = Sampler(top_k=n, top_p=1.0).probs(Row(row))
     assert (probs > 0).sum() == n
-    assert (Sampler(top_k=n, top_p=1.0).probs(row) == probs).all()
+    assert (Sampler(top_k=n, top_p=1.0).probs(Row(row)) == probs).all()
 
 
 def test_masked_ids_never_come_back() -> None:
     row = np.full(100, -np.inf, np.float32)
     row[[10, 20]] = [0.0, -100.0]
     for sampler in (Sampler(), Sampler(top_k=0), Sampler(top_k=0, top_p=1.0), Sampler(top_k=50)):
-        assert set(np.flatnonzero(sampler.probs(row))) <= {10, 20}
-        assert set(sampler.distribution(row).ids) <= {10, 20}
+        assert set(np.flatnonzero(sampler.probs(Row(row)))) <= {10, 20}
+        assert set(sampler.distribution(Row(row)).ids) <= {10, 20}
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -146,14 +168,14 @@ def test_logits_that_are_not_numbers_are_refused(bad: float, sampler: Sampler) -
     row = logits(4)
     row[7] = bad
     with pytest.raises(EngineError, match="not numbers"):
-        sampler.probs(row)
+        sampler.probs(Row(row))
     with pytest.raises(EngineError, match="not numbers"):
-        sampler.distribution(row)
+        sampler.distribution(Row(row))
 
 
 def test_logits_that_are_all_masked_are_refused() -> None:
     with pytest.raises(EngineError):
-        Sampler().distribution(np.full(5, -np.inf, np.float32))
+        Sampler().distribution(Row(np.full(5, -np.inf, np.float32)))
 
 
 @pytest.mark.parametrize(
@@ -188,7 +210,10 @@ def test_a_draft_is_accepted_with_probability_one_minus_beta() -> None:
 
 @given(st.floats(0, 1, exclude_max=True), st.integers(0, 1000))
 def test_a_replacement_is_one_that_the_residual_allows(u: float, seed: int) -> None:
-    p, q = Sampler(top_k=5).probs(logits(seed)), Sampler(top_k=5).distribution(logits(seed + 1))
+    p, q = (
+        Sampler(top_k=5).probs(Row(logits(seed))),
+        Sampler(top_k=5).distribution(Row(logits(seed + 1))),
+    )
     token = resample(p, q, u)
     assert p[token] > q.weight(token) / TOTAL
 

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from uhlm_edge.lm import verification
 from uhlm_edge.lm.draws import Purpose, uniform
+from uhlm_edge.lm.row import Row
 from uhlm_edge.lm.sampling import TOTAL, Distribution, Probs, Sampler, rejection, resample
 from uhlm_edge.lm.targets import LLM, Contrastive, Target, Weighted
-from uhlm_edge.lm.verification import aim, judge, supply
+from uhlm_edge.lm.verification import bonus_token, judge, target_probs
 
 TARGETS = [LLM, Weighted(weight=0.5), Weighted(weight=0.1), Weighted(weight=0), Weighted(weight=1)]
 
@@ -23,8 +24,8 @@ def pair(seed: int, n: int = 12, wire_top: int = 5) -> tuple[Distribution, Probs
     """A sparse rounded q and a full p, which q may miss a good part of."""
     rng = np.random.default_rng(seed)
     q_row, own = rng.standard_normal((2, n)).astype(np.float32) * 2
-    q = Sampler(temperature=1.0, top_k=0, top_p=1.0).distribution(q_row, wire_top)
-    p = Sampler(temperature=0.8, top_k=0 if seed % 2 else 6, top_p=1.0).probs(q_row + own)
+    q = Sampler(temperature=1.0, top_k=0, top_p=1.0).distribution(Row(q_row), wire_top)
+    p = Sampler(temperature=0.8, top_k=0 if seed % 2 else 6, top_p=1.0).probs(Row(q_row + own))
     return q, p
 
 
@@ -54,7 +55,7 @@ def settled(q: Distribution, r: Probs) -> Probs:
 @pytest.mark.parametrize("seed", range(12))
 def test_the_law_of_one_settled_token_is_the_target(seed: int, target: Target) -> None:
     q, p = pair(seed)
-    r = aim(target, q, p)
+    r = target_probs(target, q, p)
     assert settled(q, r) == pytest.approx(r, abs=1e-10)
 
 
@@ -76,7 +77,7 @@ def test_the_enumeration_would_notice_another_rule() -> None:
 def test_a_weighted_target_accepts_as_the_formula_says(weight: float) -> None:
     for seed in range(10):
         q, p = pair(seed)
-        r = aim(Weighted(weight=weight), q, p)
+        r = target_probs(Weighted(weight=weight), q, p)
         dense = q.probs(len(p))
         accepted = sum(
             dense[x] * (1 - rejection(float(r[x]), float(dense[x]))) for x in q.ids.tolist()
@@ -87,10 +88,10 @@ def test_a_weighted_target_accepts_as_the_formula_says(weight: float) -> None:
 
 def test_only_a_weighted_target_differs_from_p() -> None:
     q, p = pair(1)
-    assert aim(LLM, q, p) is p
-    assert aim(Contrastive(), q, p) is p
+    assert target_probs(LLM, q, p) is p
+    assert target_probs(Contrastive(), q, p) is p
     before = p.copy()
-    aim(Weighted(), q, p)
+    target_probs(Weighted(), q, p)
     assert (p == before).all()
 
 
@@ -113,7 +114,7 @@ def block_law(length: int, target: Target) -> dict[tuple[int, ...], float]:
             return {ids[1:]: 1.0}
         law: dict[tuple[int, ...], float] = {}
         q = CHAIN_Q[ids[-1]]
-        r = aim(target, q, CHAIN_P[ids[-1]])
+        r = target_probs(target, q, CHAIN_P[ids[-1]])
         steps: list[tuple[int, int, float]] = []  # next id, drafts left in the block, probability
         rejected = 0.0
         for x, weight in zip(q.ids.tolist(), q.weights.tolist(), strict=True):
@@ -137,7 +138,7 @@ def test_the_law_of_a_text_in_blocks_is_the_target(target: Target) -> None:
     for ids in itertools.product(range(N), repeat=4):
         expected, last = 1.0, 0
         for token in ids:
-            expected *= aim(target, CHAIN_Q[last], CHAIN_P[last])[token]
+            expected *= target_probs(target, CHAIN_Q[last], CHAIN_P[last])[token]
             last = token
         assert law.get(ids, 0.0) == pytest.approx(expected, abs=1e-9)
 
@@ -203,9 +204,9 @@ def test_no_drafts_are_all_accepted() -> None:
     assert judge([], [], [], seed=1, position=0) == (0, None, [])
 
 
-def test_supply_draws_from_p() -> None:
+def test_a_bonus_token_is_a_draw_from_p() -> None:
     p = np.array([0.1, 0.0, 0.6, 0.3])
-    counts = np.bincount([supply(p, 3, i) for i in range(20_000)], minlength=4)
+    counts = np.bincount([bonus_token(p, 3, i) for i in range(20_000)], minlength=4)
     assert counts[1] == 0
     expected = p[[0, 2, 3]] * 20_000
     assert float(((counts[[0, 2, 3]] - expected) ** 2 / expected).sum()) < 13.8  # chi2(2), 0.001

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from uhlm_edge.lm.row import Row
 from uhlm_edge.lm.sampling import TOTAL, Distribution, Sampler
 from uhlm_edge.wire import codec
 from uhlm_edge.wire.messages import Conflict, Malformed, Reply, Timing
@@ -123,7 +124,7 @@ def test_any_json_is_a_conflict_or_malformed(value: Any) -> None:
 
 def test_a_contrast_comes_out_as_it_went_in() -> None:
     p = Sampler(temperature=1.0, top_k=0, top_p=1.0).probs(
-        np.random.default_rng(1).standard_normal(500).astype(np.float32) * 2
+        Row(np.random.default_rng(1).standard_normal(500).astype(np.float32) * 2)
     )
     ids, log_p = codec.unpack_contrast(codec.pack_contrast(p), 500)
     assert ids.tolist() == np.flatnonzero(p >= 0.1 * p.max()).tolist()

@@ -172,7 +172,7 @@ def test_shadow_verification_finds_the_betas_of_the_drafts(strategy: str) -> Non
 
 
 def test_a_draft_that_was_thrown_away_for_the_llm_s_token_risks_nothing() -> None:
-    strategy = Strategy("reward", UncertainAbove(0.3), scope="none", supply=1)
+    strategy = Strategy("reward", UncertainAbove(0.3), scope="none", bonus=1)
     with pair() as both:
         loop = both.loop(strategy, PROMPT, seed=5)
         list(loop.events())

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from uhlm_edge.bench.load.trace import Trace, Turn
+from uhlm_edge.lm.row import Row
 from uhlm_edge.lm.sampling import Sampler
 from uhlm_edge.wire.messages import Limits, Reply, Request, Settings
 
@@ -22,7 +23,7 @@ def trace(text: str = "hello", length: int = 12, wrong: tuple[int, ...] = ()) ->
     prompt = DEVICE.vocab.tokenize(text)
     ids, turns = list(prompt), []
     for at in range(length):
-        q = SAMPLER.distribution(DEVICE.row(ids))
+        q = SAMPLER.distribution(Row(DEVICE.row(ids)))
         draft = q.draw((at * 0.37) % 1.0)
         settled = (draft + 1) % 256 if at in wrong else draft
         turns.append(Turn(draft, q, settled))

@@ -23,6 +23,7 @@ from uhlm_edge.bench.strategies.uplinks import (
     uplink_rows,
 )
 from uhlm_edge.edge.policy.strategy import make_strategy
+from uhlm_edge.lm.row import Row
 from uhlm_edge.lm.sampling import Sampler
 
 from ...edge.pairs import PLAIN, pair
@@ -44,7 +45,7 @@ def test_a_law_in_each_format() -> None:
 @pytest.mark.parametrize("n", [256, 8192])
 def test_cutting_q_after_the_draw_is_biased_and_before_it_exact(n: int) -> None:
     device, llm = synthetic_pair(n)
-    q, p = PLAIN.probs(device), PLAIN.probs(llm)
+    q, p = PLAIN.probs(Row(device)), PLAIN.probs(Row(llm))
     cut = judged_law(q, cut_with_tail(q, 32), p)
     assert cut.sum() == pytest.approx(1.0)
     assert total_variation(cut, p) > 0.03
@@ -54,7 +55,7 @@ def test_cutting_q_after_the_draw_is_biased_and_before_it_exact(n: int) -> None:
 
 def test_the_bias_of_a_cut_shrinks_with_what_is_kept() -> None:
     device, llm = synthetic_pair()
-    q, p = PLAIN.probs(device), PLAIN.probs(llm)
+    q, p = PLAIN.probs(Row(device)), PLAIN.probs(Row(llm))
     bias = [total_variation(judged_law(q, cut_with_tail(q, k), p), p) for k in (8, 32, 512, 8192)]
     assert bias == sorted(bias, reverse=True)
     assert bias[-1] < 1e-12
@@ -66,7 +67,7 @@ def test_ours_is_exact_under_every_sampler(
 ) -> None:
     device, llm = synthetic_pair(64, seed)
     sampler = Sampler(temperature=temperature, top_k=top_k, top_p=1.0)
-    law, p = ours(device, sampler, wire_top), sampler.probs(llm)
+    law, p = ours(device, sampler, wire_top), sampler.probs(Row(llm))
     assert total_variation(judged_law(law, law, p), p) < 1e-12
 
 

@@ -20,6 +20,7 @@ from uhlm_edge.lm.engines.llama import LlamaContext
 from uhlm_edge.lm.engines.llama_model import LlamaModel
 from uhlm_edge.lm.engines.options import EngineOptions
 from uhlm_edge.lm.engines.protocol import Context, Logits, Work
+from uhlm_edge.lm.row import Row
 from uhlm_edge.lm.sampling import TOTAL, Sampler
 from uhlm_edge.models import shipped
 
@@ -65,7 +66,7 @@ def context(request: pytest.FixtureRequest) -> Iterator[Context]:
 
 
 def laws(rows: Logits, sampler: Sampler) -> list[np.ndarray]:
-    return [sampler.probs(row) for row in rows]
+    return [sampler.probs(Row(row)) for row in rows]
 
 
 def close(a: Logits, b: Logits, sampler: Sampler = SAMPLERS[1]) -> bool:
@@ -124,7 +125,9 @@ def test_the_law_within_the_top_k_is_the_models_own(kind: str, sampler: Sampler)
             context.truncate(0, 0)
             (rows,) = context.decode([Work(0, text, 5)])
             for got, true in zip(rows, CLOUD.rows(text, 5), strict=True):
-                np.testing.assert_allclose(sampler.probs(got), sampler.probs(true), atol=2e-6)
+                np.testing.assert_allclose(
+                    sampler.probs(Row(got)), sampler.probs(Row(true)), atol=2e-6
+                )
         context.close()
 
 
@@ -137,8 +140,8 @@ def test_a_settled_token_follows_the_model_whatever_the_device_draws_from(kind: 
         context = UpstreamContext(upstream, CLOUD.vocab, CELLS, SEQUENCES)
         (rows,) = context.decode([Work(0, TEXT, 1)])
         context.close()
-    told, true = sampler.probs(rows[0]), sampler.probs(CLOUD.row(TEXT))
-    drawn = sampler.distribution(DEVICE.row(TEXT))
+    told, true = sampler.probs(Row(rows[0])), sampler.probs(Row(CLOUD.row(TEXT)))
+    drawn = sampler.distribution(Row(DEVICE.row(TEXT)))
     q = drawn.probs(len(true))
     assert drawn.weights.sum() == TOTAL
     kept = np.minimum(q, told)

@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from uhlm_edge.edge.policy.strategy import Strategy, make_strategy
+from uhlm_edge.lm.row import Row
 from uhlm_edge.lm.sampling import Sampler
 from uhlm_edge.lm.targets import Contrastive, Weighted
 
@@ -30,11 +31,11 @@ Law = Callable[[list[int]], NDArray[np.float64]]
 
 def cut(sampler: Sampler) -> Law:
     """The LLM's p, under the sampler."""
-    return lambda ids: sampler.probs(LLM.row(ids))
+    return lambda ids: sampler.probs(Row(LLM.row(ids)))
 
 
 def rounded(model: FakeModel, ids: list[int]) -> NDArray[np.float64]:
-    return PLAIN.distribution(model.row(ids)).probs(4)
+    return PLAIN.distribution(Row(model.row(ids))).probs(4)
 
 
 def mixed(weight: float) -> Law:
@@ -46,7 +47,7 @@ def contrasted(mu: float) -> Law:
     """p q^-mu where p is at least a tenth of its peak."""
 
     def law(ids: list[int]) -> NDArray[np.float64]:
-        p, q = HOT.probs(LLM.row(ids)), HOT.probs(SLM.row(ids))
+        p, q = HOT.probs(Row(LLM.row(ids))), HOT.probs(Row(SLM.row(ids)))
         r: NDArray[np.float64] = np.where(p >= 0.1 * p.max(), p * q**-mu, 0.0)
         r /= r.sum()
         return r

@@ -13,6 +13,7 @@ from uhlm_edge.edge.link.breaker import Breaker
 from uhlm_edge.edge.link.http import Deadline, Traffic
 from uhlm_edge.edge.link.session import Remote
 from uhlm_edge.lm.draws import Purpose, uniform
+from uhlm_edge.lm.row import Row
 from uhlm_edge.lm.sampling import Sampler
 from uhlm_edge.lm.targets import LLM, Target
 from uhlm_edge.wire.messages import Conflict, Info, Limits, Reply, Request
@@ -97,7 +98,7 @@ class Books:
     def drafts(self, n: int) -> list[Draft]:
         ids, drafts = list(self.ids), []
         for _ in range(n):
-            q = SAMPLER.distribution(DEVICE.row(ids))
+            q = SAMPLER.distribution(Row(DEVICE.row(ids)))
             index = len(ids) - self.origin
             drafts.append(Draft(index, q.draw(uniform(self.seed, Purpose.DRAFT, index)), q))
             ids.append(drafts[-1].id)

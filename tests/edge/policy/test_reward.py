@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from uhlm_edge.common.errors import ModelError
-from uhlm_edge.edge.policy.reward import FEATURES, MARKS, N_FEATURES, History, RewardHead, measure
+from uhlm_edge.edge.policy.reward import FEATURES, FORMAT, N_FEATURES, History, RewardHead, features
+from uhlm_edge.lm.row import Row
 
 onnx = pytest.importorskip("onnx")
 
@@ -50,7 +51,7 @@ def log_softmax(row: NDArray[Any], temperature: float) -> NDArray[Any]:
 def test_marks_are_what_their_names_say(seed: int) -> None:
     (row,) = rows(1, seed=seed)
     draft = int(np.argsort(-row)[seed])
-    marks = dict(zip(MARKS, measure(row, draft, 0.35).tolist(), strict=True))
+    marks = dict(zip(FEATURES, features(Row(row), draft, 0.35).tolist(), strict=True))
     log_p = log_softmax(row, 1.0)
     p = np.exp(log_p)
     expected = {
@@ -78,7 +79,7 @@ def test_marks_are_what_their_names_say(seed: int) -> None:
 def test_marks_are_finite_for_every_law(row: NDArray[Any]) -> None:
     row = row.astype(np.float32)
     for draft in range(len(row)):
-        assert np.isfinite(measure(row, draft, 0.0)).all()
+        assert np.isfinite(features(Row(row), draft, 0.0)).all()
 
 
 def test_it_computes_what_was_trained(head: RewardHead) -> None:
@@ -86,46 +87,46 @@ def test_it_computes_what_was_trained(head: RewardHead) -> None:
     history = History()
     scores = []
     for i, row in enumerate(rows(20)):
-        history.write(i, measure(row, i, 0.05 * i), table[i])
-        scores.append(head.score(i, row, i, 0.05 * i))
+        history.write(i, features(Row(row), i, 0.05 * i), table[i])
+        scores.append(head.score(i, Row(row), i, 0.05 * i))
     assert scores == pytest.approx(make_head().predict(table).tolist(), abs=1e-4)
 
 
 def test_a_rollback_leaves_no_trace(head: RewardHead) -> None:
     many = rows(120)
-    straight = [head.score(i, row, i, 0.1) for i, row in enumerate(many)]
+    straight = [head.score(i, Row(row), i, 0.1) for i, row in enumerate(many)]
     head.reset()
     for i in range(90):
-        head.score(i, many[(7 * i) % 120], 3, 0.9)
+        head.score(i, Row(many[(7 * i) % 120]), 3, 0.9)
     for start in (60, 20, 0):
-        again = [head.score(i, many[i], i, 0.1) for i in range(start, 120)]
+        again = [head.score(i, Row(many[i]), i, 0.1) for i in range(start, 120)]
     assert again == straight
 
 
 def test_a_rollback_to_the_middle_keeps_what_was_before(head: RewardHead) -> None:
     many = rows(40)
-    straight = [head.score(i, row, i, 0.1) for i, row in enumerate(many)]
+    straight = [head.score(i, Row(row), i, 0.1) for i, row in enumerate(many)]
     head.reset()
     for i in range(20):
-        head.score(i, many[i], i, 0.1)
+        head.score(i, Row(many[i]), i, 0.1)
     for i in range(20, 35):
-        head.score(i, many[0], 0, 1.0)
-    assert [head.score(i, many[i], i, 0.1) for i in range(20, 40)] == straight[20:]
+        head.score(i, Row(many[0]), 0, 1.0)
+    assert [head.score(i, Row(many[i]), i, 0.1) for i in range(20, 40)] == straight[20:]
 
 
 def test_a_new_reply_knows_nothing_of_the_old_one(head: RewardHead) -> None:
     (row,) = rows(1)
-    first = head.score(0, row, 1, 0.2)
+    first = head.score(0, Row(row), 1, 0.2)
     for i in range(1, 200):
-        head.score(i, row, 2, 0.8)
+        head.score(i, Row(row), 2, 0.8)
     head.reset()
-    assert head.score(0, row, 1, 0.2) == first
+    assert head.score(0, Row(row), 1, 0.2) == first
 
 
 def test_the_past_is_what_it_was_and_never_what_is_to_come() -> None:
     table = np.zeros((6, N_FEATURES), dtype=np.float32)
     history = History()
-    marks = [measure(row, 0, 0.1 * i) for i, row in enumerate(rows(6))]
+    marks = [features(Row(row), 0, 0.1 * i) for i, row in enumerate(rows(6))]
     for i, mark in enumerate(marks):
         history.write(i, mark, table[i])
     other = History()
@@ -152,5 +153,5 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path, content: bytes) -> N
 @pytest.mark.parametrize("about", [{"features": "others/9"}, {"features": ""}])
 def test_a_head_for_other_features_is_refused(tmp_path: Path, about: dict[str, Any]) -> None:
     path = export(make_head(), tmp_path / "head.onnx", about)
-    with pytest.raises(ModelError, match=f"other features than {FEATURES}"):
+    with pytest.raises(ModelError, match=f"other features than {FORMAT}"):
         RewardHead(path)

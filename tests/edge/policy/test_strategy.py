@@ -45,9 +45,9 @@ def test_a_strategy_is_what_the_table_says(name: StrategyName) -> None:
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_only_where_the_llm_writes_does_it_supply_tokens(name: StrategyName) -> None:
+def test_only_where_the_llm_writes_does_it_ask_for_tokens(name: StrategyName) -> None:
     strategy = make_strategy(name)
-    assert (strategy.supply > 0) is (strategy.scope == "none")
+    assert (strategy.bonus > 0) is (strategy.scope == "none")
     assert strategy.drafts is (name != "cloud")
 
 
@@ -57,5 +57,5 @@ def test_the_threshold_reaches_the_policy(name: StrategyName) -> None:
 
 
 def test_a_mixture_asks_for_proposals_and_a_contrast_does_not() -> None:
-    assert make_strategy("ensemble", target=Weighted(weight=0.5)).supply == 1
-    assert make_strategy("ensemble", target=Contrastive(mu=0.1)).supply == 0
+    assert make_strategy("ensemble", target=Weighted(weight=0.5)).bonus == 1
+    assert make_strategy("ensemble", target=Contrastive(mu=0.1)).bonus == 0
