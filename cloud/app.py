@@ -1,123 +1,230 @@
-"""The verifier over HTTP: routes, keys, limits, error bodies."""
+"""The verifier over HTTP: routes, limits, error bodies. Plain ASGI: each layer costs every call."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
+import math
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
-
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
-from starlette.requests import Request as HttpRequest
-from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
 
 from ..common.errors import ContextFull, DeadlineExceeded, EngineError
 from ..common.worker import Closed, Full
 from ..wire.codec import Malformed, OutOfRange
-from ..wire.messages import MEDIA_TYPE, Conflict, Request
+from ..wire.messages import MEDIA_TYPE, Conflict, Reply, Request
+from .call import Call, Outcome
+from .guard import Refusal
 from .metrics import exposition
 from .service import Service
 
-__all__ = ["make_app"]
+__all__ = ["App"]
 
 _log = logging.getLogger("uhlm_edge.cloud")
+_calls = logging.getLogger("uhlm_edge.cloud.calls")
 _SESSION_ID = re.compile(r"[0-9a-f]{32}")
-Handler = Callable[[HttpRequest, str], Awaitable[Response]]
+_LOOK_AFTER = 0.05  # seconds; a call that takes longer is watched for its device hanging up
+_JSON = "application/json"
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Response = tuple[int, bytes, str]
+"""Status, body, content type."""
 
 
-def make_app(service: Service) -> Starlette:
-    """The ASGI app. Every route but `/health` asks for a key."""
+class App:
+    """The ASGI app. Every route but `/health` asks for a key.
 
-    scheduler = service.verifier.scheduler
+    Args:
+        service: what answers.
+        clock: of its scheduler.
+    """
 
-    async def health(_: HttpRequest) -> Response:
-        status = 200 if service.ready else 503
-        return JSONResponse({"ready": service.ready}, status)
+    def __init__(self, service: Service, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._service = service
+        self._scheduler = service.verifier.scheduler
+        self._clock = clock
+        self.routes: dict[str, tuple[str, Callable[..., Awaitable[Response]]]] = {
+            "/health": ("GET", self._health),
+            "/v1/info": ("GET", self._info),
+            "/metrics": ("GET", self._metrics),
+            "/v1/verify": ("POST", self._verify),
+            "/v1/sessions/": ("DELETE", self._forget),
+        }
 
-    async def info(_: HttpRequest, __: str) -> Response:
-        return Response(service.info().model_dump_json(), media_type="application/json")
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise ValueError(f"no {scope['type']} here")
+        more: list[tuple[bytes, bytes]] = []
+        try:
+            status, body, kind = await self._answer(scope, receive)
+        except Exception as error:  # every failure has its status
+            refusal = _refusal(error)
+            status, kind = refusal.status, _JSON
+            told = {"error": {"code": status, "message": refusal.message}, **refusal.more}
+            body = json.dumps(told).encode()
+            if refusal.retry_after is not None:
+                seconds = max(1, math.ceil(refusal.retry_after))
+                more.append((b"retry-after", str(seconds).encode()))
+            if status == 401:
+                more.append((b"www-authenticate", b"Bearer"))
+            if status in (400, 401, 403, 413):  # whoever sends such things waits outside
+                more.append((b"connection", b"close"))
+        headers = [
+            (b"content-length", str(len(body)).encode()), (b"content-type", kind.encode()), *more
+        ]  # fmt: skip
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
-    async def verify(http: HttpRequest, owner: str) -> Response:
-        session_id = _session_id(http.headers.get("x-session-id", ""))
+    async def _answer(self, scope: Scope, receive: Receive) -> Response:
+        path: str = scope["path"]
+        if path == "/health":
+            return await self._health()
+        owner = self._service.guard.owner(scope["headers"])
+        head, slash, tail = path.rpartition("/")
+        name = path if path in self.routes else head + slash
+        if name not in self.routes or (name == path and path.endswith("/")):
+            raise Refusal(404, "no such route")
+        method, handler = self.routes[name]
+        if scope["method"] != method:
+            raise Refusal(405, f"only {method}")
+        return await handler(owner, scope, receive, tail)
+
+    async def _health(self, *_: object) -> Response:
+        ready = self._service.ready
+        return 200 if ready else 503, json.dumps({"ready": ready}).encode(), _JSON
+
+    async def _info(self, *_: object) -> Response:
+        return 200, self._service.info().model_dump_json().encode(), _JSON
+
+    async def _metrics(self, *_: object) -> Response:
+        numbers = exposition(
+            self._scheduler.observed, self._scheduler.counters, self._service.gauges
+        )
+        return 200, numbers, "text/plain; version=0.0.4; charset=utf-8"
+
+    async def _forget(self, owner: str, scope: Scope, receive: Receive, tail: str) -> Response:
+        loop, done = asyncio.get_running_loop(), asyncio.Event()
+        key = (owner, _session_id(tail))
+        self._scheduler.forget(key, lambda: _tell(loop, done.set))
+        await done.wait()
+        return 204, b"", _JSON
+
+    async def _verify(self, owner: str, scope: Scope, receive: Receive, tail: str) -> Response:
+        arrived = self._clock()
+        service = self._service
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        session = _session_id(headers.get(b"x-session-id", b"").decode("latin-1"))
+        patience = min(_patience(headers.get(b"x-deadline-ms")), service.call_seconds)
         if not service.ready:
-            raise HTTPException(503, "the verifier is stopping")
-        body = await _body(http, service.limits.body_bytes)
+            raise Closed
+        service.guard.admit(owner)
+        limit = service.limits.body_bytes
+        body = await _in_time(_body(headers, receive, limit), patience)
+        is_json = headers.get(b"content-type", b"").startswith(b"application/json")
         n_vocab = len(service.vocab)
-        is_json = http.headers.get("content-type", "").startswith("application/json")
         if is_json:
             request = Request.from_json(_json(body), service.limits, n_vocab)
         else:
             request = Request.unpack(body, service.limits, n_vocab)
-        key = (owner, session_id)
-        deadline = time.perf_counter() + _patience(http.headers.get("x-deadline-ms"))
-        call = scheduler.submit(key, request, deadline)
-        reply = await asyncio.wrap_future(call.future)
-        if isinstance(reply, Conflict):
-            return _error(409, "send from `held` on, with settings", **reply.to_json())
+        outcome = await self._submit((owner, session), request, arrived + patience, receive)
+        _log_call(owner, session, request, outcome, self._clock() - arrived)
+        if isinstance(outcome, Conflict):
+            raise Refusal(409, "send from `held` on, with settings", more=outcome.to_json())
         if is_json:
-            return JSONResponse(reply.to_json())
-        return Response(reply.pack(), media_type=MEDIA_TYPE)
+            return 200, json.dumps(outcome.to_json()).encode(), _JSON
+        return 200, outcome.pack(), MEDIA_TYPE
 
-    async def metrics(_: HttpRequest, __: str) -> Response:
-        numbers = exposition(scheduler.observed, scheduler.counters, service.gauges)
-        return PlainTextResponse(numbers, media_type="text/plain; version=0.0.4")
+    async def _submit(
+        self, key: tuple[str, str], request: Request, deadline: float, receive: Receive
+    ) -> Reply | Conflict:
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Outcome] = loop.create_future()
 
-    async def forget(http: HttpRequest, owner: str) -> Response:
-        key = (owner, _session_id(http.path_params["id"]))
-        await asyncio.wrap_future(scheduler.forget(key))
-        return Response(status_code=204)
+        def deliver(outcome: Outcome) -> None:
+            _tell(loop, _settle, answer, outcome)
 
-    def keyed(handler: Handler) -> Callable[[HttpRequest], Awaitable[Response]]:
-        async def check(http: HttpRequest) -> Response:
-            owner = service.keys.owner(http.headers.get("authorization"))
-            if owner is None:
-                raise HTTPException(401, "this verifier wants a key: authorization: Bearer KEY")
-            return await handler(http, owner)
-
-        return check
-
-    app = Starlette(
-        routes=[
-            Route("/health", health),
-            Route("/v1/info", keyed(info)),
-            Route("/metrics", keyed(metrics)),
-            Route("/v1/verify", keyed(verify), methods=["POST"]),
-            Route("/v1/sessions/{id}", keyed(forget), methods=["DELETE"]),
-        ],
-        exception_handlers={
-            HTTPException: _on_http,
-            Malformed: _answer_with(400),
-            OutOfRange: _answer_with(422),
-            DeadlineExceeded: _answer_with(504),
-            ContextFull: _answer_with(503, retry_after=1),
-            EngineError: _answer_with(500),
-            Full: _answer_with(429, "too many calls wait", retry_after=1),
-            Closed: _answer_with(503, "the verifier is stopping"),
-            ClientDisconnect: _answer_with(400, "the device hung up"),
-            Exception: _answer_with(500, "the verifier failed"),
-        },
-    )
-    app.router.redirect_slashes = False  # a redirect would answer without asking for a key
-    return app
+        try:
+            call = self._scheduler.submit(key, request, deliver, deadline)
+        except Full:
+            wait = self._scheduler.retry_after
+            raise Refusal(429, "too many calls wait", wait) from None
+        watch = loop.call_later(_LOOK_AFTER, _watch, loop, receive, call, answer)
+        try:
+            outcome = await answer
+        finally:
+            watch.cancel()
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
 
-async def _body(http: HttpRequest, limit: int) -> bytes:
+def _tell(loop: asyncio.AbstractEventLoop, what: Callable[..., None], *arguments: Any) -> None:
+    """Call back from the model's thread; a loop that is closed has nobody who waits."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(what, *arguments)
+
+
+def _settle(answer: asyncio.Future[Outcome], outcome: Outcome) -> None:
+    if not answer.done():
+        answer.set_result(outcome)
+
+
+def _watch(
+    loop: asyncio.AbstractEventLoop, receive: Receive, call: Call, answer: asyncio.Future[Outcome]
+) -> None:
+    """A device that hangs up wants no answer: what its call has not cost yet is saved."""
+
+    async def look() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        call.gone = True
+
+    task = loop.create_task(look())
+    answer.add_done_callback(lambda _: task.cancel())
+
+
+async def _in_time(reading: Coroutine[Any, Any, bytes], seconds: float) -> bytes:
+    """What `asyncio.wait_for` does, without a task of its own for each call."""
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - a coroutine runs in one
+    late = False
+
+    def stop() -> None:
+        nonlocal late
+        late = True
+        task.cancel()
+
+    timer = asyncio.get_running_loop().call_later(min(seconds, 86_400.0), stop)
+    try:
+        return await reading
+    except asyncio.CancelledError:
+        if late:
+            raise DeadlineExceeded("the request came too slowly") from None
+        raise
+    finally:
+        timer.cancel()
+
+
+async def _body(headers: dict[bytes, bytes], receive: Receive, limit: int) -> bytes:
     """The body, refused before it is read if it is too large."""
-    declared = http.headers.get("content-length", "0")
-    if not re.fullmatch("[0-9]{1,12}", declared) or int(declared) > limit:
-        raise HTTPException(413, f"a body may have {limit} bytes")
+    declared = headers.get(b"content-length", b"0")
+    if not re.fullmatch(b"[0-9]{1,12}", declared) or int(declared) > limit:
+        raise Refusal(413, f"a body may have {limit} bytes")
     parts = bytearray()
-    async for chunk in http.stream():
-        parts += chunk
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Malformed("the device hung up")
+        parts += message.get("body", b"")
         if len(parts) > limit:
-            raise HTTPException(413, f"a body may have {limit} bytes")
-    return bytes(parts)
+            raise Refusal(413, f"a body may have {limit} bytes")
+        if not message.get("more_body", False):
+            return bytes(parts)
 
 
 def _json(body: bytes) -> Any:
@@ -127,11 +234,11 @@ def _json(body: bytes) -> Any:
         raise Malformed("not JSON") from None
 
 
-def _patience(header: str | None) -> float:
-    """Seconds that the device still waits, by its own word; a day if it does not say."""
+def _patience(header: bytes | None) -> float:
+    """Seconds that the device still waits, by its own word."""
     if header is None:
-        return 86_400.0
-    if not re.fullmatch("[0-9]{1,8}", header):
+        return math.inf
+    if not re.fullmatch(b"[0-9]{1,8}", header):
         raise Malformed("x-deadline-ms must be milliseconds")
     return int(header) / 1e3
 
@@ -142,27 +249,44 @@ def _session_id(text: str) -> str:
     return text
 
 
-def _error(status: int, message: str, **more: Any) -> JSONResponse:
-    return JSONResponse({"error": {"code": status, "message": message}, **more}, status)
+def _refusal(error: Exception) -> Refusal:
+    """What is told about a failure: nothing of our own making."""
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, Malformed):
+        return Refusal(400, str(error))
+    if isinstance(error, OutOfRange):
+        return Refusal(422, str(error))
+    if isinstance(error, Closed):
+        return Refusal(503, "the verifier is stopping", 1.0)
+    if isinstance(error, DeadlineExceeded):
+        return Refusal(504, str(error))
+    if isinstance(error, ContextFull):
+        return Refusal(503, str(error), 1.0)
+    if isinstance(error, EngineError):
+        _log.warning("%s: %s", type(error).__name__, error)
+        return Refusal(500, str(error))
+    _log.error("the verifier failed", exc_info=error)
+    return Refusal(500, "the verifier failed")
 
 
-async def _on_http(_: HttpRequest, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101 - starlette calls it for nothing else
-    response = _error(error.status_code, error.detail)
-    if error.status_code == 401:
-        response.headers["www-authenticate"] = "Bearer"
-    return response
-
-
-def _answer_with(
-    status: int, message: str | None = None, retry_after: int | None = None
-) -> Callable[[HttpRequest, Exception], Awaitable[Response]]:
-    async def handle(_: HttpRequest, error: Exception) -> Response:
-        if status >= 500:
-            _log.warning("%s: %s", type(error).__name__, error)
-        response = _error(status, message or str(error))
-        if retry_after is not None:
-            response.headers["retry-after"] = str(retry_after)
-        return response
-
-    return handle
+def _log_call(
+    owner: str, session: str, request: Request, outcome: Reply | Conflict, seconds: float
+) -> None:
+    """One line of JSON for each call: sizes, times and who, never what was said."""
+    if not _calls.isEnabledFor(logging.INFO):
+        return
+    line: dict[str, object] = {
+        "time": round(time.time(), 3), "key": owner[:8], "session": session[:8],
+        "id": request.id, "start": request.start, "ids": len(request.tokens),
+        "weights": len(request.weights), "drafts": len(request.drafts),
+        "ms": round(1e3 * seconds, 3),
+    }  # fmt: skip
+    if isinstance(outcome, Reply):
+        line |= {
+            "accepted": outcome.accepted, "tokens": len(outcome.tokens), "held": outcome.held,
+            "queue_us": outcome.us.queue, "model_us": outcome.us.model,
+        }  # fmt: skip
+    else:
+        line |= {"conflict": outcome.held}
+    _calls.info(json.dumps(line))

@@ -9,8 +9,9 @@ import sys
 import threading
 from collections.abc import Mapping
 
-from ..common.key_file import read_key_file
-from ..common.listen import url_of
+from ..common.errors import ConfigError
+from ..common.key_file import MIN_KEY, read_key_file
+from ..common.listen import is_loopback, url_of
 from ..models.resolve import find_model
 from .keys import Keys
 from .options import VerifierOptions
@@ -42,6 +43,11 @@ def run_verifier(
     given = [environment["UHLM_API_KEY"]] if environment.get("UHLM_API_KEY") else []
     if options.key_file is not None:
         given += read_key_file(options.key_file.expanduser())
+    if any(len(key) < MIN_KEY for key in given):
+        raise ConfigError(
+            f"the key in UHLM_API_KEY is shorter than {MIN_KEY} characters; make one with:"
+            " openssl rand -hex 32"
+        )
     keys = Keys(given)
     listener = bind(options, keys) if fd is None else socket.socket(fileno=fd)
     with listener:
@@ -55,6 +61,12 @@ def run_verifier(
             )
             url = url_of(listener, options.tls_certificate is not None)
             print(f"uhlm-edge: {service.model_name} at {url}{key}", file=sys.stderr, flush=True)
+            if keys and not options.tls_certificate and not is_loopback(options.host):
+                print(
+                    "uhlm-edge: without TLS, keys and texts can be read on their way; set"
+                    " tls_certificate and tls_key, or put a TLS proxy in front",
+                    file=sys.stderr,
+                )
             print(f"uhlm-edge: {service.backend}", file=sys.stderr, flush=True)
         serve(service, options, listener)
 

@@ -31,6 +31,13 @@ class VerifierOptions(BaseModel):
         0.25, ge=0, description="seconds that a busy session keeps its place while others wait"
     )
     queue: int = Field(512, ge=1, description="calls that may wait or run")
+    calls_per_s: float = Field(0.0, ge=0, description="of one key; 0: as many as it likes")
+    call_seconds: float = Field(60.0, gt=0, description="most time that a call may take")
+    connections: int = Field(4096, ge=1, description="open at once")
+    head_bytes: int = Field(16_384, ge=1024, description="of a request line and its headers")
+    head_seconds: float = Field(10.0, gt=0, description="for them to arrive")
+    drain_seconds: float = Field(30.0, ge=0, description="for running calls when it stops")
+    log_calls: bool = Field(False, description="a line of JSON for each call, without texts")
     key_file: Path | None = None
     tls_certificate: Path | None = None
     tls_key: Path | None = None

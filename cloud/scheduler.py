@@ -10,75 +10,28 @@ token never waits for more than one slice.
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable
-from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from dataclasses import replace
 
 from ..common.errors import DeadlineExceeded, EngineError
 from ..common.worker import Closed, Full
-from ..lm.engines.protocol import Context, Logits, Work
+from ..lm.engines.protocol import Context, Logits
 from ..wire.codec import OutOfRange, prefix_hash
 from ..wire.messages import Conflict, Reply, Request, Timing
-from .judge import Answer, Ask, Judge
+from .call import Call, Outcome, Part
+from .judge import Judge
 from .metrics import Counters, Observed
+from .pace import Pace
 from .sessions import Session, SessionKey, SessionStore
 
-__all__ = ["Call", "Scheduler"]
+__all__ = ["Scheduler"]
 
 _log = logging.getLogger("uhlm_edge.cloud")
 _SHORT = 32  # ids: a wish for more is a long one
-_QUIET = 1.0  # seconds without short calls, after which long ones get whole passes
-_LEAST_SLICE = 8  # ids
-_NOTHING = Ask(0, [], 0)
-
-
-@dataclass(eq=False)
-class Call:
-    """A call under way.
-
-    Attributes:
-        key: whose session.
-        request: checked by the wire.
-        future: takes the reply, the conflict or the error.
-        deadline: nobody waits for the answer any longer then, in seconds of the scheduler's clock.
-        gone: its caller has hung up; set from any thread.
-    """
-
-    key: SessionKey
-    request: Request
-    deadline: float
-    arrived: float
-    binding: bytes
-    future: Future[Reply | Conflict] = field(default_factory=Future)
-    gone: bool = False
-    session: Session | None = None
-    steps: Answer | None = None
-    ask: Ask = _NOTHING
-    fed: int = 0  # ids of `ask` that are cached
-    model: float = 0.0  # seconds of the passes that it took part in
-
-    @property
-    def left(self) -> int:
-        """Ids that are still to be fed."""
-        return len(self.ask.tokens) - self.fed
-
-    @property
-    def silent(self) -> int:
-        """Those of them that need no row: they may be fed in slices."""
-        return self.left - self.ask.rows
-
-
-class _Part(NamedTuple):
-    """What of a call's wish goes into a pass."""
-
-    call: Call
-    work: Work
-    is_last: bool
 
 
 class Scheduler:
@@ -110,15 +63,11 @@ class Scheduler:
         self._inbox: queue.SimpleQueue[Call | Callable[[], object] | None] = queue.SimpleQueue()
         self._waiting: list[Call] = []
         self._running: list[Call] = []
-        self._served: defaultdict[str, float] = defaultdict(float)  # ids fed, by owner
+        self.pace = Pace()
         self._open = 0  # calls submitted and not answered
         self._closed = False
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._per_id = 0.0  # seconds, of a pass with many
-        self._short_pass = 0.002  # seconds
-        self._last_short = -_QUIET
-        self._per_call = 0.01  # seconds between answers under load
 
     # From any thread
 
@@ -127,14 +76,26 @@ class Scheduler:
         """Calls that wait or run."""
         return self._open
 
-    def submit(self, key: SessionKey, request: Request, deadline: float = float("inf")) -> Call:
-        """Answer a call later: its future takes what comes of it.
+    def submit(
+        self,
+        key: SessionKey,
+        request: Request,
+        deliver: Callable[[Outcome], None],
+        deadline: float = math.inf,
+    ) -> Call:
+        """Answer a call later.
+
+        Args:
+            key: whose session.
+            request: checked by the wire.
+            deliver: is told the outcome, in the owner's thread.
+            deadline: nobody waits any longer then, in seconds of the scheduler's clock.
 
         Raises:
             Full: too many calls wait.
             Closed: it is stopping.
         """
-        call = Call(key, request, deadline, self._clock(), request.binding(key[1]))
+        call = Call(key, request, request.binding(key[1]), self._clock(), deadline, deliver)
         with self._lock:
             if self._closed:
                 raise Closed
@@ -144,23 +105,21 @@ class Scheduler:
             self._inbox.put(call)
         return call
 
-    def forget(self, key: SessionKey) -> Future[None]:
-        """Drop a session."""
-        future: Future[None] = Future()
+    def forget(self, key: SessionKey, done: Callable[[], None] = lambda: None) -> None:
+        """Drop a session; `done` is called in the owner's thread."""
 
         def drop() -> None:
             self._store.drop(key)
-            future.set_result(None)
+            done()
 
         self._inbox.put(drop)
         if self._thread is None:
             self._take_in()
-        return future
 
     @property
     def retry_after(self) -> float:
         """Seconds after which the calls of now will have been answered, at the present pace."""
-        return self._open * self._per_call
+        return self._open * self.pace.per_answer
 
     @property
     def has_thread(self) -> bool:
@@ -245,6 +204,9 @@ class Scheduler:
             assert session is not None  # noqa: S101 - set when it was taken in
             if self._is_over(call):
                 continue
+            if session.forgotten:
+                session = call.session = self._store.use(call.key)
+                session.calls += 1
             if session.running or (is_full and session.sequence < 0):
                 self._waiting.append(call)
                 continue
@@ -281,35 +243,26 @@ class Scheduler:
         self._resume(call, None)
         return True
 
-    def _pack(self) -> list[_Part]:
+    def _pack(self) -> list[Part]:
         """The next pass: short wishes whole, then slices of the long ones as far as they fit."""
         self._running = [call for call in self._running if not self._is_over(call)]
         n_ids, n_rows = self._context.n_batch, self._context.max_rows
         turn = self._in_turn(self._running)
         short = [call for call in turn if call.left <= _SHORT or call.silent <= 0]
         long = [call for call in turn if call.left > _SHORT and call.silent > 0]
-        parts: list[_Part] = []
+        parts: list[Part] = []
         for call in short:
             if call.left <= n_ids and call.ask.rows <= n_rows:
-                parts.append(_part(call, call.left))
+                parts.append(Part.of(call, call.left))
                 n_ids, n_rows = n_ids - call.left, n_rows - call.ask.rows
-        n_ids = min(n_ids, self._slice(len(short)))
+        n_ids = min(n_ids, self.pace.slice(self._context.n_batch, len(short), self._clock()))
         for call in long:
             n = call.left if call.left <= n_ids and call.ask.rows <= n_rows else 0
             n = n or min(n_ids, call.silent)
             if n:
-                parts.append(_part(call, n))
+                parts.append(Part.of(call, n))
                 n_ids, n_rows = n_ids - n, n_rows - parts[-1].work.rows
         return parts
-
-    def _slice(self, n_short: int) -> int:
-        """How many ids of long wishes go into a pass: about as much time as its short ones take."""
-        now = self._clock()
-        if n_short:
-            self._last_short = now
-        if now - self._last_short > _QUIET or not self._per_id:
-            return self._context.n_batch
-        return max(_LEAST_SLICE, int(self._short_pass / self._per_id))
 
     def _resume(self, call: Call, rows: Logits | None) -> None:
         """Send the rows into the call, and see what it wishes for next."""
@@ -334,7 +287,7 @@ class Scheduler:
             return True
         return False
 
-    def _end(self, call: Call, outcome: Reply | Conflict | Exception) -> None:
+    def _end(self, call: Call, outcome: Outcome) -> None:
         """Give the call its answer and its session back."""
         session = call.session
         assert session is not None  # noqa: S101 - set when it was taken in
@@ -342,7 +295,8 @@ class Scheduler:
             self._running = [other for other in self._running if other is not call]
             if not isinstance(outcome, Reply):
                 call.steps.close()
-                if call.ask.at <= len(session.ids):  # what was read meanwhile is not lost
+                if call.fed and call.ask.at <= len(session.ids):
+                    # What was read meanwhile is not lost.
                     session.ids = session.ids[: call.ask.at] + call.ask.tokens[: call.fed]
             else:
                 total = self._clock() - call.arrived
@@ -355,18 +309,17 @@ class Scheduler:
         session.calls -= 1
         with self._lock:
             self._open -= 1
-        if isinstance(outcome, Exception):
-            call.future.set_exception(outcome)
-        else:
-            call.future.set_result(outcome)
+        self.pace.answered(self._clock(), self._open)
+        call.outcome = outcome
+        call.deliver(outcome)
 
     def _in_turn(self, calls: list[Call]) -> list[Call]:
         """Who had least so far comes first, and within an owner who came first."""
         if len({call.key[0] for call in calls}) < 2:
             return calls
-        return sorted(calls, key=lambda call: (self._served[call.key[0]], call.arrived))
+        return sorted(calls, key=lambda call: (self.pace.served(call.key[0]), call.arrived))
 
-    def _note(self, parts: list[_Part], begun: float, decoded: float) -> None:
+    def _note(self, parts: list[Part], begun: float, decoded: float) -> None:
         """Learn what passes cost, and who had how much of them."""
         n = sum(len(part.work.tokens) for part in parts)
         took, now = decoded - begun, self._clock()
@@ -374,23 +327,8 @@ class Scheduler:
         self.counters.positions += n
         self.observed.width.observe(len(parts))
         self.observed.model.observe(took)
-        if any(part.call.left > 0 or len(part.work.tokens) > _SHORT for part in parts):
-            self._per_id += 0.2 * (took / n - self._per_id) if self._per_id else took / n
-        else:
-            self._short_pass += 0.1 * (took - self._short_pass)
-        fade = 0.5 ** max(0.0, now - begun)  # what somebody had counts half after a second
-        for owner in list(self._served):
-            self._served[owner] *= fade
-            if self._served[owner] < 0.01:
-                del self._served[owner]
+        is_short = all(len(part.work.tokens) <= _SHORT and part.is_last for part in parts)
+        self.pace.passed(took, n, is_short)
+        self.pace.fade(max(0.0, now - begun))
         for part in parts:
-            self._served[part.call.key[0]] += len(part.work.tokens)
-
-
-def _part(call: Call, n: int) -> _Part:
-    """The next `n` ids of a call's wish; its rows come with the last of them."""
-    assert call.session is not None  # noqa: S101 - it runs
-    is_last = n == call.left
-    tokens = call.ask.tokens[call.fed : call.fed + n]
-    work = Work(call.session.sequence, tokens, call.ask.rows if is_last else 0)
-    return _Part(call, work, is_last)
+            self.pace.serve(part.call.key[0], len(part.work.tokens))

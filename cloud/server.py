@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import ssl
+import sys
+import time
 from types import FrameType
 
 import uvicorn
 
 from ..common import listen
 from ..common.errors import ConfigError
-from .app import make_app
+from .app import App
 from .keys import Keys
 from .options import VerifierOptions
+from .protocol import guarded_protocol
 from .service import Service
 
 __all__ = ["bind", "serve"]
@@ -35,13 +39,15 @@ def serve(service: Service, options: VerifierOptions, listener: socket.socket) -
         ConfigError: the certificate or its key cannot be used.
     """
     config = uvicorn.Config(
-        make_app(service),
+        App(service),
+        http=guarded_protocol(options.head_bytes, options.head_seconds, options.connections),
+        ws="none",
         log_level="warning",
         access_log=False,
         server_header=False,
         date_header=False,
         lifespan="off",
-        timeout_graceful_shutdown=30,
+        timeout_graceful_shutdown=5,
         timeout_keep_alive=300,  # a device that is sure for a while need not connect again
         ssl_certfile=options.tls_certificate,
         ssl_keyfile=options.tls_key,
@@ -50,22 +56,44 @@ def serve(service: Service, options: VerifierOptions, listener: socket.socket) -
         config.load()
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"the TLS certificate or its key cannot be used: {error}") from None
-    server = _Server(config, service)
+    if options.log_calls:
+        _log_to_stderr()
+    # The model's thread must not wait 5 ms for the network's thread each time it comes back.
+    sys.setswitchinterval(0.0005)
     service.verifier.scheduler.start()
     try:
-        server.run(sockets=[listener])
+        _Server(config, service, options.drain_seconds).run(sockets=[listener])
     finally:
         service.ready = False
         service.verifier.scheduler.close()
 
 
 class _Server(uvicorn.Server):
-    """Says "not ready" from the moment it is told to stop."""
+    """Drains before it stops: running calls finish, new ones get 503, and the exit status is 0."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, seconds: float) -> None:
         super().__init__(config)
         self._service = service
+        self._seconds = seconds
+        self._end: float | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._end is not None:  # a second signal means it
+            self.should_exit = self.force_exit = True
         self._service.ready = False
-        super().handle_exit(sig, frame)
+        self._end = time.monotonic() + self._seconds
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._end is not None:
+            is_idle = self._service.verifier.scheduler.open_calls == 0
+            self.should_exit |= is_idle or time.monotonic() > self._end
+        return await super().on_tick(counter)
+
+
+def _log_to_stderr() -> None:
+    logger = logging.getLogger("uhlm_edge.cloud.calls")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.handlers = [handler]
+    logger.propagate = False
+    logger.setLevel(logging.INFO)

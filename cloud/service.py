@@ -10,6 +10,7 @@ from ..lm.engines.llama import LlamaContext
 from ..lm.engines.llama_model import LlamaModel
 from ..lm.vocabulary import Vocabulary
 from ..wire.messages import Info, Limits
+from .guard import Guard
 from .keys import Keys
 from .options import VerifierOptions
 from .verifier import Verifier
@@ -24,7 +25,13 @@ _CONTEXTS = 8  # full ones, unless the options say how many cells
 
 @dataclass
 class Service:
-    """What the routes work with. `ready` goes false when the server begins to stop."""
+    """What the routes work with.
+
+    Attributes:
+        ready: goes false when the server begins to stop.
+        call_seconds: most time that a call may take, whatever its device would wait.
+        calls_per_s: of one key; 0: as many as it likes.
+    """
 
     verifier: Verifier
     vocab: Vocabulary
@@ -34,6 +41,11 @@ class Service:
     limits: Limits
     keys: Keys
     ready: bool = True
+    call_seconds: float = 60.0
+    calls_per_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.guard = Guard(self.keys, self.calls_per_s)
 
     def info(self) -> Info:
         """What a device must know before it can ask."""

@@ -6,9 +6,11 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 
 from ..lm.engines.protocol import Context
 from ..wire.messages import Conflict, Reply, Request
+from .call import Outcome
 from .judge import Judge
 from .metrics import Counters
 from .scheduler import Scheduler
@@ -68,9 +70,13 @@ class Verifier:
             OutOfRange: the request does not fit the session or the context.
             EngineError: the model failed.
         """
-        call = self.scheduler.submit(key, request)
+        future: Future[Outcome] = Future()
+        self.scheduler.submit(key, request, future.set_result)
         if not self.scheduler.has_thread:
             with self._turn:
-                while not call.future.done():
+                while not future.done():
                     self.scheduler.step()
-        return call.future.result()
+        outcome = future.result()
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome

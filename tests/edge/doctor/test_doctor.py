@@ -168,8 +168,8 @@ def test_a_whole_board_is_examined_and_a_wrong_configuration_does_not_stop_it(
 def test_a_wrong_key_and_no_verifier_are_told_from_a_right_one(tmp_path: Path) -> None:
     path = shipped.path_of("demo-llm")
     info = None
-    with verifier(tmp_path, 0, "secret", "--model", str(path)) as running:
-        found = measure(running.url, "secret", None, 2.0)
+    with verifier(tmp_path, 0, "secret-0123456789abcdef", "--model", str(path)) as running:
+        found = measure(running.url, "secret-0123456789abcdef", None, 2.0)
         info = found.info
         good = check_verifier(found, required=False)
         assert good.level == "ok"
@@ -179,7 +179,9 @@ def test_a_wrong_key_and_no_verifier_are_told_from_a_right_one(tmp_path: Path) -
         )
         assert "refuses the key" in refused.out
         by_command = run(
-            ["doctor", "--cloud", running.url, "--json"], tmp_path, more={"UHLM_API_KEY": "secret"}
+            ["doctor", "--cloud", running.url, "--json"],
+            tmp_path,
+            more={"UHLM_API_KEY": "secret-0123456789abcdef"},
         )
         assert by_command.code == 0, by_command.out + by_command.err
         checks = {f["check"]: f for f in json.loads(by_command.out)["findings"]}
@@ -190,7 +192,7 @@ def test_a_wrong_key_and_no_verifier_are_told_from_a_right_one(tmp_path: Path) -
         mismatch = run(
             ["doctor", "--cloud", running.url, "--model", str(other)],
             tmp_path,
-            more={"UHLM_API_KEY": "secret"},
+            more={"UHLM_API_KEY": "secret-0123456789abcdef"},
         )
         assert mismatch.code == 1
         assert "fail  vocabulary" in mismatch.out

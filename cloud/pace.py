@@ -1,0 +1,66 @@
+"""What passes cost, learnt while they run, and what follows for the next."""
+
+from __future__ import annotations
+
+__all__ = ["LEAST_SLICE", "Pace"]
+
+LEAST_SLICE = 8
+"""Ids of a prompt that go into a pass, at least."""
+
+_QUIET = 1.0  # seconds without short calls, after which prompts get whole passes
+
+
+class Pace:
+    """Costs and shares of the passes so far.
+
+    Attributes:
+        short_pass: seconds of a pass with short wishes only.
+        per_id: seconds per id of a pass with many; 0 until there was one.
+        per_answer: seconds between two answers while calls wait.
+    """
+
+    def __init__(self) -> None:
+        self.short_pass = 0.002
+        self.per_id = 0.0
+        self.per_answer = 0.005
+        self._served: dict[str, float] = {}
+        self._last_short = self._last_answer = float("-inf")
+
+    def slice(self, n_batch: int, n_short: int, now: float) -> int:
+        """How many ids of prompts go into the next pass beside `n_short` short wishes.
+
+        They may take as long as the short ones do, so that none of these waits for more than
+        twice its time; while nobody else is there, the whole pass is theirs.
+        """
+        if n_short:
+            self._last_short = now
+        if now - self._last_short > _QUIET or not self.per_id:
+            return n_batch
+        return max(LEAST_SLICE, min(n_batch, int(self.short_pass / self.per_id)))
+
+    def passed(self, seconds: float, n_ids: int, is_short: bool) -> None:
+        """A pass took so long."""
+        if is_short:
+            self.short_pass += 0.1 * (seconds - self.short_pass)
+        elif n_ids >= LEAST_SLICE:
+            cost = seconds / n_ids
+            self.per_id += 0.2 * (cost - self.per_id) if self.per_id else cost
+
+    def answered(self, now: float, n_open: int) -> None:
+        """A call was answered, while so many others were open."""
+        if n_open > 1:
+            self.per_answer += 0.02 * (min(1.0, now - self._last_answer) - self.per_answer)
+        self._last_answer = now
+
+    def fade(self, seconds: float) -> None:
+        """What an owner had counts half after a second."""
+        factor = 0.5**seconds
+        self._served = {o: n * factor for o, n in self._served.items() if n * factor > 0.01}
+
+    def serve(self, owner: str, n_ids: int) -> None:
+        """An owner had so many ids of a pass."""
+        self._served[owner] = self._served.get(owner, 0.0) + n_ids
+
+    def served(self, owner: str) -> float:
+        """How much it had lately."""
+        return self._served.get(owner, 0.0)
