@@ -6,7 +6,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help chat test fast lint types reference coverage test-matrix test-parity clean FORCE
+.PHONY: help chat test fast lint types reference coverage test-matrix test-parity \
+	wheel-arm64 install test-arm64 clean FORCE
 
 help:
 	@echo 'make chat         chat with the demo pair'
@@ -16,6 +17,9 @@ help:
 	@echo 'make reference    write docs/cli.md anew from the commands'
 	@echo 'make coverage     all tests, and which lines they ran'
 	@echo 'make test-matrix  make test on each Python from 3.10 to 3.13 that is installed'
+	@echo 'make wheel-arm64  all that a board needs in one archive: TARGET=pi4, pi5 or generic'
+	@echo 'make install      install such an archive here: FROM=ARCHIVE, no compiler, no network'
+	@echo 'make test-arm64   the archive and the tests on an emulated board: CPU=cortex-a76 ...'
 	@echo 'make test-parity  the tests against torch and transformers too (a large download)'
 	@echo 'make clean        remove what was built'
 
@@ -52,6 +56,18 @@ test-matrix:
 
 test-parity: $(VENV)/.ready-parity
 	@$(BIN)/pytest
+
+# On x86-64 Debian, for a board: needs crossbuild-essential-arm64 and the wheel package.
+TARGET ?= generic
+wheel-arm64:
+	@set -e; wheel=$$($(PYTHON) tools/arm64/build_wheel.py $(TARGET) build/arm64/$(TARGET)); \
+		$(PYTHON) tools/arm64/bundle.py $(TARGET) "$$wheel" dist
+
+install:
+	@test -f '$(FROM)' || { echo 'install: name the archive: make install FROM=uhlm-edge-...tar' >&2; exit 2; }
+	@set -e; unpacked=$$(mktemp -d); trap 'rm -rf "$$unpacked"' EXIT; \
+		tar -xf '$(FROM)' -C "$$unpacked" --strip-components=1; \
+		PYTHON=$(PYTHON) sh "$$unpacked/install.sh" '$(abspath $(VENV))'
 
 clean:
 	rm -rf $(VENV) .typecheck build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -35,7 +36,7 @@ def main(venv: str, extras: str) -> int:
         return 2
     print(
         f"Setting up {venv} with {extras}. The first time this compiles llama.cpp,"
-        " about 5 minutes on two cores.",
+        " a few minutes on two cores.",
         file=sys.stderr,
     )
     if not usable:
@@ -45,8 +46,16 @@ def main(venv: str, extras: str) -> int:
         (home / ".path").write_text(f"{home}\n", encoding="utf-8")
     pip = [os.fspath(home / "bin" / "python"), "-m", "pip", "--verbose", "--no-input"]
     install = ["install", "--progress-bar=off", "--editable", f".[{extras}]"]
-    environment = {"CMAKE_ARGS": "-DLLAVA_BUILD=OFF", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    return watch(pip + install, environment | os.environ, home / "setup.log", Progress(sys.stderr))
+    environment = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", **os.environ, "CMAKE_ARGS": cmake_args()}
+    return watch(pip + install, environment, home / "setup.log", Progress(sys.stderr))
+
+
+def cmake_args(given: str | None = None) -> str:
+    """The flags for llama.cpp: only its library, and then what the user gives in CMAKE_ARGS."""
+    given = os.environ.get("CMAKE_ARGS", "") if given is None else given
+    only = Path(__file__).resolve().with_name("llama_only.cmake")
+    own = ["-DLLAVA_BUILD=OFF", f"-DCMAKE_PROJECT_llama.cpp_INCLUDE={only}"]
+    return f"{shlex.join(own)} {given}".strip()
 
 
 def is_usable(home: Path) -> bool:
