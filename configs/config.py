@@ -51,6 +51,9 @@ class DeviceOptions(_Section):
     model: str = Field("demo-slm", description="GGUF file, or the name of a shipped model")
     runtime: Literal["llama", "onnx"] = Field("llama", description="what runs the model")
     wire_top: int = Field(64, ge=1, le=256, description="most tokens in a distribution")
+    prompt_cache_mb: int = Field(
+        0, ge=0, le=1 << 20, description="disk for what was read, for the next start; 0: none"
+    )
     engine: EngineOptions = EngineOptions()
 
 

@@ -18,6 +18,7 @@ from ...lm.uncertainty import estimator
 from ...models.resolve import find_model, locate_model
 from ..decode.cache import TokenCache
 from ..decode.loop import GOING_ON, Device
+from ..device.prompt_cache import PromptCache, prompt_folder
 from ..link.http import HttpLink, Link, is_loopback
 from ..link.session import Remote
 from ..policy.calibration import ModelKey, model_digest
@@ -26,6 +27,9 @@ from .assistant import Assistant
 from .demo import DemoVerifier
 
 __all__ = ["api_key", "assemble", "make_device"]
+
+_NO_GPU = "no layer on a GPU"
+"""What a backend says of itself that took none."""
 
 _PIPELINED = {"auto": None, "on": True, "off": False}
 
@@ -52,7 +56,10 @@ def assemble(
     """
     found = nullcontext(link) if link else _verifier(config, tell, environment)
     with found as link:
-        device, remote, told = make_device(config), None, None
+        prompts = prompt_folder(environment.get("XDG_CACHE_HOME"))
+        device, remote, told = make_device(config, prompts), None, None
+        if config.device.engine.n_gpu_layers and _NO_GPU in device.backend:
+            tell("the model runs on the processor: run `uhlm-edge doctor` to get it onto the GPU")
         try:
             if link is not None:
                 remote, told = _remote(config, device, link)
@@ -116,13 +123,17 @@ def _verifier(
         yield HttpLink(verifier.url, verifier.key, cloud.connect_timeout)
 
 
-def make_device(config: Config) -> Device:
+def make_device(config: Config, prompts: Path | None = None) -> Device:
     """Load the device model.
+
+    Args:
+        config: all options.
+        prompts: where what it reads may be kept for the next start, if a size is configured.
 
     Raises:
         ModelError: it is refused.
     """
-    engine, backend = _engine(config)
+    engine, backend = _engine(config, prompts)
     options = config.strategy
     return Device(
         TokenCache(engine),
@@ -134,7 +145,7 @@ def make_device(config: Config) -> Device:
     )
 
 
-def _engine(config: Config) -> tuple[Engine, str]:
+def _engine(config: Config, prompts: Path | None) -> tuple[Engine, str]:
     """The engine and what it runs on. Each is imported only where it is used: 0.3 s and 40 MB."""
     options = config.device.engine
     if _has_company(config):
@@ -146,9 +157,17 @@ def _engine(config: Config) -> tuple[Engine, str]:
         return OnnxEngine(path, options), "CPU (onnxruntime)"
     from ...lm.engines.fit import chosen
     from ...lm.engines.llama import LlamaEngine
+    from ...lm.engines.llama_build import llama_build
 
     engine = LlamaEngine(path, options)
-    return engine, f"{engine.model.backend}; {chosen(engine.options)}"
+    backend = f"{engine.model.backend}; {chosen(engine.options)}"
+    limit = config.device.prompt_cache_mb << 20
+    if not limit or prompts is None:
+        return engine, backend
+    # All that the bytes of keys and values depend on.
+    kept = engine.options.model_dump(include={"cache_type_k", "cache_type_v", "flash_attention"})
+    key = f"{model_digest(path)} {sorted(kept.items())} {sorted(llama_build().items(), key=str)}"
+    return PromptCache(engine, prompts, limit, key), backend
 
 
 def _has_company(config: Config) -> bool:

@@ -297,6 +297,14 @@ class LlamaEngine:
     def truncate(self, n: int) -> None:
         self._context.truncate(n)
 
+    def save(self) -> bytes:
+        """Keys and values of all ids that it holds."""
+        return self._context.save(0)
+
+    def load(self, state: bytes, n: int) -> None:
+        """Put back what `save` returned, of `n` ids, into an empty engine. Raises ContextFull."""
+        self._context.load(0, state, n)
+
     def close(self) -> None:
         self._context.close()
         self.model.close()
