@@ -1,7 +1,6 @@
 """`uhlm-edge pull`: a model from the Hugging Face hub, verified, at a commit that is kept.
 
-`huggingface_hub` answers what a repository holds and brings HF_ENDPOINT, HF_TOKEN and
-HF_HUB_OFFLINE with it. Only GGUF files, or the safetensors and text files of a Hugging Face
+Only GGUF files, or the safetensors and text files of a Hugging Face
 folder, are ever downloaded: nothing that runs code when it is opened.
 """
 
@@ -16,18 +15,14 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..common.errors import ModelError, ResourceError, UsageError
 from ..common.files import free_bytes, require_space
-from ..common.text import one_line
 from ..lm.gguf.check import check
 from .catalogue import Name, parse_name, preferred, type_of
-from .download import Progress, RemoteFile, fetch, require_safe
-from .store import SAFETENSORS, Manifest, Store, Stored, StoredFile, default_folder, safe_name
-
-if TYPE_CHECKING:
-    from huggingface_hub.hf_api import ModelInfo
+from .download import Progress, RemoteFile, fetch
+from .hub_api import ask_hub, login_headers, require_digest
+from .store import SAFETENSORS, Manifest, Store, Stored, StoredFile, default_folder
 
 __all__ = ["Pulled", "pull"]
 
@@ -100,7 +95,7 @@ def pull(
             store,
             asked.repo,
             plan,
-            partial(fetch, headers=_headers(token), progress=progress, wait=wait),
+            partial(fetch, headers=login_headers(token), progress=progress, wait=wait),
         )
         _settle(store, asked.repo, plan)
     done = store.find(asked.repo, plan.type)
@@ -125,42 +120,19 @@ def _plan(
     asked: Name, revision: str | None, endpoint: str | None, token: str | bool | None
 ) -> _Plan:
     """Ask the hub what the repository holds, and choose."""
-    from huggingface_hub import hf_hub_url
-
-    info = _info(asked.repo, revision, endpoint, token)
-    commit = info.sha
-    if not isinstance(commit, str) or not commit.isalnum() or len(commit) > 64:
-        raise ModelError(f"{asked.repo}: the hub does not say which commit it serves")
-    siblings = {safe_name(item.rfilename): item for item in info.siblings or []}
-    type_, names = _choose(asked, {name: _bytes(item) for name, item in siblings.items()})
-    files = []
-    for name in names:
-        url = hf_hub_url(asked.repo, name, revision=commit, endpoint=endpoint)
-        require_safe(url)
-        lfs = siblings[name].lfs
-        digest = str((lfs.sha256 if lfs else siblings[name].blob_id) or "").lower()
-        if len(digest) != (64 if lfs else 40) or set(digest) - set("0123456789abcdef"):
-            raise ModelError(f"{asked.repo}: the hub gives no digest for {name}; use another hub")
-        if len(digest) == 40 and name.endswith((".gguf", ".safetensors")):
-            raise ModelError(f"{asked.repo}: the hub gives no SHA-256 for {name}; use another hub")
-        files.append(RemoteFile(name, url, _bytes(siblings[name]), digest))
+    found = ask_hub(asked.repo, revision, endpoint, token)
+    type_, names = _choose(asked, {name: file.size for name, file in found.files.items()})
+    files = [found.files[name] for name in names]
+    for file in files:
+        require_digest(asked.repo, file)
     known = asked.entry.sha256.get(type_) if asked.entry else None
     if known and [file.digest for file in files] != [known]:
         raise ModelError(
             f"{asked.repo}:{type_} is not the file that the catalogue knows by its SHA-256;"
             " update uhlm-edge, or choose another type"
         )
-    licence = getattr(info.card_data, "license", None)
-    if not isinstance(licence, str):
-        licence = asked.entry.licence if asked.entry else None
-    return _Plan(type_, commit, licence, files)
-
-
-def _bytes(item: Any) -> int:
-    size = item.lfs.size if item.lfs else item.size
-    if not isinstance(size, int) or not 0 <= size < 1 << 50:
-        raise ModelError(f"the hub gives no size for {one_line(item.rfilename)}; use another hub")
-    return size
+    licence = found.licence or (asked.entry.licence if asked.entry else None)
+    return _Plan(type_, found.commit, licence, files)
 
 
 def _choose(asked: Name, sizes: Mapping[str, int]) -> tuple[str, list[str]]:
@@ -181,7 +153,9 @@ def _choose(asked: Name, sizes: Mapping[str, int]) -> tuple[str, list[str]]:
     folder = [
         name
         for name in sorted(sizes)
-        if "/" not in name and any(fnmatch(name, pattern) for pattern in FOLDER_FILES)
+        if not name.startswith(".")
+        and "/" not in name
+        and any(fnmatch(name, pattern) for pattern in FOLDER_FILES)
     ]
     is_model = "config.json" in folder and any(n.endswith(".safetensors") for n in folder)
     if wanted in (None, SAFETENSORS) and is_model:
@@ -210,62 +184,6 @@ def _offer(models: Mapping[str, list[str]], sizes: Mapping[str, int]) -> str:
         f"{type_} ({sum(sizes[name] for name in names) / 1e9:.2f} GB)"
         for type_, names in sorted(models.items())
     )
-
-
-def _info(
-    repo: str, revision: str | None, endpoint: str | None, token: str | bool | None
-) -> ModelInfo:
-    from huggingface_hub import HfApi, constants, errors
-
-    if constants.HF_HUB_OFFLINE:
-        raise UsageError(
-            f"{repo} is not among the pulled models, and HF_HUB_OFFLINE is set; unset it to pull"
-        )
-    api = HfApi(endpoint=endpoint, token=token)
-    require_safe(api.endpoint)
-    try:
-        return api.model_info(repo, revision=revision, files_metadata=True, timeout=30.0)
-    except errors.GatedRepoError:
-        _want_login(repo)
-    except errors.RevisionNotFoundError:
-        raise UsageError(f"{repo} has no revision {revision}; choose another") from None
-    except errors.RepositoryNotFoundError:
-        raise UsageError(
-            f"{repo}: there is no such model, or it is private; check the name, and set HF_TOKEN"
-            " if it is yours"
-        ) from None
-    except errors.HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", None)
-        if status in (401, 403):
-            _want_login(repo)
-        raise ResourceError(f"{repo}: the hub answered {status}; try again later") from error
-    except errors.HFValidationError as error:
-        raise UsageError(f"{repo} is no name of a repository") from error
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ResourceError(
-            f"{repo}: what {api.endpoint} answers is no description of a model; check HF_ENDPOINT"
-        ) from error
-    except (OSError, ValueError, getattr(errors, "HTTPError", OSError)) as error:
-        # The library changed its transport twice; `errors.HTTPError` is the base in each.
-        reason = one_line(f"{type(error).__name__}: {error}", 160)
-        raise ResourceError(
-            f"{repo}: no answer from {api.endpoint} ({reason}); check the network or HF_ENDPOINT"
-        ) from error
-
-
-def _want_login(repo: str) -> NoReturn:
-    raise UsageError(
-        f"{repo} is behind a login: accept its licence on its page at the hub, make a token there"
-        " and set HF_TOKEN"
-    ) from None
-
-
-def _headers(token: str | bool | None) -> dict[str, str]:
-    from huggingface_hub import get_token
-
-    value = token if isinstance(token, str) else None if token is False else get_token()
-    login = {"authorization": f"Bearer {value}"} if value else {}
-    return {"user-agent": "uhlm-edge", **login}
 
 
 def _require_space(store: Store, repo: str, plan: _Plan, free: Callable[[Path], int]) -> None:

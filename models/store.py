@@ -1,6 +1,6 @@
 """The folder of pulled models: what is in it, where it came from, how much room it takes.
 
-FOLDER/OWNER/REPO/manifest.json       repository, licence, and each file's commit and digest
+FOLDER/OWNER/REPO/.pulled.json        repository, licence, and each file's commit and digest
 FOLDER/OWNER/REPO/model.Q4_K_M.gguf   files in their final place are verified
 FOLDER/.partial/OWNER--REPO/          what is being downloaded
 """
@@ -29,7 +29,8 @@ __all__ = [
 SAFETENSORS = "safetensors"
 """What stands for a type when a whole Hugging Face folder is meant."""
 
-_MANIFEST = "manifest.json"
+_MANIFEST = ".pulled.json"  # no file of a repository is pulled whose name begins with a dot
+_MOST = 16 << 20  # bytes of a manifest
 _PARTIAL = ".partial"
 
 
@@ -97,6 +98,8 @@ class Store:
         """
         path = self.place(repo) / _MANIFEST
         try:
+            if path.stat().st_size > _MOST:
+                raise ValueError("too large")
             data = json.loads(path.read_text("utf-8"))
             files = {
                 safe_name(name): StoredFile(**values) for name, values in data["files"].items()
@@ -104,7 +107,7 @@ class Store:
             return Manifest(data["repo"], data["commit"], data.get("licence"), files)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ModelError(f"{path}: damaged; remove its folder and pull again") from error
 
     def save(self, manifest: Manifest) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
 import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -27,6 +29,7 @@ class Hub:
     cut: list[int] = field(default_factory=list)  # bytes after which the next replies break off
     replace: dict[str, bytes] = field(default_factory=dict)  # what is sent instead
     announced: dict[str, Any] = field(default_factory=dict)  # what the API says instead
+    answer: Callable[[], Iterator[bytes]] | None = None  # what the API sends, head and all
     ranges: bool = True
     redirect: str | None = None  # the address of another server, for files
     token: str | None = None
@@ -87,6 +90,13 @@ class _Handler(BaseHTTPRequestHandler):
         if "api" in hub.status:
             code = hub.error_code
             return self._answer(hub.status["api"], b"{}", {"X-Error-Code": code} if code else {})
+        if hub.answer is not None:
+            self.close_connection = True
+            with contextlib.suppress(OSError):
+                for part in hub.answer():
+                    self.wfile.write(part)
+                    hub.served += len(part)
+            return None
         if repo != hub.repo:
             return self._answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
         if revision not in ("", "main", hub.commit):

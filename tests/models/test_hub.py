@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from uhlm_edge.common.errors import ModelError, ResourceError, UhlmError, UsageError
-from uhlm_edge.models import download
+from uhlm_edge.models import download, hub_api
 from uhlm_edge.models.hub import Pulled, pull
 from uhlm_edge.models.store import SAFETENSORS, Store
 
@@ -73,7 +76,7 @@ def test_a_model_is_pulled_verified_and_pinned(hub: Hub, tmp_path: Path) -> None
     assert pulled.stored.path.read_bytes() == MODEL
     assert pulled.received == len(MODEL)
     assert seen[-1] == ("m.Q4_K_M.gguf", len(MODEL), len(MODEL))
-    manifest = json.loads((tmp_path / "maker/model/manifest.json").read_text())
+    manifest = json.loads((tmp_path / "maker/model/.pulled.json").read_text())
     assert manifest["commit"] == COMMIT
     assert manifest["licence"] == "apache-2.0"
     digest = hashlib.sha256(MODEL).hexdigest()
@@ -222,7 +225,7 @@ def test_the_login_goes_to_the_hub_and_to_no_one_else(hub: Hub, tmp_path: Path) 
         get(hub, tmp_path, token="hf_canary")
         assert {login for _, _, login in hub.requests} == {"Bearer hf_canary"}
         assert [login for _, _, login in other.requests] == [None]
-    assert "hf_canary" not in (tmp_path / "maker/model/manifest.json").read_text()
+    assert "hf_canary" not in (tmp_path / "maker/model/.pulled.json").read_text()
 
 
 @pytest.mark.parametrize("target", ["http://192.0.2.1", "file:///etc", "ftp://127.0.0.1"])
@@ -268,7 +271,7 @@ def test_a_model_in_parts_is_pulled_whole(hub: Hub, tmp_path: Path) -> None:
     hub.files = {first: _part(0, 2, "a"), second: _part(1, 2, "b")}
     assert get(hub, tmp_path).stored.path.name == first
     assert final_files(tmp_path) == [
-        f"maker/model/{name}" for name in ("manifest.json", first, second)
+        f"maker/model/{name}" for name in (".pulled.json", first, second)
     ]
 
 
@@ -278,7 +281,7 @@ def test_only_harmless_files_of_a_folder_are_taken(hub: Hub, tmp_path: Path) -> 
     hub.files = {name: name.encode() for name in (*taken, *left)}
     stored = get(hub, tmp_path).stored
     assert (stored.type, stored.path) == (SAFETENSORS, tmp_path / "maker/model")
-    assert sorted(path.name for path in stored.path.iterdir()) == sorted((*taken, "manifest.json"))
+    assert sorted(path.name for path in stored.path.iterdir()) == sorted((*taken, ".pulled.json"))
     assert get(hub, tmp_path).received == 0
 
 
@@ -357,8 +360,8 @@ def test_two_pulls_of_one_model_do_not_mix(hub: Hub, tmp_path: Path) -> None:
 SCRIPT = """
 import sys
 from pathlib import Path
-from uhlm_edge.lm.errors import UhlmError
-from uhlm_edge.quantize.hub import pull
+from uhlm_edge.common.errors import UhlmError
+from uhlm_edge.models.hub import pull
 try:
     print(pull("maker/model", folder=Path(sys.argv[1])).received)
 except UhlmError as error:
@@ -386,3 +389,64 @@ def test_the_hubs_own_settings_are_respected(hub: Hub, tmp_path: Path) -> None:
     hub.requests.clear()
     assert in_a_process(hub, tmp_path, HF_HUB_OFFLINE="1") == "0\n"
     assert hub.requests == []
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+
+
+def endless() -> Iterator[bytes]:
+    """A description of a model that never ends."""
+    yield HEAD + b'\r\n{"sha": "'
+    while True:
+        yield b"a" * 65536
+
+
+def packed() -> Iterator[bytes]:
+    """Small on the way, and 300 MB unpacked."""
+    yield HEAD + b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(bytes(300 << 20), 1)
+
+
+def deep() -> Iterator[bytes]:
+    """Nested 2 million times."""
+    yield HEAD + b'\r\n{"sha": "a", "siblings": ' + b"[" * (2 << 20)
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [(endless, "more than 16 MiB"), (packed, "no description"), (deep, "no description")],
+)
+def test_an_answer_without_bounds_is_bounded(
+    answer: Callable[[], Iterator[bytes]], why: str, hub: Hub, tmp_path: Path
+) -> None:
+    hub.answer = answer
+    tracemalloc.start()
+    try:
+        assert why in refused(hub, tmp_path, ResourceError)
+        if answer is not packed:  # the server of the test makes that one in this process
+            assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_answer_that_drips_ends(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drip() -> Iterator[bytes]:
+        yield HEAD + b"\r\n{"
+        while True:
+            time.sleep(0.01)
+            yield b" "
+
+    monkeypatch.setattr(hub_api, "MAX_SECONDS", 0.2)
+    hub.answer = drip
+    assert "too slowly" in refused(hub, tmp_path, ResourceError)
+
+
+def test_a_repository_with_a_manifest_of_its_own_can_be_pulled(hub: Hub, tmp_path: Path) -> None:
+    own = {"manifest.json": b"[1]", "config.json": b"{}", "model.safetensors": b"x"}
+    hub.files = {**own, ".pulled.json": b"hostile", ".hidden.json": b"{}"}
+    place = get(hub, tmp_path).stored.path
+    assert (place / "manifest.json").read_bytes() == b"[1]"
+    assert not (place / ".hidden.json").exists()
+    assert Store(tmp_path).find("maker/model", SAFETENSORS) is not None
+    assert get(hub, tmp_path).received == 0

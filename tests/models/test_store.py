@@ -72,13 +72,13 @@ def test_partial_downloads_can_be_cleared(store: Store) -> None:
     ["", "[]", '{"repo": 1}', '{"repo": "a/b", "commit": "c", "files": {"x": {}}}', "\xff"],
 )
 def test_a_damaged_manifest_is_refused(store: Store, content: str) -> None:
-    (store.place("maker/model") / "manifest.json").write_text(content, "latin-1")
+    (store.place("maker/model") / ".pulled.json").write_text(content, "latin-1")
     with pytest.raises(ModelError, match="damaged; remove its folder and pull again"):
         store.models()
 
 
 def test_a_manifest_cannot_point_outside_its_folder(store: Store) -> None:
-    path = store.place("maker/model") / "manifest.json"
+    path = store.place("maker/model") / ".pulled.json"
     data = json.loads(path.read_text())
     data["files"]["../../../precious"] = data["files"].pop("m.Q4_0.gguf")
     path.write_text(json.dumps(data))
