@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import ssl
 import sys
@@ -21,6 +22,9 @@ from .service import Service
 
 __all__ = ["bind", "serve"]
 
+LEAST_FILES = 16
+"""Files that must still be free to serve: the event loop's own, and a few connections."""
+
 
 def bind(options: VerifierOptions, keys: Keys) -> socket.socket:
     """Take the address before the model is loaded: a port in use is known at once.
@@ -37,7 +41,9 @@ def serve(service: Service, options: VerifierOptions, listener: socket.socket) -
 
     Raises:
         ConfigError: the certificate or its key cannot be used.
+        ResourceError: too few files can be opened to serve anybody.
     """
+    _require_files(listener)
     config = uvicorn.Config(
         App(service),
         http=guarded_protocol(options.head_bytes, options.head_seconds, options.connections),
@@ -66,6 +72,22 @@ def serve(service: Service, options: VerifierOptions, listener: socket.socket) -
     finally:
         service.ready = False
         service.verifier.scheduler.close()
+
+
+def _require_files(listener: socket.socket) -> None:
+    """The event loop cannot say in one line that it has no file left; this can."""
+    spare: list[int] = []
+    try:
+        while len(spare) < LEAST_FILES:
+            spare.append(os.dup(listener.fileno()))
+    except OSError as error:
+        raise ResourceError(
+            f"only {len(spare)} more files can be opened and {LEAST_FILES} are needed"
+            f" ({error.strerror}); raise the limit with `ulimit -n 1024`"
+        ) from None
+    finally:
+        for handle in spare:
+            os.close(handle)
 
 
 class _Server(uvicorn.Server):

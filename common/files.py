@@ -17,6 +17,7 @@ from .text import human_bytes
 
 __all__ = [
     "atomic_output",
+    "explained",
     "free_bytes",
     "interruptible",
     "remove_stale",
@@ -32,7 +33,9 @@ _REASONS = {
     errno.ENOSPC: "the disk is full; nothing was written",
     errno.EDQUOT: "the disk quota is used up; nothing was written",
     errno.EFBIG: "a file may not become so large (see `ulimit -f`); nothing was written",
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR)),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+    ),
 }
 
 
@@ -71,18 +74,29 @@ def atomic_output(path: Path) -> Iterator[Path]:
         ResourceError: the disk is full, a file may not become so large, or the folder cannot be
             written to.
     """
-    with scratch_file(path) as part:
-        try:
-            yield part
-            with part.open("rb") as stream:
-                os.fsync(stream.fileno())
-            part.replace(path)
-            _sync_folder(path.parent)
-        except OSError as error:
-            if error.errno in _REASONS:
-                why = _REASONS[error.errno] or f"cannot be written: {error.strerror}"
-                raise ResourceError(f"{path}: {why}") from error
+    with scratch_file(path) as part, explained(path):
+        yield part
+        with part.open("rb") as stream:
+            os.fsync(stream.fileno())
+        part.replace(path)
+        _sync_folder(path.parent)
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Say in one line what keeps the block from writing `path`.
+
+    Raises:
+        ResourceError: the disk is full, a file may not become so large, or the folder cannot be
+            written to.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REASONS:
             raise
+        why = _REASONS[error.errno] or f"cannot be written: {error.strerror}"
+        raise ResourceError(f"{path}: {why}") from error
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -101,10 +115,8 @@ def scratch_file(path: Path) -> Iterator[Path]:
     Raises:
         ResourceError: the folder cannot be made.
     """
-    try:
+    with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ResourceError(f"{path}: cannot be written: {error.strerror}") from error
     remove_stale(path.parent, path.name)
     part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:

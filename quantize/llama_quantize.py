@@ -100,7 +100,7 @@ def quantize(
 
     Raises:
         ModelError: llama.cpp refuses; the message says why.
-        ResourceError: the disk is full.
+        ResourceError: the disk is full, or a file may not become so large.
     """
     check(src)
     with atomic_output(out) as part:
@@ -163,7 +163,10 @@ def _explain(src: Path, type_name: str, lines: list[str]) -> None:
     said = [line for line in lines if re.search(r"error|failed|missing|disabled", line, re.I)]
     text = " ".join(said).lower()
     if "no space" in text or "iostream error" in text or "basic_ios" in text:
-        raise ResourceError(f"{type_name}: the disk is full; nothing was written")
+        raise ResourceError(
+            f"{type_name}: cannot be written: the disk is full, or files may not become so large"
+            " (see `ulimit -f`); nothing was written"
+        )
     if "requantizing" in text:
         raise ModelError(f"{src}: is quantised already; quantise from F16, BF16 or F32")
     if "importance matrix" in text or "imatrix" in text:

@@ -23,6 +23,7 @@ __all__ = ["check_sense", "check_vocabulary"]
 
 MAX_LAYERS = 512  # llama.cpp's own limits
 MAX_EXPERTS = 1_024
+MAX_VOCABULARY = 1 << 24  # ours: 16 times the largest there is
 SCALINGS = ("none", "linear", "yarn", "longrope")
 
 Refuse = Callable[[str], NoReturn]
@@ -90,6 +91,9 @@ class _Settings:
             self.refuse(f"block_count is {layers}; 1 to {MAX_LAYERS} layers are possible")
         if layers is not None and (self.number("nextn_predict_layers") or 0) > layers:
             self.refuse("nextn_predict_layers exceeds block_count")
+        vocabulary = self.number("vocab_size")
+        if vocabulary is not None and not 1 <= vocabulary <= MAX_VOCABULARY:
+            self.refuse(f"vocab_size is {vocabulary}; 1 to {MAX_VOCABULARY} are possible")
         scaling = self.below.get("rope.scaling.type")
         if scaling is not None and scaling not in SCALINGS:
             self.refuse(f"rope.scaling.type is {_name(str(scaling))}, not {', '.join(SCALINGS)}")

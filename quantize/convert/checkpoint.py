@@ -204,8 +204,10 @@ def _place(path: Path, name: str, entry: object, base: int) -> StoredTensor:
     try:
         if not isinstance(entry, dict):
             raise TypeError
-        dtype, shape = str(entry["dtype"]), tuple(int(n) for n in entry["shape"])
-        begin, end = (int(n) for n in entry["data_offsets"])
+        dtype, shape = str(entry["dtype"]), tuple(entry["shape"])
+        begin, end = entry["data_offsets"]
+        if any(type(n) is not int for n in (*shape, begin, end)):
+            raise TypeError
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{path}: the header entry of tensor {name} is damaged") from error
     if begin < 0 or end < begin or any(n < 0 for n in shape):

@@ -48,6 +48,7 @@ _LAYER = {
 _QKV_BIAS = {"attn_q.bias": "q", "attn_k.bias": "k", "attn_v.bias": "k"}
 _QK_NORM = {"attn_q_norm.weight": "d", "attn_k_norm.weight": "d"}
 _MOST_LAYERS = 4096
+_LARGEST_VOCABULARY = 1 << 24
 _SILU = ("silu", "swish")
 _FULL = (False, None)
 
@@ -256,6 +257,8 @@ def _read_layout(family: Family, config: Mapping[str, Any]) -> Layout:
             f"config.json: {heads} heads, {kv_heads} of keys, {head_dim} wide, do not fit together"
         )
     _number(values, "max_position_embeddings")
+    if "vocab_size" in values:
+        _number(values, "vocab_size", _LARGEST_VOCABULARY)
     return Layout(
         family=family,
         config=values,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...common.errors import ModelError, UsageError
-from ...common.files import atomic_output, free_bytes, require_space
+from ...common.files import atomic_output, explained, free_bytes, require_space
 from .checkpoint import Checkpoint
 from .families import Layout, read_layout
 from .reference import reference_tokenizer
@@ -47,7 +47,8 @@ class Conversion:
 
     def write_outline(self, path: Path) -> None:
         """A file with every key and no weights, full-sized but sparse."""
-        self._write(path, outline=True)
+        with explained(path):
+            self._write(path, outline=True)
 
     def write(
         self,
@@ -190,7 +191,7 @@ def _try_vocabulary(
     from .llama_tokens import compare_ids, missing_ends, open_vocabulary
 
     reference = reference_tokenizer(checkpoint)
-    with tempfile.TemporaryDirectory(prefix="uhlm-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="uhlm-") as scratch, explained(Path(scratch)):
         path = Path(scratch) / "vocabulary.gguf"
         write_gguf(path, checkpoint, layout, tokenizer, (), "F32")
         with open_vocabulary(path) as vocab:

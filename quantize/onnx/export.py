@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...common.errors import ResourceError, UsageError
-from ...common.files import free_bytes, require_space
+from ...common.errors import UsageError
+from ...common.files import explained, free_bytes, require_space
 from ..convert.folder import Conversion, plan_conversion
 from ..convert.tokenizer import reference_tokenizer
 from .graph import DATA_FILE, Graph, Weight, build
@@ -77,13 +77,10 @@ def _new_folder(out: Path) -> Iterator[Path]:
     """A folder beside `out` that takes its name when the block ends well, and goes otherwise."""
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
-        yield folder
-        folder.chmod(0o755)
-        folder.rename(out)
-    except OSError as error:
-        if error.errno is None:
-            raise
-        raise ResourceError(f"{out}: cannot be written: {error.strerror}") from error
+        with explained(out):
+            yield folder
+            folder.chmod(0o755)
+            folder.rename(out)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -10,10 +10,21 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import pytest
+
+from uhlm_edge.common.errors import UhlmError
+from uhlm_edge.models.hub import Pulled, pull
+
+from ..lm.gguf.gguf_files import gguf, tensor
+
 COMMIT = "a" * 40
+MODEL = gguf(tensors=[tensor(shape=(1 << 16, 8))], data=1 << 21)
+Q8 = gguf(tensors=[tensor(shape=(64, 1), kind=8)], data=96)
+FREE = 1 << 40
 
 
 @dataclass
@@ -159,3 +170,26 @@ class HubServer:
         self.server.shutdown()
         self.thread.join()
         self.server.server_close()
+
+
+def get(hub: Hub, folder: Path, name: str = "maker/model", **options: Any) -> Pulled:
+    """Pull from `hub` into `folder`."""
+    waits: list[float] = []
+    defaults = {"token": False, "free": lambda folder: FREE, "wait": waits.append}
+    return pull(name, folder=folder, endpoint=hub.url, **{**defaults, **options})
+
+
+def final_files(folder: Path) -> list[str]:
+    """What lies outside the folder of partial downloads."""
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(str(path) for path in paths if path.parts[0] != ".partial")
+
+
+def refused(hub: Hub, folder: Path, kind: type[UhlmError], **options: Any) -> str:
+    """Pull, expect a refusal in one line and nothing in the final place; return the line."""
+    with pytest.raises(kind) as caught:
+        get(hub, folder, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert final_files(folder) == []
+    return message

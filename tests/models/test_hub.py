@@ -2,70 +2,26 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import os
 import subprocess
 import sys
-import time
-import tracemalloc
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from uhlm_edge.common.errors import ModelError, ResourceError, UhlmError, UsageError
-from uhlm_edge.models import download, hub_api
-from uhlm_edge.models.hub import Pulled, pull
+from uhlm_edge.models import download
 from uhlm_edge.models.store import SAFETENSORS, Store
 
-from ..lm.gguf.gguf_files import gguf, tensor
-from .hub_server import COMMIT, Hub, HubServer
+from ..lm.gguf.gguf_files import gguf
+from .hub_server import COMMIT, MODEL, Hub, HubServer, final_files, get, refused
 
 pytest.importorskip("huggingface_hub")
 
-MODEL = gguf(tensors=[tensor(shape=(1 << 16, 8))], data=1 << 21)
-Q8 = gguf(tensors=[tensor(shape=(64, 1), kind=8)], data=96)
-FREE = 1 << 40
 CUT = 4 * download.CHUNK
-
-
-@pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loopback is reached directly."""
-    monkeypatch.setenv("NO_PROXY", "*")
-
-
-@pytest.fixture
-def hub() -> Iterator[Hub]:
-    """A hub with one model in two types."""
-    with HubServer(Hub(files={"m.Q4_K_M.gguf": MODEL, "m.Q8_0.gguf": Q8})) as hub:
-        yield hub
-
-
-def get(hub: Hub, folder: Path, name: str = "maker/model", **options: Any) -> Pulled:
-    """Pull from `hub` into `folder`."""
-    waits: list[float] = []
-    defaults = {"token": False, "free": lambda folder: FREE, "wait": waits.append}
-    return pull(name, folder=folder, endpoint=hub.url, **{**defaults, **options})
-
-
-def final_files(folder: Path) -> list[str]:
-    """What lies outside the folder of partial downloads."""
-    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return sorted(str(path) for path in paths if path.parts[0] != ".partial")
-
-
-def refused(hub: Hub, folder: Path, kind: type[UhlmError], **options: Any) -> str:
-    """Pull, expect a refusal in one line and nothing in the final place; return the line."""
-    with pytest.raises(kind) as caught:
-        get(hub, folder, **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    assert final_files(folder) == []
-    return message
 
 
 def test_a_model_is_pulled_verified_and_pinned(hub: Hub, tmp_path: Path) -> None:
@@ -389,64 +345,3 @@ def test_the_hubs_own_settings_are_respected(hub: Hub, tmp_path: Path) -> None:
     hub.requests.clear()
     assert in_a_process(hub, tmp_path, HF_HUB_OFFLINE="1") == "0\n"
     assert hub.requests == []
-
-
-HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
-
-
-def endless() -> Iterator[bytes]:
-    """A description of a model that never ends."""
-    yield HEAD + b'\r\n{"sha": "'
-    while True:
-        yield b"a" * 65536
-
-
-def packed() -> Iterator[bytes]:
-    """Small on the way, and 300 MB unpacked."""
-    yield HEAD + b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(bytes(300 << 20), 1)
-
-
-def deep() -> Iterator[bytes]:
-    """Nested 2 million times."""
-    yield HEAD + b'\r\n{"sha": "a", "siblings": ' + b"[" * (2 << 20)
-
-
-@pytest.mark.parametrize(
-    ("answer", "why"),
-    [(endless, "more than 16 MiB"), (packed, "no description"), (deep, "no description")],
-)
-def test_an_answer_without_bounds_is_bounded(
-    answer: Callable[[], Iterator[bytes]], why: str, hub: Hub, tmp_path: Path
-) -> None:
-    hub.answer = answer
-    tracemalloc.start()
-    try:
-        assert why in refused(hub, tmp_path, ResourceError)
-        if answer is not packed:  # the server of the test makes that one in this process
-            assert tracemalloc.get_traced_memory()[1] < 64 << 20
-    finally:
-        tracemalloc.stop()
-
-
-def test_an_answer_that_drips_ends(
-    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def drip() -> Iterator[bytes]:
-        yield HEAD + b"\r\n{"
-        while True:
-            time.sleep(0.01)
-            yield b" "
-
-    monkeypatch.setattr(hub_api, "MAX_SECONDS", 0.2)
-    hub.answer = drip
-    assert "too slowly" in refused(hub, tmp_path, ResourceError)
-
-
-def test_a_repository_with_a_manifest_of_its_own_can_be_pulled(hub: Hub, tmp_path: Path) -> None:
-    own = {"manifest.json": b"[1]", "config.json": b"{}", "model.safetensors": b"x"}
-    hub.files = {**own, ".pulled.json": b"hostile", ".hidden.json": b"{}"}
-    place = get(hub, tmp_path).stored.path
-    assert (place / "manifest.json").read_bytes() == b"[1]"
-    assert not (place / ".hidden.json").exists()
-    assert Store(tmp_path).find("maker/model", SAFETENSORS) is not None
-    assert get(hub, tmp_path).received == 0

@@ -64,6 +64,7 @@ BAD_SETTINGS: dict[str, tuple[str, dict[str, Any], str]] = {
     "part of a head": ("llama", {"partial_rotary_factor": 0.5}, "on a part of a head"),
     "query scale": ("gemma3", {"query_pre_attn_scalar": 7, "tied": True}, "scales gemma3 queries"),
     "layer kinds": ("gemma3", {"layer_types": ["full_attention"]}, "differ in length"),
+    "vocabulary": ("llama", {"vocab_size": 1 << 40}, "vocab_size = 1099511627776"),
     "quantised": ("llama", {"quantization_config": {"bits": 4}}, "quantised already"),
 }
 
@@ -162,6 +163,9 @@ BAD_FILES = {
     "another size": entry(data_offsets=[0, 8]),
     "a negative shape": entry(shape=[-2, -2]),
     "no shape": entry(shape=None),
+    "an infinite shape": entry(shape=[float("inf")]),
+    "halves in a shape": entry(shape=[2.0, 2]),
+    "an infinite offset": entry(data_offsets=[0, float("inf")]),
     "offsets of text": entry(data_offsets=["a", "b"]),
 }
 

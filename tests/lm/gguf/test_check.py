@@ -188,6 +188,10 @@ BAD = {
     "matrix_of_doubles": (gguf(tensors=[tensor(kind=28)], data=256), "F64, which no layer"),
     "vector_of_halves": (gguf(tensors=[tensor(shape=(64,), kind=1)]), "vectors must be F32"),
     "no_layers": (settings(block_count=0), "block_count is 0"),
+    "huge_vocabulary": (
+        gguf([ARCHITECTURE, key("llama.vocab_size", U64, 1 << 40)]),
+        "vocab_size is 1099511627776",
+    ),
     "too_many_layers": (settings(block_count=513), "block_count is 513"),
     "more_extra_layers_than_layers": (
         settings(block_count=2, nextn_predict_layers=3),
