@@ -13,7 +13,7 @@ from types import FrameType
 import uvicorn
 
 from ..common import listen
-from ..common.errors import ConfigError
+from ..common.errors import ConfigError, ResourceError
 from .app import App
 from .keys import Keys
 from .options import VerifierOptions
