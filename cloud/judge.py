@@ -18,7 +18,7 @@ from ..lm.engines.protocol import Logits
 from ..lm.row import Row
 from ..lm.sampling import TOTAL, Distribution, Probs, rejection
 from ..lm.targets import Contrastive, Weighted
-from ..lm.verification import bonus_token, judge, target_probs
+from ..lm.verification import Verdict, bonus_token, judge, judge_coupled, target_probs
 from ..wire.codec import OutOfRange, pack_contrast, pack_distribution
 from ..wire.messages import Reply, Request, Settings
 from .sessions import Session, common_length
@@ -78,7 +78,7 @@ class Judge:
         same = request.start or common_length(session.ids[: session.cached], ids)
         at = max(0, min(session.cached, same, stop - n_rows))
         session.ids = ids[: max(request.start, at)]  # should it fail below, this is what is true
-        seed, origin, target = settings.seed, settings.origin, settings.target
+        origin, target = settings.origin, settings.target
 
         betas: list[float] = []
         distributions: list[bytes] = []
@@ -91,13 +91,10 @@ class Judge:
                     q = request.weights[position - first_weighed] / TOTAL
                     betas.append(rejection(float(p[ids[position]]), q))
                     if isinstance(target, Contrastive):
-                        distributions.append(pack_contrast(p))
+                        distributions.append(pack_contrast(p, target.alpha))
                 elif position < len(ids):
                     draft = request.drafts[position - first_draft]
-                    verdict = judge(
-                        ids[position : position + 1], [draft], [target_probs(target, draft, p)],
-                        seed, position - origin,
-                    )  # fmt: skip
+                    verdict = _judge(settings, ids[position], draft, p, position - origin)
                     betas += verdict.betas
                     accepted, replacement = accepted + verdict.accepted, verdict.replacement
                 position += 1
@@ -117,7 +114,8 @@ class Judge:
                 distributions = [pack_distribution(sent)]
             else:
                 while True:
-                    tokens.append(bonus_token(p, seed, len(ids) + len(tokens) - origin))
+                    index = len(ids) + len(tokens) - origin
+                    tokens.append(bonus_token(p, settings.seed, index, settings.coupling))
                     if len(tokens) == request.supply or tokens[-1] in self.end_ids:
                         break
                     rows = yield Ask(len(ids) + len(tokens) - 1, tokens[-1:], 1)
@@ -153,8 +151,8 @@ class Judge:
     def _probs(self, settings: Settings, row: NDArray[np.float32]) -> Probs:
         """The LLM's p at one position; sparse and rounded only in a weighted ensemble."""
         if isinstance(settings.target, Weighted):
-            return settings.sampler.distribution(Row(row), self.wire_top).probs(len(row))
-        return settings.sampler.probs(Row(row))
+            return settings.parts.distribution(Row(row), self.wire_top).probs(len(row))
+        return settings.parts.probs(Row(row))
 
 
 def _wishes(ids: list[int], at: int, stop: int, rows: int, most: int) -> Iterator[Ask]:
@@ -166,8 +164,17 @@ def _wishes(ids: list[int], at: int, stop: int, rows: int, most: int) -> Iterato
         at, rows = end, rows - now
 
 
+def _judge(settings: Settings, draft: int, q: Distribution, p: Probs, index: int) -> Verdict:
+    """Judge one draft, number `index` of the reply, by the rule that was agreed."""
+    if settings.coupling == "gumbel":
+        return judge_coupled([draft], [p], settings.seed, index)
+    r = target_probs(settings.target, q, p, settings.sampler.greedy)
+    return judge([draft], [q], [r], settings.seed, index)
+
+
 def _propose(p: Probs, settings: Settings, at: int) -> tuple[int, Distribution]:
     """The LLM's turn as proposer: a draw from exactly the distribution that is sent along."""
     ids = np.flatnonzero(p)
     sent = Distribution(ids, np.rint(p[ids] * TOTAL).astype(np.int64))
-    return sent.draw(uniform(settings.seed, Purpose.PROPOSAL, at - settings.origin)), sent
+    u = uniform(settings.seed, Purpose.PROPOSAL, at - settings.origin)
+    return sent.best if settings.sampler.greedy else sent.draw(u), sent

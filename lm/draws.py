@@ -13,12 +13,14 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SCHEME", "Draws", "Purpose", "turn_seed", "uniform"]
+__all__ = ["SCHEME", "Draws", "Purpose", "per_id", "turn_seed", "uniform"]
 
 SCHEME = "philox4x64-10/1"
 """Name of the scheme; both sides must agree on it. The tests hold its test vector."""
 
 _BLOCK = 64  # positions drawn at once: a numpy generator costs 7 us to make, a word 3 ns
+
+_DENSE = 500  # blocks between two ids that are drawn rather than skipped: as dear as a generator
 
 
 class Purpose(IntEnum):
@@ -33,6 +35,7 @@ class Purpose(IntEnum):
     BONUS = 3
     PROPOSAL = 4
     ROUTE = 5
+    COUPLED = 6
     THETA = 256
     PERTURB = 512
 
@@ -52,6 +55,28 @@ def _words(seed: int, purpose: int, start: int, count: int) -> NDArray[np.float6
 def uniform(seed: int, purpose: Purpose, position: int) -> float:
     """The uniform in [0, 1) of one position, for the purposes that are no family."""
     return float(_words(seed, purpose, position, 1)[0, 0])
+
+
+def per_id(seed: int, position: int, ids: NDArray[np.int64]) -> NDArray[np.float64]:
+    """A uniform in [0, 1) for each of `ids` at one position, shape (n,).
+
+    That of an id is word id % 4 at the counter (position, id // 4): it depends on nothing else, so
+    two sides that know different ids see the same numbers at those that both know.
+
+    Args:
+        seed: of the reply.
+        position: of the token.
+        ids: shape (n,), ascending, at least one.
+    """
+    blocks = ids >> 2
+    start, first = position << 64, int(blocks[0])
+    span = int(blocks[-1]) - first + 1
+    if span <= _DENSE * len(ids):
+        dense = _words(seed, Purpose.COUPLED, start + first, span).reshape(-1)
+        return dense.take(ids - 4 * first)
+    words = [_words(seed, Purpose.COUPLED, start + int(block), 1)[0] for block in blocks]
+    chosen: NDArray[np.float64] = np.array(words)[np.arange(len(ids)), ids & 3]
+    return chosen
 
 
 def turn_seed(seed: int, turn: int) -> int:

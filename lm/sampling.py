@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .row import Row
 
-__all__ = ["TOTAL", "Distribution", "Sampler", "accept", "rejection", "resample"]
+__all__ = ["TOTAL", "Distribution", "Sampler", "accept", "one_hot", "rejection", "resample"]
 
 _SPAN = 12.5  # nats below the peak: a quarter of the smallest weight
 _COLDEST = 1e-4  # temperature: differences of logits in float32 stop counting about there
@@ -51,6 +51,11 @@ class Distribution:
             return int(self.ids[0])
         i = int(self.weights.cumsum().searchsorted(int(u * TOTAL), side="right"))
         return int(self.ids[i])
+
+    @property
+    def best(self) -> int:
+        """The most likely id, the lowest one on a tie."""
+        return int(self.ids[self.weights.argmax()])
 
     def probs(self, n_vocab: int) -> Probs:
         """The same distribution as a dense vector, shape (n_vocab,), float64."""
@@ -102,9 +107,7 @@ class Sampler(BaseModel):
     def probs(self, row: Row) -> Probs:
         """The full-support distribution of a row under this sampler, shape (V,), float64."""
         if self.greedy:
-            one_hot = np.zeros(len(row))
-            one_hot[row.best] = 1.0
-            return one_hot
+            return one_hot(row.best, len(row))
         if self.top_k == 0 and self.top_p >= 1.0 and self.min_p <= 0.0:
             mass = self._mass(row, row.logits)
             mass /= mass.sum()
@@ -177,6 +180,13 @@ def _largest(row: Row, n: int, span: float = 0.0) -> NDArray[np.int64]:
         near = near[np.argpartition(row.logits[near], len(near) - n)[len(near) - n :]]
         near.sort()
     return near
+
+
+def one_hot(token: int, n_vocab: int) -> Probs:
+    """All the probability on one id, shape (n_vocab,)."""
+    probs = np.zeros(n_vocab)
+    probs[token] = 1.0
+    return probs
 
 
 def rejection(p: float, q: float) -> float:

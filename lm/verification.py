@@ -13,11 +13,21 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .draws import Purpose, uniform
-from .sampling import TOTAL, Distribution, Probs, accept, rejection, resample
-from .targets import Target, Weighted
+from .draws import Purpose, per_id, uniform
+from .sampling import TOTAL, Distribution, Probs, accept, one_hot, rejection, resample
+from .targets import Coupling, Target, Weighted
 
-__all__ = ["Verdict", "bonus_token", "contrast", "judge", "mixture", "target_probs"]
+__all__ = [
+    "Verdict",
+    "bonus_token",
+    "contrast",
+    "coupled_draw",
+    "draft_token",
+    "judge",
+    "judge_coupled",
+    "mixture",
+    "target_probs",
+]
 
 
 class Verdict(NamedTuple):
@@ -64,8 +74,62 @@ def judge(
     return Verdict(len(drafts), None, betas)
 
 
-def bonus_token(p: Probs, seed: int, position: int) -> int:
+def judge_coupled(drafts: Sequence[int], ps: Sequence[Probs], seed: int, position: int) -> Verdict:
+    """Accept drafts in order until one is not what the LLM chooses itself; its choice replaces it.
+
+    With `coupled_draw` on both sides the text is the LLM's own draw at every position, whatever the
+    device drafts (arXiv 2408.07978), and no distribution of the device is needed. A beta is 0 or 1.
+
+    Args:
+        drafts: ids.
+        ps: the LLM's distribution at each position, shape (V,) each.
+        seed: of the reply.
+        position: of the first draft in the reply.
+    """
+    betas: list[float] = []
+    for i, (draft, p) in enumerate(zip(drafts, ps, strict=True)):
+        own = bonus_token(p, seed, position + i, "gumbel")
+        betas.append(float(own != draft))
+        if own != draft:
+            return Verdict(i, own, betas)
+    return Verdict(len(drafts), None, betas)
+
+
+def coupled_draw(ids: NDArray[np.int64], mass: Probs, seed: int, position: int) -> int:
+    """argmax of log mass + Gumbel(seed, position, id): a draw from the normalised mass.
+
+    Two distributions choose the same id with probability at least (1 - TV) / (1 + TV)
+    (arXiv 2408.07978).
+
+    Args:
+        ids: shape (n,), ascending.
+        mass: shape (n,), positive, of any sum.
+        seed, position: of the token.
+    """
+    if len(ids) == 1:
+        return int(ids[0])
+    # log mass + g with g = -log(-log U) is largest where mass / -log U is.
+    waits = -np.log(np.maximum(per_id(seed, position, ids), 2.0**-54))
+    return int(ids[(mass / waits).argmax()])
+
+
+def draft_token(
+    q: Distribution, u: float, seed: int, position: int, coupling: Coupling, greedy: bool
+) -> int:
+    """What the device proposes: a draw from q by the uniform `u`, or coupled with the LLM's.
+
+    Where only the best id of an ensemble counts, its likeliest candidate: the best id of q.
+    """
+    if coupling == "gumbel":
+        return coupled_draw(q.ids, q.weights.astype(np.float64), seed, position)
+    return q.best if greedy else q.draw(u)
+
+
+def bonus_token(p: Probs, seed: int, position: int, coupling: Coupling = "none") -> int:
     """The LLM's own token at `position`: a draw from p."""
+    if coupling == "gumbel":
+        ids = np.flatnonzero(p)
+        return coupled_draw(ids, p[ids], seed, position)
     return resample(p, None, uniform(seed, Purpose.BONUS, position))
 
 
@@ -82,27 +146,41 @@ def mixture(shares: Sequence[float], parts: Sequence[Probs]) -> Probs:
     return r
 
 
-def contrast(ids: NDArray[np.int64], log_p: Probs, log_q: Probs, mu: float) -> Probs:
+def contrast(
+    ids: NDArray[np.int64], log_p: Probs, log_q: Probs, mu: float, greedy: bool = False
+) -> Probs:
     """r proportional to p q^-mu at `ids`, zero elsewhere (arXiv 2502.01662, section 3).
 
     Args:
-        ids: where p is at least a tenth of its peak, shape (n,).
+        ids: the mask, where p is at least alpha of its peak, shape (n,), ascending.
         log_p: logarithms of p there, shape (n,).
         log_q: logarithms of the device's whole distribution, shape (V,).
         mu: how much of the device is taken away.
+        greedy: all the probability on the argmax, the lowest id on a tie.
     """
     score = log_p - mu * log_q[ids]
-    mass = np.exp(score - score.max())
     r = np.zeros(len(log_q))
+    if greedy:
+        r[ids[score.argmax()]] = 1.0
+        return r
+    mass = np.exp(score - score.max())
     r[ids] = mass / mass.sum()
     return r
 
 
-def target_probs(target: Target, q: Distribution, p: Probs) -> Probs:
+def target_probs(target: Target, q: Distribution, p: Probs, greedy: bool = False) -> Probs:
     """The target r, shape (V,), of one position, from the device's q and the LLM's p.
 
     A contrast is made on the device, which alone has the whole q.
+
+    Args:
+        target: the LLM or an ensemble.
+        q: the device's distribution.
+        p: the LLM's, shape (V,).
+        greedy: an ensemble at temperature 0: all the probability on the argmax of the mixture, the
+            lowest id on a tie. Its parts are at temperature 1 (`sampler_of_parts`).
     """
     if not isinstance(target, Weighted):
         return p
-    return mixture([1.0 - target.weight, target.weight], [p, q.probs(len(p))])
+    r = mixture([1.0 - target.weight, target.weight], [p, q.probs(len(p))])
+    return one_hot(int(r.argmax()), len(r)) if greedy else r

@@ -101,9 +101,9 @@ def unpack_distribution(raw: bytes, limit: int) -> Distribution:
     return Distribution(np.cumsum(steps, dtype=np.int64), np.append(weights, last))
 
 
-def pack_contrast(p: Probs) -> bytes:
-    """The ids with at least a tenth of the peak's probability, and their logarithms (float32)."""
-    ids = np.flatnonzero(p >= 0.1 * p.max())
+def pack_contrast(p: Probs, alpha: float = 0.1) -> bytes:
+    """The ids with at least `alpha` of the peak's probability, and their logarithms (float32)."""
+    ids = np.flatnonzero((p >= alpha * p.max()) & (p > 0.0))
     steps = np.diff(ids, prepend=0).tolist()
     return pack_ids([len(ids), *steps]) + np.log(p[ids]).astype("<f4").tobytes()
 

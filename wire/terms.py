@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .. import __version__
 from ..lm.draws import SCHEME
 from ..lm.sampling import Sampler
-from ..lm.targets import LLM, Target
+from ..lm.targets import LLM, Coupling, Target, sampler_of_parts
 from ..lm.vocabulary import Fingerprint, Vocabulary
 from .codec import Malformed, OutOfRange, require
 
@@ -48,6 +48,18 @@ class Settings(BaseModel):
     target: Target = LLM
     seed: int = Field(0, ge=0, lt=2**64)
     origin: int = Field(0, ge=0, lt=2**31)
+    coupling: Coupling = "none"
+
+    @model_validator(mode="after")
+    def _couples_two(self) -> Settings:
+        if self.coupling != "none" and self.target != LLM:
+            raise ValueError("coupled draws follow the LLM: no ensemble has them")
+        return self
+
+    @property
+    def parts(self) -> Sampler:
+        """How each side makes its distribution from logits."""
+        return sampler_of_parts(self.sampler, self.target)
 
     def pack(self) -> list[Any]:
         """Positional: half the bytes of the names."""
@@ -61,6 +73,7 @@ class Settings(BaseModel):
             target,
             self.seed,
             self.origin,
+            *([self.coupling] if self.coupling != "none" else []),
         ]
 
     @staticmethod
@@ -73,10 +86,16 @@ class Settings(BaseModel):
         try:
             if isinstance(value, dict):
                 return Settings.model_validate(value)
-            temperature, top_k, top_p, min_p, target, seed, origin = value
+            temperature, top_k, top_p, min_p, target, seed, origin, *rest = value
             names = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
             return Settings.model_validate(
-                {"sampler": names, "target": target or LLM, "seed": seed, "origin": origin}
+                {
+                    "sampler": names,
+                    "target": target or LLM,
+                    "seed": seed,
+                    "origin": origin,
+                    "coupling": "none" if not rest else rest[0] if len(rest) == 1 else rest,
+                }
             )
         except (ValidationError, TypeError, ValueError) as error:
             raise OutOfRange(f"settings: {first_line(error)}") from None

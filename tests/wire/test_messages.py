@@ -282,6 +282,12 @@ def test_settings_come_out_as_they_went_in(settings: Settings) -> None:
     assert Settings.unpack(settings.model_dump()) == settings
 
 
+def test_the_coupling_travels_along_with_the_llm_as_target() -> None:
+    coupled = Settings(seed=3, coupling="gumbel")
+    assert Settings.unpack(coupled.pack()) == Settings.unpack(coupled.model_dump()) == coupled
+    assert len(Settings(seed=3).pack()) < len(coupled.pack())  # without it, nothing is said
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -294,6 +300,9 @@ def test_settings_come_out_as_they_went_in(settings: Settings) -> None:
         [1, 0, 1, 0, None, 0, 2**31],
         [1, 0, 1, 0, {"kind": "best"}, 0, 0],
         [1, 0, 1, 0, {"kind": "weighted", "weight": 2}, 0, 0],
+        [1, 0, 1, 0, None, 0, 0, "cauchy"],
+        [1, 0, 1, 0, None, 0, 0, "gumbel", "gumbel"],
+        [1, 0, 1, 0, {"kind": "weighted"}, 0, 0, "gumbel"],  # an ensemble is no LLM
         {"seed": 1, "sead": 2},
         7,
         "settings",
