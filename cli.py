@@ -27,7 +27,7 @@ from .quantize.onnx.command import register as register_onnx
 if TYPE_CHECKING:
     from .configs.config import Config
     from .configs.layers import Loaded
-    from .edge.link.http import Link
+    from .edge.link.protocol import Link
     from .shell.tree import Command
 
 __all__ = ["app", "main", "pages"]

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..common.errors import DataError
-from ..edge.decode.cache import TokenCache
+from ..edge.cache import TokenCache
 from ..edge.policy.reward import FEATURES, features
 from ..lm.chat import ChatEncoder
 from ..lm.draws import Draws, Purpose, turn_seed

@@ -12,7 +12,8 @@ UhlmError (1)
 └── CloudError (4)            the verifier gave no usable answer; never an answer itself
     ├── Unreachable           no connection, a reset one, a bad address
     ├── DeadlineExceeded      it took longer than the caller allowed
-    ├── Refused               it said no for good: key, size, range
+    ├── Refused               it said no for good: the key, or a verifier that does not fit
+    ├── Rejected              it takes no such call: this program's fault, or another program
     ├── Overloaded            it said not now: `retry_after` seconds
     └── ProtocolError         it answered something that is not an answer
 """
@@ -30,6 +31,7 @@ __all__ = [
     "Overloaded",
     "ProtocolError",
     "Refused",
+    "Rejected",
     "ResourceError",
     "UhlmError",
     "Unreachable",
@@ -100,7 +102,14 @@ class DeadlineExceeded(CloudError):
 
 
 class Refused(CloudError):
-    """The verifier said no, and would say so again: key, size, range."""
+    """The verifier said no, and would say so again: a wrong key, or it does not fit."""
+
+
+class Rejected(CloudError):
+    """The verifier takes no such call: malformed, out of range, unknown.
+
+    No user can cause that: it is a fault of one of the two programs.
+    """
 
 
 class Overloaded(CloudError):

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..lm.sampling import Distribution
 
-__all__ = ["Draft", "Event", "Notice", "SkippedVerdict", "Source", "Token"]
+__all__ = ["Draft", "Event", "Notice", "Outcome", "SkippedVerdict", "Source", "Token"]
 
 Source = Literal["edge", "cloud"]
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A token that the device proposes and nothing has settled yet.
+    """A token that the device proposes and nothing has committed yet.
 
     Attributes:
         index: position in the reply.
@@ -25,7 +26,8 @@ class Draft:
         q: what it was drawn from.
         uncertainty: u (docs/method.md, section 2), None if nobody asked for it.
         reward: the head's acceptance probability, None if nobody asked for it.
-        log_q: logarithms of the whole law, shape (V,), kept only for a contrastive target.
+        log_q: logarithms of the whole q, shape (V,), kept only for a contrastive target.
+        due: the strategy wants the verifier's verdict on it.
     """
 
     index: int
@@ -34,6 +36,7 @@ class Draft:
     uncertainty: float | None = None
     reward: float | None = None
     log_q: NDArray[np.float64] | None = None
+    due: bool = False
 
     @property
     def weight(self) -> int:
@@ -43,7 +46,7 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A settled token of the reply.
+    """A committed token of the reply: it is never taken back.
 
     Attributes:
         index: position in the reply.
@@ -53,6 +56,7 @@ class Token:
         uncertainty: u of the draft, None if it was not measured.
         uploaded: the verifier was asked about this very token.
         accepted: its verdict; None if it gave none.
+        unverified: the strategy wanted a verdict and there was none: the verifier was away.
         time: seconds since the reply began.
     """
 
@@ -63,7 +67,26 @@ class Token:
     uncertainty: float | None
     uploaded: bool
     accepted: bool | None
+    unverified: bool
     time: float
+
+
+class Outcome(NamedTuple):
+    """The first drafts stand, then tokens take the place of the others.
+
+    Attributes:
+        accepted: how many of the call's drafts stand.
+        tokens: what follows them: a replacement, or what the LLM supplied.
+        source: who wrote `tokens`.
+        verdict: `Token.accepted` of `tokens`.
+        held: the verifier holds `tokens` too.
+    """
+
+    accepted: int
+    tokens: Sequence[int] = ()
+    source: Source = "cloud"
+    verdict: bool | None = None
+    held: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,11 +27,12 @@ from ..cloud.keys import Keys
 from ..cloud.service import load_service
 from ..common.files import write_whole
 from ..configs.layers import load_config
-from ..edge.decode.cache import TokenCache
-from ..edge.decode.loop import Device, Prompt, ReplyLoop
+from ..edge.cache import TokenCache
+from ..edge.decode.drafter import Device
+from ..edge.decode.loop import ReplyLoop
 from ..edge.events import Draft, SkippedVerdict, Token
 from ..edge.link.in_process import LocalLink
-from ..edge.link.session import Remote
+from ..edge.link.session import Prompt, Session
 from ..edge.policy.adaptive import Adaptive
 from ..edge.policy.calibration import Calibration, load
 from ..edge.policy.policies import Policy, UncertainAbove
@@ -43,7 +44,6 @@ from ..lm.sampling import TOTAL, Distribution
 from ..lm.template import Message
 from ..models.resolve import find_model
 from ..models.shipped import FOLDER
-from ..wire.messages import Info
 
 __all__ = ["Segment", "answer_all", "joined", "policies", "replayed", "table"]
 
@@ -89,18 +89,15 @@ class _Replies(NamedTuple):
     """The pair, ready to reply."""
 
     device: Device
-    remote: Callable[[], Remote]
+    session: Callable[[], Session]
     max_tokens: int
 
-    def loop(self, remote: Remote, policy: Policy, prompt: Conversation, seed: int) -> ReplyLoop:
+    def loop(self, session: Session, policy: Policy, prompt: Conversation, seed: int) -> ReplyLoop:
         messages: Sequence[Message] = prompt.messages
         vocab = self.device.vocab
 
-        def render(info: Info) -> list[int]:
-            return ChatEncoder(vocab, info).encode(messages)
-
-        asked = Prompt(ChatEncoder(vocab).encode(messages), render, seed, self.max_tokens)
-        return ReplyLoop(self.device, remote, Strategy("uhlm", policy), asked, pipelined=False)
+        asked = Prompt(ChatEncoder(vocab).encode(messages), messages, seed, self.max_tokens)
+        return ReplyLoop(self.device, session, Strategy("uhlm", policy), asked, pipelined=False)
 
 
 def answer_all(
@@ -111,12 +108,12 @@ def answer_all(
     seed: int = 7,
 ) -> Iterator[Segment]:
     """Answer every prompt of every text, in order, with one policy that goes on learning."""
-    remote = replies.remote()
+    session = replies.session()
     turn = 0
     for text, prompts in texts:
         tokens, uploads, losses, thresholds, audits, unjudged = [], [], [], [], 0, 0
         for prompt in prompts:
-            loop = replies.loop(remote, policy, prompt, turn_seed(seed, turn))
+            loop = replies.loop(session, policy, prompt, turn_seed(seed, turn))
             turn += 1
             events = list(loop.events())
             settled = [event for event in events if isinstance(event, Token)]
@@ -218,8 +215,8 @@ def _main() -> None:
     engine = LlamaEngine(find_model(config.device.model), config.device.engine)
     service = load_service(find_model(config.verifier.model), config.verifier, Keys())
     device = Device(TokenCache(engine), calibration.sampler, calibration.wire_top, calibration.k)
-    remote = lambda: Remote(LocalLink(service), engine.vocab, engine.model.name)  # noqa: E731
-    replies = _Replies(device, remote, calibration.max_tokens)
+    session = lambda: Session(LocalLink(service), engine.vocab, engine.model.name)  # noqa: E731
+    replies = _Replies(device, session, calibration.max_tokens)
     dialogues = read_prompts(args.dialogues)[: args.n]
     texts = [("tasks", read_prompts(args.tasks)[: args.n])]
     texts += [(f"dialogues, round {i + 1}", dialogues) for i in range(args.rounds)]

@@ -17,10 +17,11 @@ from llama_cpp import llama_cpp as ll
 from uhlm_edge.cloud.keys import Keys
 from uhlm_edge.cloud.options import VerifierOptions
 from uhlm_edge.cloud.service import Service, load_service
-from uhlm_edge.edge.decode.cache import TokenCache
-from uhlm_edge.edge.decode.loop import Device, Prompt, ReplyLoop
+from uhlm_edge.edge.cache import TokenCache
+from uhlm_edge.edge.decode.drafter import Device
+from uhlm_edge.edge.decode.loop import ReplyLoop
 from uhlm_edge.edge.link.in_process import LocalLink
-from uhlm_edge.edge.link.session import Remote
+from uhlm_edge.edge.link.session import Prompt, Session
 from uhlm_edge.edge.policy.strategy import Strategy, make_strategy
 from uhlm_edge.lm.engines.llama import LlamaEngine
 from uhlm_edge.lm.engines.options import EngineOptions
@@ -69,9 +70,8 @@ class Pair:
             TokenCache(self.engine), Sampler(temperature=temperature, top_k=0, top_p=1.0)
         )
         self.engine.truncate(0)
-        remote = Remote(LocalLink(self.service), vocab, "device")
-        whole = Prompt(prompt, lambda _: list(prompt), seed, n)
-        loop = ReplyLoop(device, remote, strategy, whole, pipelined)
+        session = Session(LocalLink(self.service), vocab, "device")
+        loop = ReplyLoop(device, session, strategy, Prompt(prompt, None, seed, n), pipelined)
         for _ in loop.events():
             pass
         assert loop.stats.offline_reason is None

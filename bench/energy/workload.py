@@ -51,7 +51,7 @@ def chat_workload(
                     loop = assistant.loop
                     if loop is not None:
                         generated += len(loop.tokens)
-                        prompt_tokens += len(assistant.device.tape) - len(loop.tokens)
+                        prompt_tokens += len(assistant.device.cache) - len(loop.tokens)
                         up, down = up + loop.stats.wire_up, down + loop.stats.wire_down
                 replies += 1
         except KeyboardInterrupt:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ...common.errors import CloudError
-from ...edge.link.http import Deadline, Link, Traffic
+from ...edge.link.protocol import Deadline, Link
+from ...edge.stats import Traffic
 from ...lm.engines.protocol import Engine, Logits
 from .wrapped import WrappedEngine
 
@@ -79,6 +80,9 @@ class Meter:
                 self.requests.append(traffic.wire_up - wire)
             if self._keep:
                 self.sent.append(request)
+
+    def forget(self, session_id: str, deadline: Deadline) -> None:
+        self._link.forget(session_id, deadline)
 
     def reset(self) -> None:
         self._link.reset()

@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import PrivateAttr
 
+from ...edge.cache import TokenCache
 from ...edge.chat.assistant import Assistant
-from ...edge.decode.cache import TokenCache
 from ...edge.events import Draft, SkippedVerdict
-from ...edge.link.http import Deadline, Link, Traffic
+from ...edge.link.protocol import Deadline, Link
 from ...edge.policy.policies import Policy
+from ...edge.stats import Traffic
 from ...lm.draws import Draws
 from ...lm.engines.protocol import Engine, Logits
 from ...lm.row import Row
@@ -66,15 +67,15 @@ def instrument(assistant: Assistant, watch: Stopwatch | None = None) -> Stopwatc
     sampler._watch = watch
     assistant.device = replace(
         device,
-        tape=TokenCache(_TimedEngine(device.tape.engine, watch)),
+        cache=TokenCache(_TimedEngine(device.cache.engine, watch)),
         sampler=sampler,
         estimator=_timed_estimator(device.estimator, watch),
     )
     assistant.strategy = replace(
         assistant.strategy, policy=_TimedPolicy(assistant.strategy.policy, watch)
     )
-    if assistant.remote is not None:
-        assistant.remote.link = _TimedLink(assistant.remote.link, watch)
+    if not assistant.session.is_offline:
+        assistant.session.link = _TimedLink(assistant.session.link, watch)
     return watch
 
 
@@ -162,6 +163,9 @@ class _TimedLink:
     ) -> Reply | Conflict:
         with self._watch.time("link"):
             return self._link.verify(session_id, request, n_vocab, deadline)
+
+    def forget(self, session_id: str, deadline: Deadline) -> None:
+        self._link.forget(session_id, deadline)
 
     def reset(self) -> None:
         self._link.reset()

@@ -66,7 +66,8 @@ def load(
 
     from ...common.tables import render
     from ...configs.layers import load_config
-    from ...edge.link.http import Deadline, HttpLink
+    from ...edge.link.http import HttpLink
+    from ...edge.link.protocol import Deadline
     from ..harness.machine import build_info, machine_info
     from .run import COLUMNS, Plan, run_load
     from .trace import device_rate, record

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from ...common.errors import ConfigError, DataError
 from ...configs.config import Config
 from ...edge.chat.assemble import assemble
-from ...edge.link.http import Deadline, Link, Traffic
+from ...edge.link.protocol import Deadline, Link
+from ...edge.stats import Traffic
 from ...lm.sampling import TOTAL, Distribution
 from ...wire.messages import Conflict, Info, Reply, Request, Settings
 
@@ -128,6 +129,9 @@ class _Recorder:
 
     def info(self, deadline: Deadline) -> Info:
         return self.link.info(deadline)
+
+    def forget(self, session_id: str, deadline: Deadline) -> None:
+        self.link.forget(session_id, deadline)
 
     def reset(self) -> None:
         self.link.reset()

@@ -93,7 +93,7 @@ def measure_cost(
     waits: list[float] = []
     elapsed = 0.0
     with assemble(mine, _raise_on_notice) as assistant:
-        if name != "local" and assistant.remote is None:
+        if name != "local" and assistant.session.is_offline:
             raise UsageError(f"{name} needs a verifier: give --cloud URL, or the demo profile")
         if device_s is not None:
             stretch_device(assistant, device_s)

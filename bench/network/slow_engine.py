@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ...common.errors import UsageError
+from ...edge.cache import TokenCache
 from ...edge.chat.assistant import Assistant
-from ...edge.decode.cache import TokenCache
 from ...lm.engines.protocol import Engine, Logits
 from ..harness.wrapped import WrappedEngine
 
@@ -52,5 +52,5 @@ def stretch_device(assistant: Assistant, seconds: float) -> None:
         UsageError: a time that is not above 0, or above 10 s.
     """
     device = assistant.device
-    engine = StretchedEngine(device.tape.engine, seconds)
-    assistant.device = replace(device, tape=TokenCache(engine))
+    engine = StretchedEngine(device.cache.engine, seconds)
+    assistant.device = replace(device, cache=TokenCache(engine))

@@ -15,19 +15,21 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ...configs.config import Config
+from ...edge.cache import TokenCache
 from ...edge.chat.assemble import make_device
-from ...edge.decode.cache import TokenCache
-from ...edge.decode.loop import Device, Prompt, ReplyLoop
-from ...edge.link.http import Deadline, Traffic
-from ...edge.link.session import Remote
+from ...edge.decode.drafter import Device
+from ...edge.decode.loop import ReplyLoop
+from ...edge.link.protocol import Deadline
+from ...edge.link.session import Prompt, Session
 from ...edge.policy.strategy import Strategy, make_strategy
+from ...edge.stats import Traffic
 from ...lm.chat import ChatEncoder
 from ...lm.draws import turn_seed
 from ...lm.engines.llama_bare import BareContext
 from ...models.resolve import find_model
 from ..harness.cases import Case
 
-__all__ = ["COLUMNS", "NoLink", "overhead_rows", "time_replies"]
+__all__ = ["COLUMNS", "UnusedLink", "overhead_rows", "time_replies"]
 
 COLUMNS = (
     "loop", "clock", "p5_us", "p25_us", "p50_us", "over_bare_p5_us", "over_bare_p25_us",
@@ -44,7 +46,7 @@ SHARES = (5, 25, 50)
 LONGEST = 64
 
 
-class NoLink:
+class UnusedLink:
     """A link that must not be used: nothing is uploaded."""
 
     def __init__(self) -> None:
@@ -57,6 +59,9 @@ class NoLink:
         self, session_id: str, request: object, n_vocab: int, deadline: Deadline
     ) -> NoReturn:
         raise AssertionError("nothing is uploaded")
+
+    def forget(self, session_id: str, deadline: Deadline) -> None:
+        """Nothing was sent."""
 
     def reset(self) -> None:
         """There is no connection."""
@@ -76,18 +81,18 @@ def time_replies(config: Config, cases: Sequence[Case], rounds: int = 3) -> Iter
         "uhlm@1": make_strategy("uhlm", threshold=1.0),
     }
     times: Times = {}
-    engine = device.tape.engine
+    engine = device.cache.engine
     try:
         with BareContext(path, config.device.engine, engine.n_ctx, threads) as bare:
             for turn in range(-1, rounds * len(cases)):  # the first turn warms up
                 ids = chat.encode(cases[turn % len(cases)].messages)
-                prompt = Prompt(ids, lambda _: [], turn_seed(1, max(0, turn)), LONGEST)
+                prompt = Prompt(ids, None, turn_seed(1, max(0, turn)), LONGEST)
                 for name, clock in CLOCKS.items():
                     found: dict[str, list[float]] = {}
                     reply: list[int] = []
                     for loop, strategy in loops.items():
                         engine.truncate(0)
-                        fresh = replace(device, tape=TokenCache(engine))
+                        fresh = replace(device, cache=TokenCache(engine))
                         found[loop], reply = _reply(fresh, strategy, prompt, clock)
                     found["bare"] = _bare(bare, ids, reply, clock)
                     if turn >= 0:
@@ -103,8 +108,8 @@ def _reply(
     device: Device, strategy: Strategy, prompt: Prompt, clock: Callable[[], float]
 ) -> tuple[list[float], list[int]]:
     """Seconds of each token after the first, and the ids."""
-    remote = Remote(NoLink(), device.vocab, "device") if strategy.name != "local" else None
-    loop = ReplyLoop(device, remote, strategy, prompt, pipelined=False, clock=clock)
+    session = Session(None if strategy.name == "local" else UnusedLink(), device.vocab)
+    loop = ReplyLoop(device, session, strategy, prompt, pipelined=False, clock=clock)
     ends = [clock() for _ in loop.events()]
     gaps: list[float] = np.diff(ends).tolist()
     return gaps, [token.id for token in loop.tokens]

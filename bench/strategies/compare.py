@@ -17,9 +17,9 @@ from typing import Protocol
 
 from ...common.errors import CloudError, DataError
 from ...configs.config import Config
+from ...edge.cache import TokenCache
 from ...edge.chat.assemble import assemble
 from ...edge.chat.assistant import Assistant
-from ...edge.decode.cache import TokenCache
 from ...edge.decode.loop import ReplyLoop
 from ...edge.events import Notice, Token
 from ...edge.policy.strategy import Strategy, make_strategy
@@ -131,11 +131,11 @@ class _LoopWriter:
         self._bench, self._assistant, self._meter = bench, assistant, meter
         self._chat = config.chat
         self._pipelined = _PIPELINED[config.strategy.pipelined]
-        self._engine = CountingEngine(assistant.device.tape.engine)
-        self._device = replace(assistant.device, tape=TokenCache(self._engine))
+        self._engine = CountingEngine(assistant.device.cache.engine)
+        self._device = replace(assistant.device, cache=TokenCache(self._engine))
 
     def warm_up(self, case: Case, seed: int) -> None:
-        online = self._assistant.remote is not None
+        online = not self._assistant.session.is_offline
         assistant = self._with(make_strategy("hlm" if online else "local"), seed)
         for event in assistant.answer(case.messages):
             if isinstance(event, Notice):
@@ -144,7 +144,7 @@ class _LoopWriter:
     def _with(self, strategy: Strategy, seed: int) -> Assistant:
         """An assistant for one reply with that very seed."""
         return Assistant(
-            self._device, self._assistant.remote, strategy, self._chat.system,
+            self._device, self._assistant.session, strategy, self._chat.system,
             self._chat.max_tokens, seed, self._pipelined,
         )  # fmt: skip
 
@@ -197,7 +197,7 @@ class _LoopWriter:
         system = [Message(role="system", content=self._chat.system)] if self._chat.system else []
         ids = [token.id for token in loop.tokens]
         prompt = onlooker.prompt([*system, *case.messages])
-        betas = onlooker.betas(prompt, ids, loop.proposed)
+        betas = onlooker.betas(prompt, ids, loop.text.proposed)
         return shadow_counts(outcome, loop, betas)
 
 
@@ -255,7 +255,7 @@ class _StandardWriter:
 def count_reply(line: int, text: str, loop: ReplyLoop) -> Outcome:
     """The counts of a finished reply; bytes, passes and betas are not among them."""
     stats, tokens = loop.stats, loop.tokens
-    judged = [t for t in tokens if t.accepted is not None and t.index in loop.proposed]
+    judged = [t for t in tokens if t.accepted is not None and t.index in loop.text.proposed]
     return Outcome(
         line=line,
         tokens=len(tokens),

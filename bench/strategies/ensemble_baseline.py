@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...edge.decode.cache import TokenCache
+from ...edge.cache import TokenCache
 from ...lm.draws import Draws, Purpose
 from ...lm.engines.protocol import Engine
 from ...lm.row import Row

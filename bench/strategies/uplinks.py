@@ -80,7 +80,8 @@ class Uploads:
 
     def watch(self, case: Case, loop: ReplyLoop) -> None:
         """Take in a finished reply."""
-        judged = [t for t in loop.tokens if t.accepted is not None and t.index in loop.proposed]
+        proposed = loop.text.proposed
+        judged = [t for t in loop.tokens if t.accepted is not None and t.index in proposed]
         if not judged:
             return
         ids = [token.id for token in loop.tokens]

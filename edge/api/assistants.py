@@ -20,12 +20,12 @@ from ...lm.template import Message
 from ...wire.messages import Info
 from ..chat.assemble import _PIPELINED, _pair, assemble
 from ..chat.assistant import Assistant
-from ..decode.stats import Stats
 from ..events import Draft, Event, Token
-from ..link.http import Link
+from ..link.protocol import Link
 from ..policy.reward import RewardHead
 from ..policy.strategy import Strategy
 from ..policy.tuning import PUBLISHED_THRESHOLD, find_tuning, needs_calibration, strategy_of
+from ..stats import Stats
 from .options import Key
 
 __all__ = ["Assistants", "PromptTooLong", "Writing"]
@@ -56,7 +56,7 @@ class Writing:
 
     def events(self) -> Generator[Event, None, None]:
         """Event by event; closing the iterator ends the reply."""
-        cache = self._assistant.device.tape
+        cache = self._assistant.device.cache
         held = cache.ids[: cache.engine.length]
         try:
             yield from self._events
@@ -75,18 +75,13 @@ class Writing:
     @property
     def ended_by_itself(self) -> bool:
         """Is its last token the end of the text, for one of the two models?"""
-        loop, remote = self._assistant.loop, self._assistant.remote
-        if loop is None or not loop.tokens:
-            return False
-        ends = self._assistant.device.vocab.end_ids
-        if remote is not None and remote.info is not None:
-            ends |= remote.info.end_ids
-        return loop.tokens[-1].id in ends
+        loop = self._assistant.loop
+        return loop is not None and bool(loop.tokens) and loop.tokens[-1].id in loop.text.end_ids
 
     def draft(self, token: Token) -> Draft | None:
         """What the device had proposed where `token` stands; None if it proposed nothing."""
         loop = self._assistant.loop
-        return None if loop is None else loop.proposed.get(token.index)
+        return None if loop is None else loop.text.proposed.get(token.index)
 
     def piece(self, token_id: int) -> bytes:
         """The bytes that an id adds to a text; of a control token, nothing."""
@@ -176,7 +171,7 @@ class Assistants:
         base = self._base
         assistant = kind(
             replace(base.device, sampler=config.sampler, head=head),
-            base.remote,
+            base.session,
             strategy,
             system=config.chat.system,
             max_tokens=config.chat.max_tokens,
@@ -201,13 +196,13 @@ class Assistants:
         options = config.strategy
         if options in self._strategies:
             return self._strategies[options]
-        device, remote, tuning = self._base.device, self._base.remote, None
-        if remote is None:
+        device, session, tuning = self._base.device, self._base.session, None
+        if session.is_offline:
             options = options.model_copy(update={"threshold": PUBLISHED_THRESHOLD})
         elif needs_calibration(options):
-            tuning = find_tuning(config, *_pair(config, device, remote), self._environment)
+            tuning = find_tuning(config, *_pair(config, device, session), self._environment)
         strategy, head = strategy_of(options, tuning, self._environment), None
-        if "reward" in strategy.policy.needs and remote is not None:
+        if "reward" in strategy.policy.needs and not session.is_offline:
             if tuning is None:
                 raise ConfigError("no reward head for this pair; run `uhlm-edge calibrate`")
             head = tuning.head(options)
@@ -224,10 +219,10 @@ class Assistants:
     @property
     def n_ctx(self) -> int:
         """Tokens that the device's context holds."""
-        return self._base.device.tape.engine.n_ctx
+        return self._base.device.cache.engine.n_ctx
 
     @property
     def verifier_name(self) -> str | None:
         """Model of the verifier, once it has told."""
-        remote = self._base.remote
-        return None if remote is None or remote.info is None else remote.info.model
+        info = self._base.session.info
+        return None if info is None else info.model

@@ -14,7 +14,7 @@ from ...common.worker import Worker
 from ...configs.config import Config
 from ...configs.layers import load_config
 from ...lm.template import Message
-from ..link.http import Link
+from ..link.protocol import Link
 from .assistants import Assistants
 from .options import keys_of, reply_keys_of
 from .reply import AsyncReply, Reply

@@ -7,7 +7,6 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from pathlib import Path
 
 from ...common.errors import CloudError, ConfigError
 from ...common.key_file import read_key_file
@@ -16,11 +15,12 @@ from ...configs.layers import as_environment
 from ...lm.engines.protocol import Engine
 from ...lm.uncertainty import estimator
 from ...models.resolve import find_model, locate_model
-from ..decode.cache import TokenCache
-from ..decode.loop import GOING_ON, Device
-from ..device.prompt_cache import PromptCache, prompt_folder
-from ..link.http import HttpLink, Link, is_loopback
-from ..link.session import Remote
+from ..cache import TokenCache
+from ..decode.drafter import Device
+from ..decode.loop import GOING_ON
+from ..link.http import HttpLink, is_loopback
+from ..link.protocol import Link
+from ..link.session import Session
 from ..policy.calibration import ModelKey, model_digest
 from ..policy.tuning import PUBLISHED_THRESHOLD, find_tuning, needs_calibration, strategy_of
 from .assistant import Assistant
@@ -37,7 +37,7 @@ _PIPELINED = {"auto": None, "on": True, "off": False}
 @contextmanager
 def assemble(
     config: Config,
-    tell: Callable[[str], None],
+    notify: Callable[[str], None],
     link: Link | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> Iterator[Assistant]:
@@ -45,7 +45,7 @@ def assemble(
 
     Args:
         config: all options.
-        tell: takes one line for the user.
+        notify: takes one line for the user.
         link: to a verifier that is there already; None: as the configuration says.
         environment: of the process, for the key.
 
@@ -54,49 +54,50 @@ def assemble(
         CloudError: no verifier, and the configuration requires one.
         ConfigError: options that do not fit each other.
     """
-    found = nullcontext(link) if link else _verifier(config, tell, environment)
+    found = nullcontext(link) if link else _verifier(config, notify, environment)
     with found as link:
         prompts = prompt_folder(environment.get("XDG_CACHE_HOME"))
-        device, remote, told = make_device(config, prompts), None, None
+        device = make_device(config, prompts)
         if config.device.engine.n_gpu_layers and _NO_GPU in device.backend:
-            tell("the model runs on the processor: run `uhlm-edge doctor` to get it onto the GPU")
+            notify(
+                "the model runs on the processor: run `uhlm-edge doctor` to get it onto the GPU"
+            )
+        session = Session(link, device.vocab, _name(config), config.cloud.deadline)
         try:
-            if link is not None:
-                remote, told = _remote(config, device, link)
-            if told:
-                tell(told)
+            known = _connect(config, session)
+            if known:
+                notify(known)
             tuning, options = None, config.strategy
-            if remote is None:  # nobody to ask, so it does not matter when
+            if session.is_offline:  # nobody to ask, so it does not matter when
                 options = options.model_copy(update={"threshold": PUBLISHED_THRESHOLD})
             elif needs_calibration(options):
-                tuning = find_tuning(config, *_pair(config, device, remote), environment)
+                tuning = find_tuning(config, *_pair(config, device, session), environment)
             if tuning is not None and (advice := tuning.advice(options)):
-                tell(f"calibration {tuning.calibration.name}: {advice}; the threshold adapts")
+                notify(f"calibration {tuning.calibration.name}: {advice}; the threshold adapts")
             strategy = strategy_of(options, tuning, environment)
-            if "reward" in strategy.policy.needs and remote is not None:
+            if "reward" in strategy.policy.needs and not session.is_offline:
                 if tuning is None:
                     raise ConfigError("no reward head for this pair; run `uhlm-edge calibrate`")
                 device = replace(device, head=tuning.head(options))
             seed = config.chat.seed
             yield Assistant(
                 device,
-                remote,
+                session,
                 strategy,
                 system=config.chat.system,
                 max_tokens=config.chat.max_tokens,
                 seed=secrets.randbits(63) if seed is None else seed,
                 pipelined=_PIPELINED[config.strategy.pipelined],
-                told=told,
+                known=known,
             )
         finally:
-            if remote is not None:
-                remote.close()
-            device.tape.engine.close()
+            session.close()
+            device.cache.engine.close()
 
 
 @contextmanager
 def _verifier(
-    config: Config, tell: Callable[[str], None], environment: Mapping[str, str]
+    config: Config, notify: Callable[[str], None], environment: Mapping[str, str]
 ) -> Iterator[HttpLink | None]:
     """A link to the verifier that the configuration names, or to the demo's own."""
     cloud = config.cloud
@@ -105,7 +106,7 @@ def _verifier(
         if cloud.require:
             raise CloudError(f"a verifier is required, but {reason}; give --cloud URL")
         if config.strategy.name != "local" and not cloud.offline:
-            tell(f"{reason}; the device answers alone (give --cloud URL)")
+            notify(f"{reason}; the device answers alone (give --cloud URL)")
         yield None
         return
     ca_file = str(cloud.ca_file) if cloud.ca_file else None
@@ -116,7 +117,7 @@ def _verifier(
     if missing:
         if cloud.require:
             raise CloudError(missing)
-        tell(f"{missing}; the device answers alone")
+        notify(f"{missing}; the device answers alone")
         yield None
         return
     with DemoVerifier(settings=as_environment(config, "verifier")) as verifier:
@@ -178,41 +179,41 @@ def _has_company(config: Config) -> bool:
     return is_loopback(cloud.url) if cloud.url else cloud.demo
 
 
-def _remote(config: Config, device: Device, link: Link) -> tuple[Remote, str | None]:
-    """The session with the verifier, and what is wrong with that if something is."""
-    name = _name(locate_model(config.device.model))
-    remote = Remote(link, device.vocab, name, config.cloud.deadline)
-    # A verifier that somebody named is asked who it is at once: no text of the user leaves, and a
-    # pair that does not fit is refused before anything is written. The demo's fits.
-    if config.cloud.url or config.cloud.require:
-        try:
-            remote.connect()
-        except CloudError as error:
-            if config.cloud.require:
-                raise
-            return remote, f"{error}; {GOING_ON}"
-    return remote, None
+def _connect(config: Config, session: Session) -> str | None:
+    """Ask a verifier that somebody named who it is; return what is wrong with it, if anything.
+
+    No text of the user leaves, and a pair that does not fit is refused before anything is written.
+    The demo's fits.
+    """
+    if session.is_offline or not (config.cloud.url or config.cloud.require):
+        return None
+    try:
+        session.connect()
+    except CloudError as error:
+        if config.cloud.require:
+            raise
+        return f"{error}; {GOING_ON}"
+    return None
 
 
-def _pair(
-    config: Config, device: Device, remote: Remote | None
-) -> tuple[ModelKey, ModelKey | None]:
+def _pair(config: Config, device: Device, session: Session) -> tuple[ModelKey, ModelKey | None]:
     """Which models these are, as far as it is known before the first upload."""
     path = locate_model(config.device.model)
     digest = model_digest(path) if path.is_file() else None
     fingerprint = device.vocab.fingerprint
-    own = ModelKey(name=_name(path), vocabulary=fingerprint, digest=digest)
-    if remote is not None and remote.info is not None:
-        name = remote.info.model
-    elif remote is not None and not config.cloud.url:
-        name = _name(locate_model(config.strategy.partner or config.verifier.model))
+    own = ModelKey(name=_name(config), vocabulary=fingerprint, digest=digest)
+    if session.info is not None:
+        name = session.info.model
+    elif not config.cloud.url:
+        partner = locate_model(config.strategy.partner or config.verifier.model)
+        name = partner.name.removesuffix(".gguf")
     else:
         return own, None
     return own, ModelKey(name=name, vocabulary=fingerprint)
 
 
-def _name(path: Path) -> str:
-    return path.name.removesuffix(".gguf")
+def _name(config: Config) -> str:
+    return find_model(config.device.model).name.removesuffix(".gguf")
 
 
 def api_key(config: Config, environment: Mapping[str, str]) -> str | None:

@@ -9,14 +9,15 @@ from ...common.errors import UsageError
 from ...lm.chat import ChatEncoder
 from ...lm.draws import turn_seed
 from ...lm.template import Message
-from ...wire.messages import Info
-from ..decode.loop import Device, Prompt, ReplyLoop
+from ..decode.drafter import Device
+from ..decode.loop import ReplyLoop
 from ..events import Event, Notice, Token
-from ..link.session import Remote
+from ..link.session import Prompt, Session
 from ..policy.strategy import Strategy
 
-__all__ = ["Assistant"]
+__all__ = ["BACK_AGAIN", "Assistant"]
 
+BACK_AGAIN = "the cloud answers again"
 _LEAST_ROOM = 64  # ids that a long conversation leaves for the reply
 
 
@@ -25,28 +26,28 @@ class Assistant:
 
     Args:
         device: the model on the device.
-        remote: the session with the verifier; None to stay offline.
+        session: with the verifier; it may be offline.
         strategy: when to ask it.
         system: system message, "" for none.
         max_tokens: ids of a reply at most.
         seed: of the first reply; the following ones derive theirs from it.
         pipelined: see ReplyLoop.
-        told: what is wrong with the verifier, if the user knows already.
+        known: what is wrong with the verifier, if the user knows already.
     """
 
     def __init__(
         self,
         device: Device,
-        remote: Remote | None,
+        session: Session,
         strategy: Strategy,
         system: str = "",
         max_tokens: int = 256,
         seed: int = 0,
         pipelined: bool | None = None,
-        told: str | None = None,
+        known: str | None = None,
     ) -> None:
         self.device = device
-        self.remote = remote
+        self.session = session
         self.strategy = strategy
         self.messages: list[Message] = []
         self.loop: ReplyLoop | None = None
@@ -55,9 +56,8 @@ class Assistant:
         self._seed = seed
         self._turn = 0
         self._pipelined = pipelined
-        self._told = told
-        self._own_chat = ChatEncoder(device.vocab)
-        self._remote_chat: tuple[object, ChatEncoder] | None = None
+        self._known = known
+        self._chat = ChatEncoder(device.vocab)
 
     def reset(self) -> None:
         """Forget the conversation; the system message stays."""
@@ -90,35 +90,34 @@ class Assistant:
         if len(kept) < len(messages):
             dropped = len(messages) - len(kept)
             yield Notice(
-                f"the conversation is longer than the context of {self.device.tape.engine.n_ctx} "
+                f"the conversation is longer than the context of {self.device.cache.engine.n_ctx} "
                 f"ids: the oldest {dropped} messages are left out"
             )
-        prompt = Prompt(
-            ids,
-            lambda info: self._render_remote(info, kept),
-            turn_seed(self._seed, self._turn),
-            self._max_tokens,
-        )
+        seed = turn_seed(self._seed, self._turn)
+        prompt = Prompt(ids, self._system + kept, seed, self._max_tokens)
         self.loop = loop = ReplyLoop(
-            self.device, self.remote, self.strategy, prompt, self._pipelined
+            self.device, self.session, self.strategy, prompt, self._pipelined
         )
         self.messages = messages
         self._turn += 1
         try:
             with closing(loop.events()) as events:
-                yield from filter(self._is_news, events)
+                for event in events:
+                    yield from self._news(event)
         finally:
             self.messages.append({"role": "assistant", "content": self.text})
             self.strategy.policy.save()
 
-    def _is_news(self, event: Event) -> bool:
-        """False for what the user was told already, until the verifier has answered again."""
+    def _news(self, event: Event) -> Iterator[Event]:
+        """Leave out what the user knows already; say so when the verifier answers again."""
         if isinstance(event, Notice):
-            known, self._told = self._told, event.text
-            return known != event.text
-        if isinstance(event, Token) and (event.accepted is not None or event.source == "cloud"):
-            self._told = None
-        return True
+            known, self._known = self._known, event.text
+            if known == event.text:
+                return
+        elif self._known and isinstance(event, Token) and event.uploaded and not event.unverified:
+            self._known = None
+            yield Notice(BACK_AGAIN)
+        yield event
 
     @property
     def text(self) -> str:
@@ -127,12 +126,12 @@ class Assistant:
 
     def _fit(self, messages: list[Message]) -> tuple[list[Message], list[int]]:
         """The newest messages that leave room for a reply, and their ids."""
-        n_ctx = self.device.tape.engine.n_ctx
+        n_ctx = self.device.cache.engine.n_ctx
         room = n_ctx - min(self._max_tokens, _LEAST_ROOM, n_ctx // 2)
         first = 0
         while True:
             kept = messages[first:]
-            ids = self._own_chat.encode(self._system + kept)
+            ids = self._chat.encode(self._system + kept)
             if len(ids) <= room:
                 return kept, ids
             # A conversation begins with the user.
@@ -143,9 +142,3 @@ class Assistant:
                     f"{room} beside a reply; shorten it"
                 )
             first = later[0]
-
-    def _render_remote(self, info: Info, messages: list[Message]) -> list[int]:
-        owner = info.template, info.bos, info.eos
-        if self._remote_chat is None or self._remote_chat[0] != owner:
-            self._remote_chat = owner, ChatEncoder(self.device.vocab, info)
-        return self._remote_chat[1].encode(self._system + messages)

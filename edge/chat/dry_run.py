@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from ...configs.config import Config
 from ...lm.vocabulary import Vocabulary
 from ...wire.messages import Conflict, Info, Limits, Reply, Request
-from ..link.http import Deadline, Traffic
-from ..link.session import Remote
+from ..link.protocol import Deadline
+from ..link.session import Session
+from ..stats import Traffic
 from .assemble import assemble
 
 __all__ = ["DryLink", "dry_run"]
@@ -66,6 +67,9 @@ class DryLink:
         """The ids as text, names of control ids included."""
         return b"".join(self._vocab.pieces[token] for token in tokens).decode("utf-8", "replace")
 
+    def forget(self, session_id: str, deadline: Deadline) -> None:
+        self._show(json.dumps({"v": 1, "event": "goodbye", "session": session_id}))
+
     def reset(self) -> None:
         """There is no connection."""
 
@@ -79,7 +83,7 @@ def dry_run(config: Config, text: str) -> None:
     offline = config.cloud.model_copy(update={"offline": True, "require": False})
     with assemble(config.model_copy(update={"cloud": offline}), lambda _: None) as assistant:
         device = assistant.device
-        link = DryLink(device.vocab, device.tape.engine.n_ctx, print)
-        assistant.remote = Remote(link, device.vocab, config.device.model)
+        link = DryLink(device.vocab, device.cache.engine.n_ctx, print)
+        assistant.session = Session(link, device.vocab, config.device.model)
         for _ in assistant.reply(text):
             pass

@@ -13,7 +13,7 @@ from ...common.streams import complain
 from ...common.text import one_line
 from ...configs.config import Config
 from ..events import Event, Notice, SkippedVerdict, Token
-from ..link.http import Link
+from ..link.protocol import Link
 from .assemble import assemble
 from .assistant import Assistant
 from .terminal import Style, Terminal, legend, summary
@@ -201,7 +201,7 @@ def read_stdin() -> str:
 
 def _banner(config: Config, assistant: Assistant) -> str:
     device = config.device.model
-    if assistant.remote is None:
+    if assistant.session.is_offline:
         where = "no verifier"
     elif config.cloud.url:
         where = f"verifier at {config.cloud.url}"

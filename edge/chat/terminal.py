@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TextIO
 
 from ...common.text import harmless
-from ..decode.stats import Stats
 from ..events import Token
+from ..stats import Stats
 
 __all__ = ["Style", "Terminal", "legend", "summary"]
 

@@ -13,7 +13,8 @@ import requests
 
 from ...common.errors import CloudError
 from ...wire.messages import Info
-from ..link.http import Deadline, HttpLink
+from ..link.http import HttpLink
+from ..link.protocol import Deadline
 from .finding import Finding
 
 __all__ = ["Measured", "check_verifier", "check_vocabulary", "measure"]

@@ -1,17 +1,15 @@
-"""The device's view of the verifier: one call out, one answer back, or a CloudError."""
+"""The verifier over HTTP: one call out, one answer back, or a CloudError."""
 
 from __future__ import annotations
 
 import json
-import math
 import random
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
 import requests
@@ -21,77 +19,25 @@ from urllib3.util import SKIP_HEADER
 from ...common.errors import (
     CloudError,
     ConfigError,
-    DeadlineExceeded,
     Overloaded,
     ProtocolError,
     Refused,
+    Rejected,
     Unreachable,
 )
 from ...wire.codec import require
 from ...wire.messages import MEDIA_TYPE, Conflict, Info, Malformed, Reply, Request
-from .timed import TimedAdapter
+from ..stats import Traffic
+from .protocol import Deadline
+from .sockets import ClosableAdapter
 
-__all__ = ["Deadline", "HttpLink", "Link", "Traffic", "is_loopback"]
+__all__ = ["HttpLink", "is_loopback"]
 
 _RETRIED = {408, 429, 502, 503, 504}
 _MORE_TRIES = 2
 _BACKOFF = 0.05  # seconds, doubled each time, with jitter
 _MAX_REPLY = 4 << 20
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
-
-
-class Deadline:
-    """A point in time that a whole call must not pass."""
-
-    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self.seconds = seconds
-        self._clock = clock
-        self._end = clock() + seconds
-
-    @property
-    def left(self) -> float:
-        """Seconds left, never negative."""
-        return max(0.0, self._end - self._clock())
-
-    def cancel(self) -> None:
-        """Let it be over: nobody waits any more, and nothing new is sent."""
-        self._end = -math.inf
-
-    def check(self) -> None:
-        """Raise DeadlineExceeded if it has passed."""
-        if self.left <= 0.0:
-            raise DeadlineExceeded(f"the verifier took longer than {self.seconds:g} s")
-
-
-@dataclass
-class Traffic:
-    """Bytes since the link was made. Wire bytes include request line, status line and headers."""
-
-    calls: int = 0
-    payload_up: int = 0
-    payload_down: int = 0
-    wire_up: int = 0
-    wire_down: int = 0
-
-
-class Link(Protocol):
-    """How calls reach a verifier. Implementations: `HttpLink`, and the verifier in-process."""
-
-    traffic: Traffic
-
-    def info(self, deadline: Deadline) -> Info:
-        """What the verifier says about itself. Raises CloudError."""
-        ...
-
-    def verify(
-        self, session_id: str, request: Request, n_vocab: int, deadline: Deadline
-    ) -> Reply | Conflict:
-        """One call, tries and all. Raises CloudError; a failure is never an answer."""
-        ...
-
-    def reset(self) -> None:
-        """Drop connections: a call was abandoned."""
-        ...
 
 
 class HttpLink:
@@ -122,14 +68,17 @@ class HttpLink:
         self._connect_timeout = connect_timeout
         self._ca_file = ca_file
         self._sleep = sleep
+        self._adapter = ClosableAdapter()
         self.reset()
 
     def __repr__(self) -> str:
         return f"HttpLink({self.url!r})"
 
     def reset(self) -> None:
+        self._adapter.close_sockets()
+        self._adapter = ClosableAdapter()
         self._http = requests.Session()
-        self._http.mount(f"{urlsplit(self.url).scheme}://", TimedAdapter())
+        self._http.mount(f"{urlsplit(self.url).scheme}://", self._adapter)
         # Looked up once: requests would search the environment at every call.
         self._environment = self._http.merge_environment_settings(
             self.url, {}, True, self._ca_file or True, None
@@ -153,7 +102,7 @@ class HttpLink:
     def info(self, deadline: Deadline) -> Info:
         status, body, _ = self._with_tries(lambda: self._prepare("GET", "/v1/info", {}), deadline)
         if status != 200:
-            raise _refusal(status, body, self.url)
+            raise _failure(status, body, self.url)
         try:
             return Info.parse(body)
         except Malformed as error:
@@ -181,7 +130,10 @@ class HttpLink:
                 return Conflict.from_json(_json(answer))
         except Malformed as error:
             raise ProtocolError(f"{self.url} answered nonsense: {error}") from None
-        raise _refusal(status, answer, self.url)
+        raise _failure(status, answer, self.url)
+
+    def forget(self, session_id: str, deadline: Deadline) -> None:
+        self._send(self._prepare("DELETE", f"/v1/sessions/{session_id}", {}), deadline)
 
     def _with_tries(
         self, prepared: Callable[[], Any], deadline: Deadline
@@ -210,7 +162,7 @@ class HttpLink:
 
     def _send(self, request: Any, deadline: Deadline) -> tuple[int, bytes, Mapping[str, str]]:
         body = bytearray()
-        timeout = (min(self._connect_timeout, deadline.left), deadline.left)
+        timeout = (min(self._connect_timeout, deadline.left), deadline.seconds)
         self.traffic.calls += 1
         self.traffic.payload_up += len(request.body or b"")
         self.traffic.wire_up += _wire_size(request)
@@ -220,17 +172,13 @@ class HttpLink:
             ) as response:
                 while chunk := response.raw.read1(1 << 16):
                     body += chunk
-                    deadline.check()
                     if len(body) > _MAX_REPLY:
                         raise ProtocolError(f"{self.url} sends more than a reply can be")
                 self.traffic.payload_down += len(body)
                 self.traffic.wire_down += len(body) + _head_size(response)
                 return response.status_code, bytes(body), response.headers
         except requests.exceptions.SSLError as error:
-            raise Refused(
-                f"{self.url}: the certificate is not trusted ({_root(error)}); "
-                "set ca_file in the [cloud] section if it is your own"
-            ) from None
+            raise Unreachable(_tls_failure(self.url, _root(error))) from None
         except requests.exceptions.Timeout:
             deadline.check()
             raise Unreachable(f"no connection to {self.url} in time") from None
@@ -264,8 +212,8 @@ def _checked_url(url: str, key: str | None) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
-def _refusal(status: int, body: bytes, url: str) -> CloudError:
-    """The error for a status that is no answer and will not change by itself."""
+def _failure(status: int, body: bytes, url: str) -> CloudError:
+    """The error for a status that is no answer."""
     if status in (401, 403):
         return Refused(f"the verifier at {url} refuses the key; set UHLM_API_KEY to a valid one")
     if 300 <= status < 400:
@@ -277,7 +225,19 @@ def _refusal(status: int, body: bytes, url: str) -> CloudError:
         detail = "is this a verifier?"
     if status >= 500:
         return Unreachable(f"the verifier at {url} failed (HTTP {status}: {detail})")
-    return Refused(f"the verifier at {url} refuses the call (HTTP {status}: {detail})")
+    return Rejected(f"the verifier at {url} takes no such call (HTTP {status}: {detail})")
+
+
+def _tls_failure(url: str, reason: str) -> str:
+    """One line for a handshake that failed, by its cause."""
+    if "WRONG_VERSION_NUMBER" in reason or "record layer failure" in reason:
+        return f"{url} does not speak TLS; is it an http:// address?"
+    if "certificate verify failed" in reason or "CERTIFICATE_VERIFY_FAILED" in reason:
+        return (
+            f"{url}: the certificate is not trusted ({reason}); "
+            "set ca_file in the [cloud] section if it is your own"
+        )
+    return f"{url}: no secure connection ({reason})"
 
 
 def _json(body: bytes) -> Any:

@@ -7,7 +7,8 @@ from ...cloud.service import Service, load_service
 from ...configs.config import Config
 from ...models.resolve import find_model
 from ...wire.messages import Conflict, Info, Reply, Request
-from .http import Deadline, Traffic
+from ..stats import Traffic
+from .protocol import Deadline
 
 __all__ = ["LocalLink", "load_partner"]
 
@@ -35,6 +36,9 @@ class LocalLink:
         body = answer.pack()
         self.traffic.payload_down += len(body)
         return Reply.unpack(body, request, n_vocab, session_id)
+
+    def forget(self, session_id: str, deadline: Deadline) -> None:
+        self._service.verifier.store.drop(("", session_id))
 
     def reset(self) -> None:
         """There is no connection."""

@@ -1,138 +1,110 @@
-"""The conversation as the verifier holds it: what must be sent, and what came back."""
+"""A session with a verifier: what it holds of the text, and calls one at a time."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from ...common.errors import (
     CloudError,
-    DeadlineExceeded,
     ModelError,
     Overloaded,
-    ProtocolError,
     Refused,
+    Rejected,
+    ResourceError,
     VocabularyMismatch,
 )
 from ...common.worker import Worker
+from ...lm.chat import ChatEncoder
 from ...lm.draws import SCHEME
 from ...lm.sampling import Sampler
 from ...lm.targets import Target
+from ...lm.template import Message
 from ...lm.vocabulary import Vocabulary, require_same
-from ...wire.codec import require
-from ...wire.messages import (
-    Conflict,
-    Info,
-    Limits,
-    Malformed,
-    Reply,
-    Request,
-    Settings,
-    prefix_hash,
-)
+from ...wire.messages import Info, Reply, Settings
 from ..events import Draft
+from ..stats import Stats
+from ..transcript import Transcript
 from .breaker import Breaker
-from .http import Deadline, Link
+from .call import Call, exchange
 from .latency import LatencyModel
+from .protocol import Deadline, Link, NoLink
 
-__all__ = ["Call", "Remote"]
+__all__ = ["Prompt", "Session"]
 
-
-@dataclass(frozen=True)
-class Call:
-    """A call under way."""
-
-    future: Future[_Answer]
-    deadline: Deadline
-    begun: float
-    drafts: Sequence[Draft]
-    skipped: Sequence[Draft]
-    weigh: bool = False
-
-    @property
-    def done(self) -> bool:
-        """Is the answer (or the failure) there?"""
-        return self.future.done()
-
-    def n_judged(self, reply: Reply) -> int:
-        """How many of its drafts the reply has a beta of, as the last of its betas."""
-        return 0 if self.weigh else min(reply.accepted + 1, len(self.drafts))
+_log = logging.getLogger("uhlm_edge.link")
+_GOODBYE = 0.5  # seconds that ending a session may take
 
 
 @dataclass(frozen=True)
-class _Order:
-    """What a call is made of: the books as they were when it was submitted."""
+class Prompt:
+    """What to reply to.
 
-    id: int
-    render: Callable[[Info], list[int]]
-    settings: Settings
-    settings_sent: bool
-    held: int
-    text: tuple[int, ...] | None  # None: the prompt is not rendered yet; then `tail` follows it
-    tail: tuple[int, ...]
-    drafts: tuple[Draft, ...]
-    skipped: tuple[Draft, ...]
-    supply: int
-    weigh: bool
-    deadline: Deadline
+    Attributes:
+        ids: as the device's template renders it.
+        messages: the conversation, which the verifier's template may render in another way; None:
+            plain text, which both models read as the same ids.
+        seed: of this reply.
+        max_tokens: tokens of the reply at most.
+    """
 
-
-class _Answer(NamedTuple):
-    """What a call brought back: the reply, and the text and settings that it is about."""
-
-    reply: Reply
-    text: tuple[int, ...]
-    settings: Settings
+    ids: Sequence[int]
+    messages: Sequence[Message] | None
+    seed: int
+    max_tokens: int
 
 
-class Remote:
-    """One session with a verifier: ids, what of them it holds, calls one at a time.
+class Session:
+    """A conversation as the verifier knows it. Without a verifier it is never ready.
 
     Nothing is sent before the first upload. Ids that the verifier lacks ride along with the next
-    call; if it forgot the session, one re-send brings everything back.
+    call; if it forgot the session, one re-send brings everything back. The text itself is the
+    transcript's: here are only the prompt as the verifier's template has it, and what was agreed.
 
     Args:
-        link: how calls get there.
+        link: how calls get there; None: there is no verifier.
         vocab: the device's, compared with the verifier's.
         name: of the device model, for messages.
-        deadline: seconds that a whole call may take, tries and re-send included.
+        deadline: seconds that a whole call may take, tries and re-send included. It is enforced
+            here, where the device waits, and nowhere else: see `Deadline`.
         breaker: keeps calls back while the verifier is away.
     """
 
     def __init__(
         self,
-        link: Link,
+        link: Link | None,
         vocab: Vocabulary,
-        name: str,
+        name: str = "",
         deadline: float = 10.0,
         breaker: Breaker | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.link = link
+        self.link: Link = link or NoLink()
         self.info: Info | None = None
-        self.pace = LatencyModel()
+        self.latency = LatencyModel()
         self._vocab = vocab
         self._name = name
         self._seconds = deadline
         self._breaker = breaker or Breaker()
+        if link is None:
+            self._breaker.give_up()
         self._clock = clock
-        self._session_id = secrets.token_hex(16)
-        self._worker = Worker("uhlm-link")
-        self._render: Callable[[Info], list[int]] = lambda _: []
-        self._settings = Settings()
-        self._settings_sent = False
-        self._ids: list[int] | None = None  # the prompt as the verifier's template has it, and on
-        self._tail: list[int] = []  # of the reply, while the prompt is not rendered yet
-        self._skipped: list[Draft] = []  # settled without the verifier since its last answer
-        self._held = 0
+        self._id = secrets.token_hex(16)
+        self._worker: Worker | None = None  # a thread, from the first call on
         self._calls = 0
-        self._deadline = Deadline(0.0)  # of the newest call
+        self._call_deadline = Deadline(0.0)  # of the newest call
+        self._transcript: Transcript | None = None
+        self._prompt: list[int] | None = None  # as the verifier's template has it
+        self._messages: Sequence[Message] | None = None
+        self._plain: Sequence[int] = ()
+        self._chat: ChatEncoder | None = None  # by the verifier's template
+        self._settings, self._settings_sent = Settings(), False
+        self._stats, self._traffic = Stats(""), replace(self.link.traffic)
 
     @property
     def ready(self) -> bool:
@@ -140,175 +112,84 @@ class Remote:
         return self._breaker.ready
 
     @property
-    def n_skipped(self) -> int:
-        """Tokens settled without the verifier since its last answer."""
-        return len(self._skipped)
+    def is_offline(self) -> bool:
+        """Is there no verifier at all?"""
+        return isinstance(self.link, NoLink)
 
-    def connect(self, deadline: Deadline | None = None) -> Info:
+    def connect(self) -> Info:
         """Ask who the verifier is, if not known yet.
 
         Raises:
             CloudError: no answer.
             VocabularyMismatch: it runs a model with another vocabulary.
         """
-        if self.info is None:
-            info = self.link.info(deadline or Deadline(self._seconds))
-            require_same(self._vocab.fingerprint, info.fingerprint, self._name, info.model)
-            if info.random != SCHEME:
-                raise Refused(f"the verifier draws by {info.random}, not {SCHEME}; update one")
-            self.info = info
-        return self.info
+        deadline = self._call_deadline = Deadline(self._seconds)
+        future = self._thread.submit(lambda _: self._introduce(deadline))
+        try:
+            return future.result(timeout=deadline.left)
+        except NotYet:
+            self.abandon()
+            raise deadline.exceeded from None
 
     def begin(
-        self, render: Callable[[Info], list[int]], sampler: Sampler, target: Target, seed: int
+        self,
+        transcript: Transcript,
+        prompt: Prompt,
+        sampler: Sampler,
+        target: Target,
+        stats: Stats,
     ) -> None:
-        """A new reply: a new prompt and seed. Nothing is sent yet."""
-        self._render = render
-        self._settings = Settings(sampler=sampler, target=target, seed=seed)
-        self._settings_sent = False
-        old, self._ids = self._ids or [], None
-        self._tail, self._skipped = [], []
+        """A new reply: another prompt and seed. Nothing is sent yet."""
+        old, held = self._text, self._held
+        self._transcript, self._stats = transcript, stats
+        self._traffic = replace(self.link.traffic)
+        self._messages, self._plain = prompt.messages, prompt.ids
+        self._prompt = None
         if self.info is not None:
-            with contextlib.suppress(ModelError):  # the first call will say so
-                self._ids = self._render(self.info)
+            transcript.end_ids |= self.info.end_ids
+            with contextlib.suppress(ModelError, ResourceError):  # the first call will say so
+                self._prompt = self._render(self.info)
         # What the old text and the new prompt have in common is held already.
-        new = self._ids or []
-        self._settings = self._settings.model_copy(update={"origin": len(new)})
+        new = self._prompt or []
         differ = (i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b)
-        self._held = min(self._held, next(differ, min(len(old), len(new))))
+        common = next(differ, min(len(old), len(new)))
+        transcript.held = min(held, common) - len(new)
+        self._settings = Settings(sampler=sampler, target=target, seed=prompt.seed, origin=len(new))
+        self._settings_sent = False
 
-    def close(self) -> None:
-        """Let the thread end. Closing twice is fine."""
-        self._worker.retire()
-
-    def skip(self, draft: Draft) -> None:
-        """A draft was settled without the verifier."""
-        self._skipped.append(draft)
-        self.append(draft.id)
-
-    def append(self, token: int) -> None:
-        """A token was settled on the device, and its beta is of no interest."""
-        (self._tail if self._ids is None else self._ids).append(token)
-
-    def keep(self, tokens: Sequence[int]) -> None:
-        """The device settled tokens that the verifier holds already."""
-        if self._ids is not None:
-            self._ids += tokens
-            self._held += len(tokens)
-
-    def submit(self, drafts: Sequence[Draft], supply: int = 0, weigh: bool = False) -> Call:
-        """Ask about drafts, or for tokens.
-
-        Args:
-            drafts: to judge, in order.
-            supply: how many tokens the LLM may add.
-            weigh: send the drafts as if they had been skipped: the verifier judges nothing.
-        """
+    def submit(self, drafts: Sequence[Draft], bonus: int = 0, audit: bool = False) -> Call:
+        """Ask about drafts, for tokens, or about nothing but what was skipped (an audit)."""
+        transcript = self._transcript
+        assert transcript is not None  # noqa: S101 - a reply was begun
         self._breaker.begin()
         self._calls = (self._calls + 1) % 2**32
-        self._deadline = Deadline(self._seconds)
-        order = _Order(
-            self._calls, self._render, self._settings, self._settings_sent, self._held,
-            None if self._ids is None else tuple(self._ids), tuple(self._tail),
-            tuple(drafts), tuple(self._skipped), supply, weigh, self._deadline,
+        self._stats.audits += audit
+        self._stats.uploads += not audit
+        self._call_deadline = Deadline(self._seconds)
+        call = Call(
+            self._calls, self._id, None if self._prompt is None else tuple(self._prompt),
+            tuple(transcript.reply_ids), tuple(drafts), tuple(transcript.skipped), bonus,
+            self._held, self._settings, self._settings_sent, self._call_deadline, self._clock(),
         )  # fmt: skip
-        future = self._worker.submit(lambda _: self._exchange(order))
-        begun = self._clock()
-        return Call(future, self._deadline, begun, order.drafts, order.skipped, weigh)
-
-    def _exchange(self, order: _Order) -> _Answer:
-        """Runs in the worker: one call, and one re-send if the verifier lacks what we thought.
-
-        It changes nothing in the books: nobody may be waiting for it any more.
-        """
-        info = self.connect(order.deadline)
-        text, settings = order.text, order.settings
-        if text is None:
-            try:
-                prompt = order.render(info)
-            except ModelError as error:  # its template comes from the verifier
-                raise Refused(f"{info.model} (cloud): {error}") from None
-            settings = settings.model_copy(update={"origin": len(prompt)})
-            text = (*prompt, *order.tail)
-        ids = [*text, *(draft.id for draft in order.drafts)]
-        room = info.n_ctx - len(ids)
-        if room < min(order.supply, 1):
-            raise CloudError(f"the text is longer than the context of {info.model} (cloud)")
-        weighed = [*order.skipped, *order.drafts] if order.weigh else order.skipped
-        request = Request(
-            id=order.id,
-            start=0,
-            prefix=b"",
-            tokens=ids,
-            weights=[draft.weight for draft in weighed],
-            drafts=[] if order.weigh else [draft.q for draft in order.drafts],
-            supply=min(order.supply, room),
-            settings=settings,
-        )
-        sent = order.settings_sent
-        answer = self._send(request, order.held, sent, info.limits, order.deadline)
-        if isinstance(answer, Conflict):
-            held = answer.held if _agrees(answer, ids) else 0
-            answer = self._send(request, held, False, info.limits, order.deadline)
-        if isinstance(answer, Conflict):
-            raise ProtocolError("the verifier forgets what it was just sent")
-        if order.weigh:
-            self._check_contrasts(answer, len(order.drafts))
-        return _Answer(answer, text, settings)
-
-    def _send(
-        self, whole: Request, start: int, settings_sent: bool, limits: Limits, deadline: Deadline
-    ) -> Reply | Conflict:
-        """`whole.tokens` are all ids; send those from `start` on, in several calls if too many."""
-        ids, n_drafts, n_vocab = whole.tokens, len(whole.drafts), len(self._vocab)
-        # What is judged or weighed goes in the last call, after one id at least, and must not be
-        # held yet, or its rows would be gone.
-        room = min(limits.tokens_per_call, len(ids) - 1) - n_drafts
-        n_weights = max(0, min(len(whole.weights), limits.weights_per_call, room))
-        first = max(0, len(ids) - n_drafts - n_weights)
-        start = min(start, first)
-        while len(ids) - start > limits.tokens_per_call:
-            end = min(start + limits.tokens_per_call, first)
-            part = replace(
-                whole, start=start, prefix=prefix_hash(ids[:start]), tokens=ids[start:end],
-                weights=(), drafts=(), supply=0, id=(whole.id + start + 2**31) % 2**32,
-            )  # fmt: skip
-            answer = self.link.verify(self._session_id, part, n_vocab, deadline)
-            if isinstance(answer, Conflict):
-                return answer
-            start = end
-        part = replace(
-            whole,
-            start=start,
-            prefix=prefix_hash(ids[:start]),
-            tokens=ids[start:],
-            weights=whole.weights[len(whole.weights) - n_weights :],
-            settings=None if settings_sent and start > 0 else whole.settings,
-        )
-        return self.link.verify(self._session_id, part, n_vocab, deadline)
-
-    def _check_contrasts(self, reply: Reply, n: int) -> None:
-        """Refuse a reply without the laws that the drafts are to be judged by."""
-        try:
-            require(len(reply.distributions) >= n, Malformed, "laws are missing")
-            for raw in reply.distributions:
-                Reply.contrast_from(raw, len(self._vocab))
-        except Malformed as error:
-            raise ProtocolError(f"the verifier answered nonsense: {error}") from None
+        call.future = self._thread.submit(lambda _: self._exchange(call))
+        return call
 
     def conclude(self, call: Call) -> Reply:
-        """Wait for a call's answer and take it into the books.
+        """Wait for a call's answer and note what the verifier holds now.
 
         Raises:
-            CloudError: it failed; the books are as if it had never been made.
+            CloudError: it failed; everything is as if it had never been made.
             VocabularyMismatch: the verifier turned out to run another family.
         """
+        begun, transcript = self._clock(), self._transcript
+        if transcript is not None:
+            self._stats.pipelined |= len(transcript.drafts) > len(call.drafts)
         try:
-            reply, text, settings = call.future.result(timeout=call.deadline.left)
+            reply = call.future.result(timeout=call.deadline.left)
         except NotYet:
             self.abandon()
             self._fail(call, None)
-            raise DeadlineExceeded(f"the verifier took longer than {self._seconds:g} s") from None
+            raise call.deadline.exceeded from None
         except (Refused, VocabularyMismatch):
             self._breaker.give_up()
             raise
@@ -318,35 +199,110 @@ class Remote:
         except BaseException:  # such as an interrupt while it waits
             self.abandon()
             raise
+        finally:
+            self._stats.wait_time += self._clock() - begun
         self._breaker.succeed()
-        positions = max(1, reply.held - self._held)
-        self.pace.called(self._clock() - call.begun, reply.us.model / 1e6, positions)
-        self.pace.judged(list(reply.betas[len(reply.betas) - call.n_judged(reply) :]))
-        if self._ids is None:
-            self._ids = list(text)
-        self._settings, self._settings_sent = settings, True
-        self._ids += [draft.id for draft in call.drafts[: reply.accepted]]
-        self._ids += reply.tokens
-        self._held = min(reply.held, len(self._ids))
-        del self._skipped[: len(call.skipped)]
+        self._learn(call, reply)
         return reply
+
+    def _learn(self, call: Call, reply: Reply) -> None:
+        """Take over what an answer says: ids held, times, acceptance."""
+        transcript, info = self._transcript, self.info
+        assert transcript is not None and info is not None  # noqa: S101, PT018 - it answered
+        model = reply.us.model / 1e6
+        self._stats.cloud_time += model
+        self.latency.called(self._clock() - call.begun, model, max(1, reply.held - call.held))
+        self.latency.judged(list(call.judged_betas(reply)))
+        self._id, self._prompt = call.session_id, list(call.prompt or ())
+        self._settings, self._settings_sent = call.settings, True
+        transcript.end_ids |= info.end_ids
+        stand = len(call.drafts) if call.is_contrast else reply.accepted
+        transcript.held = min(reply.held - len(self._prompt), len(call.reply_ids) + stand)
+
+    def count_traffic(self) -> None:
+        """Add to the statistics what the reply has cost on the link since it was last asked."""
+        self._stats.add_traffic(self._traffic, self.link.traffic)
+        self._traffic = replace(self.link.traffic)
+
+    def abandon(self) -> None:
+        """Stop waiting for a call; its thread is left behind, and ends when its sockets close."""
+        self._call_deadline.cancel()
+        self.link.reset()
+        if self._worker is not None:
+            self._worker.retire()
+            self._worker = None
+        self._breaker.abandon()
+        self._settings_sent = False
+
+    def close(self) -> None:
+        """Say goodbye, as far as that is quick, and let the thread end. Twice is fine."""
+        if self._worker is not None:
+            if self._settings_sent and self.ready:
+                goodbye = Deadline(_GOODBYE)
+                ended = self._worker.submit(lambda _: self.link.forget(self._id, goodbye))
+                with contextlib.suppress(CloudError, NotYet):  # it forgets by itself in time
+                    ended.result(timeout=_GOODBYE)
+            self._worker.retire()
+            self._worker = None
+
+    @property
+    def _thread(self) -> Worker:
+        if self._worker is None:
+            self._worker = Worker("uhlm-link")
+        return self._worker
+
+    @property
+    def _text(self) -> list[int]:
+        """Ids as the verifier should have them; a view of the transcript."""
+        reply = self._transcript.reply_ids if self._transcript is not None else []
+        return [] if self._prompt is None else self._prompt + reply
+
+    @property
+    def _held(self) -> int:
+        """How many of them it has."""
+        if self._prompt is None or self._transcript is None:
+            return 0
+        return max(0, len(self._prompt) + self._transcript.held)
+
+    def _introduce(self, deadline: Deadline) -> Info:
+        """Runs in the thread: who is the verifier, and does it fit?"""
+        if self.info is None:
+            info = self.link.info(deadline)
+            require_same(self._vocab.fingerprint, info.fingerprint, self._name, info.model)
+            if info.random != SCHEME:
+                raise Refused(f"the verifier draws by {info.random}, not {SCHEME}; update one")
+            self.info = info
+        return self.info
+
+    def _exchange(self, call: Call) -> Reply:
+        """Runs in the thread; changes nothing but the call."""
+        info = self._introduce(call.deadline)
+        if call.prompt is None:
+            try:
+                call.prompt = tuple(self._render(info))
+            except (ModelError, ResourceError) as error:  # its template comes from the verifier
+                raise Refused(f"{info.model} (cloud): {error}") from None
+            call.settings = call.settings.model_copy(update={"origin": len(call.prompt)})
+        try:
+            return exchange(call, self.link, info, len(self._vocab))
+        except Rejected as error:
+            # No user can cause this: tell whoever reads logs, and try with nothing to build on.
+            _log.warning(
+                "the verifier rejected call %d, sending everything anew: %s", call.id, error
+            )
+            call.session_id = secrets.token_hex(16)
+            call.held, call.settings_sent = 0, False
+            return exchange(call, self.link, info, len(self._vocab))
+
+    def _render(self, info: Info) -> list[int]:
+        """The prompt as the verifier's template has it. Raises ModelError, ResourceError."""
+        if self._messages is None:
+            return list(self._plain)
+        if self._chat is None:
+            self._chat = ChatEncoder(self._vocab, info)
+        return self._chat.encode(self._messages)
 
     def _fail(self, call: Call, error: CloudError | None) -> None:
         retry_after = error.retry_after if isinstance(error, Overloaded) else None
         cost = None if error is None else error.cost
         self._breaker.fail(self._clock() - call.begun if cost is None else cost, retry_after)
-
-    def abandon(self) -> None:
-        """Stop waiting for a call; its thread and connection are left to end by themselves."""
-        self._deadline.cancel()
-        self.link.reset()
-        self._worker.retire()
-        self._worker = Worker("uhlm-link")
-        self._breaker.abandon()
-        self._settings_sent = False
-
-
-def _agrees(conflict: Conflict, ids: Sequence[int]) -> bool:
-    """Is what the verifier holds the beginning of our own text?"""
-    held = conflict.held
-    return held <= len(ids) and conflict.held_prefix == prefix_hash(ids[:held])

@@ -15,9 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from uhlm_edge.common.errors import CloudError, Overloaded, Refused, Unreachable
-from uhlm_edge.edge.events import Draft
-from uhlm_edge.edge.link.http import Deadline, HttpLink
-from uhlm_edge.edge.link.session import Remote
+from uhlm_edge.edge.cache import TokenCache
+from uhlm_edge.edge.events import Draft, Outcome
+from uhlm_edge.edge.link.http import HttpLink
+from uhlm_edge.edge.link.protocol import Deadline
+from uhlm_edge.edge.link.session import Prompt, Session
+from uhlm_edge.edge.stats import Stats
+from uhlm_edge.edge.transcript import Transcript
 from uhlm_edge.lm.engines.llama import LlamaEngine
 from uhlm_edge.lm.engines.options import EngineOptions
 from uhlm_edge.lm.row import Row
@@ -100,30 +104,38 @@ def test_a_crash_in_the_middle_costs_nothing_but_the_calls_meanwhile(
 ) -> None:
     prompt = slm.vocab.tokenize("The weather is")
     sampler = Sampler()
-    remote = Remote(HttpLink(server.url, KEY), slm.vocab, "slm", deadline=30.0)
-    remote.begin(lambda _: prompt, sampler, LLM, 7)
-    ids = list(prompt)
+    session = Session(HttpLink(server.url, KEY), slm.vocab, "slm", deadline=30.0)
+    slm.truncate(0)
+    cache = TokenCache(slm)
+    text = Transcript(cache, prompt, 64, lambda: 0.0)
+    session.begin(text, Prompt(prompt, None, 7, 64), sampler, LLM, Stats("test"))
 
     def ask() -> Reply:
-        slm.truncate(0)
-        q = sampler.distribution(Row(slm.eval(ids)[0]))
-        draft = Draft(len(ids) - len(prompt), q.draw(0.5), q)
-        reply = remote.conclude(remote.submit([draft]))
-        ids.extend([draft.id] if reply.accepted else reply.tokens)
+        q = sampler.distribution(Row(cache.row()))
+        text.push(Draft(len(text.tokens), q.draw(0.5), q))
+        try:
+            reply = session.conclude(session.submit(text.drafts))
+            if reply.accepted:
+                text.commit_draft(uploaded=True, accepted=True)
+        finally:
+            text.rollback()
+        for token in reply.tokens:
+            text.commit(token, None, Outcome(reply.accepted, reply.tokens))
+        text.answered = len(text.tokens)
         return reply
 
     for _ in range(3):
         ask()
-    settled = list(ids)
+    settled = list(cache.ids)
     server.stop()
     with pytest.raises(Unreachable):
         ask()
-    assert ids == settled
+    assert cache.ids == settled
     server.start()
-    wait_until(lambda: remote.ready)
+    wait_until(lambda: session.ready)
     reply = ask()
-    assert reply.held == len(ids) == len(settled) + 1
-    remote.close()
+    assert reply.held == len(cache) == len(settled) + 1
+    session.close()
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:

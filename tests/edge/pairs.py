@@ -15,14 +15,16 @@ from typing import Literal
 from uhlm_edge.cloud.keys import Keys
 from uhlm_edge.cloud.service import Service
 from uhlm_edge.cloud.verifier import Verifier
-from uhlm_edge.common.errors import ProtocolError, Refused, Unreachable
-from uhlm_edge.edge.decode.cache import TokenCache
-from uhlm_edge.edge.decode.loop import Device, Prompt, ReplyLoop
+from uhlm_edge.common.errors import ProtocolError, Rejected, Unreachable
+from uhlm_edge.edge.cache import TokenCache
+from uhlm_edge.edge.decode.drafter import Device
+from uhlm_edge.edge.decode.loop import ReplyLoop
 from uhlm_edge.edge.events import Event, Notice, SkippedVerdict, Token
 from uhlm_edge.edge.link.breaker import Breaker
-from uhlm_edge.edge.link.http import Deadline
+from uhlm_edge.edge.link.call import Call
 from uhlm_edge.edge.link.in_process import LocalLink
-from uhlm_edge.edge.link.session import Call, Remote
+from uhlm_edge.edge.link.protocol import Deadline
+from uhlm_edge.edge.link.session import Prompt, Session
 from uhlm_edge.edge.policy.strategy import Strategy
 from uhlm_edge.lm.draws import Draws, Purpose, uniform
 from uhlm_edge.lm.row import Row
@@ -86,7 +88,7 @@ class FaultyLink(LocalLink):
         try:
             answer = super().verify(session_id, request, n_vocab, deadline)
         except OutOfRange as error:  # HTTP 422
-            raise Refused(str(error)) from None
+            raise Rejected(str(error)) from None
         if fault == "answer lost":
             raise Unreachable("the answer was lost")
         if fault == "late":
@@ -102,7 +104,7 @@ class FaultyLink(LocalLink):
         return answer
 
 
-class StagedRemote(Remote):
+class StagedSession(Session):
     """Waits for what the link does, not for time: a late call is one whose deadline is over."""
 
     def conclude(self, call: Call) -> Reply:
@@ -115,7 +117,7 @@ class StagedRemote(Remote):
         link.stirred.clear()
         if link.is_late:
             link.is_late = False
-            call = replace(call, deadline=Deadline(0.0))
+            call.deadline = Deadline(0.0)
         return super().conclude(call)
 
 
@@ -128,7 +130,7 @@ class Pair:
     context: FakeContext
     service: Service
     link: FaultyLink
-    remote: Remote
+    session: Session
     clock: Clock
     loops: list[ReplyLoop] = field(default_factory=list)
 
@@ -144,9 +146,9 @@ class Pair:
         """A new reply."""
         loop = ReplyLoop(
             self.device,
-            None if offline else self.remote,
+            Session(None, self.device.vocab) if offline else self.session,
             strategy,
-            Prompt(prompt, lambda _: list(prompt), seed, max_tokens),
+            Prompt(prompt, None, seed, max_tokens),
             pipelined,
         )
         self.loops.append(loop)
@@ -200,14 +202,14 @@ def pair(
     engine = FakeEngine(device, n_ctx)
     link, clock = FaultyLink(service, fault), Clock()
     link.held = patient
-    remote = StagedRemote(link, engine.vocab, device.name, breaker=Breaker(clock))
+    session = StagedSession(link, engine.vocab, device.name, breaker=Breaker(clock))
     at_hand = Device(TokenCache(engine), sampler, wire_top, measure=measure)
     try:
-        yield Pair(at_hand, engine, context, service, link, remote, clock)
+        yield Pair(at_hand, engine, context, service, link, session, clock)
     finally:
         link.held = False
         link.release.set()
-        remote._worker.close()
+        session.close()
 
 
 @dataclass(frozen=True)

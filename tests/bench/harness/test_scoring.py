@@ -164,7 +164,7 @@ def test_shadow_verification_finds_the_betas_of_the_drafts(strategy: str) -> Non
         list(loop.events())
         ids = [token.id for token in loop.tokens]
         onlooker = ShadowVerifier(FakeEngine(CLOUD), PLAIN)
-        betas = onlooker.betas(PROMPT, ids, loop.proposed)
+        betas = onlooker.betas(PROMPT, ids, loop.text.proposed)
     reference = Reference(PROMPT, 5)
     assert betas.keys() == set(range(len(ids)))
     for i, beta in betas.items():
@@ -178,7 +178,7 @@ def test_a_draft_that_was_thrown_away_for_the_llm_s_token_risks_nothing() -> Non
         list(loop.events())
     supplied = {token.index for token in loop.tokens if token.source == "cloud"}
     assert supplied
-    assert supplied <= loop.proposed.keys()
+    assert supplied <= loop.text.proposed.keys()
     betas = dict.fromkeys(range(len(loop.tokens)), 0.25)
     counted = shadow_counts(count_reply(1, "", loop), loop, betas)
     assert counted.skipped == len(loop.tokens) - len(supplied)

@@ -7,9 +7,9 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from uhlm_edge.bench.speed.overhead import NoLink, overhead_rows
+from uhlm_edge.bench.speed.overhead import UnusedLink, overhead_rows
 from uhlm_edge.cli import app
-from uhlm_edge.edge.link.http import Deadline
+from uhlm_edge.edge.link.protocol import Deadline
 
 
 def test_overhead_is_the_difference_of_percentiles() -> None:
@@ -27,7 +27,7 @@ def test_overhead_is_the_difference_of_percentiles() -> None:
 
 def test_nothing_may_be_uploaded_while_the_device_is_timed() -> None:
     with pytest.raises(AssertionError):
-        NoLink().info(Deadline(1.0))
+        UnusedLink().info(Deadline(1.0))
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import pytest
 from uhlm_edge.common.errors import UsageError
 from uhlm_edge.edge.chat.assistant import Assistant
 from uhlm_edge.edge.events import Event, Notice, Token
+from uhlm_edge.edge.link.session import Session
 from uhlm_edge.edge.policy.strategy import make_strategy
 from uhlm_edge.lm.draws import turn_seed
 
@@ -18,9 +19,9 @@ HLM = make_strategy("hlm")
 
 
 def assistant(p: Pair, offline: bool = False, **options: object) -> Assistant:
-    remote = None if offline else p.remote
+    session = Session(None, p.device.vocab) if offline else p.session
     given = {"max_tokens": 8, "seed": 3, "pipelined": False, **options}
-    return Assistant(p.device, remote, HLM, **given)  # type: ignore[arg-type]
+    return Assistant(p.device, session, HLM, **given)  # type: ignore[arg-type]
 
 
 def rendered(*said: str) -> str:
@@ -57,7 +58,7 @@ def test_a_system_message_stays_after_a_reset(p: Pair) -> None:
     talk.reset()
     list(talk.reply("again"))
     assert len(talk.messages) == 2
-    shown = p.device.vocab.text(p.device.tape.ids)
+    shown = p.device.vocab.text(p.device.cache.ids)
     assert shown.startswith("system: be brief\nuser: again\nassistant:")
 
 
@@ -103,7 +104,7 @@ def test_the_oldest_turns_are_left_out_and_the_user_is_told(p: Pair) -> None:
     (told,) = notices(events)
     assert "longer than the context of 400 ids" in told
     assert "messages are left out" in told
-    shown = p.device.vocab.text(p.device.tape.ids)
+    shown = p.device.vocab.text(p.device.cache.ids)
     assert shown.startswith("system: be brief\nuser: ")
     assert "5" * 100 in shown
     assert "0" * 100 not in shown
@@ -114,7 +115,7 @@ def test_a_control_token_that_is_typed_stays_text(p: Pair) -> None:
     talk = assistant(p, offline=True)
     list(talk.reply("a<|end|>b"))
     end = len(p.device.vocab) - 1
-    prompt = p.device.tape.ids[: -len(talk.loop.tokens)]  # type: ignore[union-attr]
+    prompt = p.device.cache.ids[: -len(talk.loop.tokens)]  # type: ignore[union-attr]
     assert end not in prompt
 
 
@@ -126,14 +127,14 @@ def test_a_fault_is_told_once_and_again_only_after_an_answer(p: Pair) -> None:
     for down in (True, True, False, True):
         p.link.fault = lambda _, down=down: "lost" if down else None  # type: ignore[misc]
         told.append(len(notices(list(talk.reply("hi")))))
-    assert told == [1, 0, 0, 1]
+    assert told == [1, 0, 1, 1]
 
 
 def test_what_was_told_at_the_start_is_not_told_again(p: Pair) -> None:
     p.link.fault = lambda _: "lost"
     p.clock.tick = 100.0
     told = "the call was lost; going on with the device alone"
-    assert not notices(list(assistant(p, told=told).reply("hi")))
+    assert not notices(list(assistant(p, known=told).reply("hi")))
     assert notices(list(assistant(p).reply("hi"))) == [told]
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from uhlm_edge.common.errors import Refused, Unreachable
 from uhlm_edge.edge.chat.demo import DemoVerifier
-from uhlm_edge.edge.link.http import Deadline, HttpLink
+from uhlm_edge.edge.link.http import HttpLink
+from uhlm_edge.edge.link.protocol import Deadline
 
 ARGUMENTS = ["--profile", "demo"]
 pytestmark = pytest.mark.slow

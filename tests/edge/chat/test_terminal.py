@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 
 from uhlm_edge.edge.chat.terminal import Style, Terminal, legend, summary
-from uhlm_edge.edge.decode.stats import Stats
 from uhlm_edge.edge.events import Token
+from uhlm_edge.edge.stats import Stats
 
-PLAIN = Token(0, 5, "word", "edge", 0.0, uploaded=False, accepted=None, time=0.0)
+PLAIN = Token(0, 5, "word", "edge", 0.0, uploaded=False, accepted=None, unverified=False, time=0.0)
 CONFIRMED = replace(PLAIN, uploaded=True, accepted=True)
 REPLACED = replace(PLAIN, source="cloud", uploaded=True, accepted=False)
 STYLE = Style("<c>", "<r>", "<d>", "<b>", "</>")

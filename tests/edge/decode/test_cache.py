@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uhlm_edge.common.errors import ContextFull
-from uhlm_edge.edge.decode.cache import TokenCache
+from uhlm_edge.edge.cache import TokenCache
 
 from ...fakes import DEVICE, FakeEngine
 

@@ -105,7 +105,7 @@ def test_a_reply_that_is_stopped_leaves_both_sides_in_step(
         events.close()
         p.link.release.set()
         assert said == [token.id for token in loop.tokens]
-        assert p.device.tape.ids == PROMPT + said
+        assert p.device.cache.ids == PROMPT + said
         assert loop.stats.tokens == len(said)
         assert loop.stats.elapsed > 0.0
         p.link.held = False

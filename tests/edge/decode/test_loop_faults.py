@@ -111,7 +111,7 @@ def test_a_verifier_that_forgot_everything_gets_it_again() -> None:
         for event in p.loop(HLM, PROMPT).events():
             assert isinstance(event, Token)
             assert event.id == reference(0).hlm[event.index]
-            p.service.verifier.store.drop(("", p.remote._session_id))
+            p.service.verifier.store.drop(("", p.session._id))
         assert p.loops[0].stats.offline_reason is None
 
 

@@ -6,15 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from uhlm_edge.edge.decode.stats import Stats
 from uhlm_edge.edge.events import Notice, SkippedVerdict, Token
-from uhlm_edge.edge.link.http import Traffic
+from uhlm_edge.edge.stats import Stats, Traffic
 
-SKIPPED = Token(0, 5, "a", "edge", 0.0, uploaded=False, accepted=None, time=0.25)
+SKIPPED = Token(0, 5, "a", "edge", 0.0, uploaded=False, accepted=None, unverified=False, time=0.25)
 CONFIRMED = replace(SKIPPED, uploaded=True, accepted=True, time=0.5)
 REPLACED = replace(SKIPPED, source="cloud", uploaded=True, accepted=False)
 SUPPLIED = replace(SKIPPED, source="cloud", uploaded=True, accepted=None)
-FAILED = replace(SKIPPED, uploaded=True, accepted=None)
+FAILED = replace(SKIPPED, uploaded=True, accepted=None, unverified=True)
 
 
 def test_only_tokens_count() -> None:
@@ -29,6 +28,7 @@ def test_a_token_counts_as_what_became_of_it() -> None:
     for token in (SKIPPED, CONFIRMED, REPLACED, SUPPLIED, FAILED):
         stats.add(token)
     assert stats.tokens == 5
+    assert stats.unverified == 1
     assert stats.from_llm == 3  # a call that failed brought no verdict
     assert stats.rejected == 1
     assert stats.transmission_rate == 3 / 5

@@ -1,4 +1,4 @@
-"""A Remote with a verifier in this process, and the ids that it should hold."""
+"""A session with a verifier in this process, and the text that it is about."""
 
 from __future__ import annotations
 
@@ -8,17 +8,21 @@ import pytest
 
 from uhlm_edge.cloud.verifier import Verifier
 from uhlm_edge.common.errors import CloudError, Unreachable
-from uhlm_edge.edge.events import Draft
+from uhlm_edge.edge.cache import TokenCache
+from uhlm_edge.edge.events import Draft, Outcome
 from uhlm_edge.edge.link.breaker import Breaker
-from uhlm_edge.edge.link.http import Deadline, Traffic
-from uhlm_edge.edge.link.session import Remote
+from uhlm_edge.edge.link.protocol import Deadline
+from uhlm_edge.edge.link.session import Prompt, Session
+from uhlm_edge.edge.stats import Stats, Traffic
+from uhlm_edge.edge.transcript import Transcript
 from uhlm_edge.lm.draws import Purpose, uniform
 from uhlm_edge.lm.row import Row
 from uhlm_edge.lm.sampling import Sampler
 from uhlm_edge.lm.targets import LLM, Target
+from uhlm_edge.lm.template import Message
 from uhlm_edge.wire.messages import Conflict, Info, Limits, Reply, Request
 
-from ...fakes import CLOUD, DEVICE, FakeContext
+from ...fakes import CLOUD, DEVICE, FakeContext, FakeEngine
 
 PROMPT = list(b"hello, world")
 SAMPLER = Sampler()
@@ -37,6 +41,7 @@ class RecordingLink:
         self.lose = 0  # so many answers are lost on their way back
         self.asked = 0
         self.resets = 0
+        self.forgotten: list[str] = []
         self.n_ctx = n_ctx
         self.info_change: dict[str, object] = {}
         self.restart()
@@ -74,50 +79,69 @@ class RecordingLink:
             raise Unreachable("the answer was lost")
         return Reply.unpack(answer.pack(), request, n_vocab, session_id)
 
+    def forget(self, session_id: str, deadline: Deadline) -> None:
+        self.forgotten.append(session_id)
+
     def reset(self) -> None:
         self.resets += 1
 
 
 class Books:
-    """A Remote, and the ids that it should hold."""
+    """A session, and the text that it is about, as the loop would commit it."""
 
     def __init__(self, link: RecordingLink, seconds: float = 20.0) -> None:
         self.link = link
         self.now = 0.0
-        self.remote = Remote(
+        self.cache = TokenCache(FakeEngine(DEVICE, 5000))
+        self.session = Session(
             link, DEVICE.vocab, "fake-slm", seconds, Breaker(lambda: self.now), lambda: self.now
         )
         self.begin()
 
-    def begin(self, prompt: Sequence[int] = PROMPT, seed: int = 5, target: Target = LLM) -> None:
-        self.ids = list(prompt)
-        self.origin = len(prompt)
+    def begin(
+        self,
+        prompt: Sequence[int] = PROMPT,
+        seed: int = 5,
+        target: Target = LLM,
+        messages: Sequence[Message] | None = None,
+    ) -> None:
+        self.text = Transcript(self.cache, prompt, 4000, lambda: self.now)
+        asked = Prompt(prompt, messages, seed, 4000)
         self.seed = seed
-        self.remote.begin(lambda _: list(prompt), SAMPLER, target, seed)
+        self.session.begin(self.text, asked, SAMPLER, target, Stats("test"))
+
+    @property
+    def ids(self) -> list[int]:
+        return list(self.cache.ids)
 
     def drafts(self, n: int) -> list[Draft]:
-        ids, drafts = list(self.ids), []
+        """The next drafts, pushed onto the text."""
         for _ in range(n):
-            q = SAMPLER.distribution(Row(DEVICE.row(ids)))
-            index = len(ids) - self.origin
-            drafts.append(Draft(index, q.draw(uniform(self.seed, Purpose.DRAFT, index)), q))
-            ids.append(drafts[-1].id)
-        return drafts
+            q = SAMPLER.distribution(Row(DEVICE.row(self.ids)))
+            index = len(self.text.tokens) + len(self.text.drafts)
+            draft = Draft(index, q.draw(uniform(self.seed, Purpose.DRAFT, index)), q)
+            self.text.push(draft)
+        return list(self.text.drafts)
 
     def skip(self, n: int = 1) -> None:
-        for draft in self.drafts(n):
-            self.remote.skip(draft)
-            self.ids.append(draft.id)
+        for _ in self.drafts(n):
+            self.text.commit_draft(uploaded=False)
 
     def ask(self, n: int = 1, supply: int = 0) -> Reply:
-        drafts = self.drafts(n)
-        reply = self.remote.conclude(self.remote.submit(drafts, supply))
-        self.ids += [draft.id for draft in drafts[: reply.accepted]] + list(reply.tokens)
+        call = self.session.submit(self.drafts(n), supply)
+        reply = self.session.conclude(call)
+        for _ in range(reply.accepted):
+            self.text.commit_draft(uploaded=True, accepted=True)
+        self.text.rollback()
+        for token in reply.tokens:
+            self.text.commit(token, None, Outcome(reply.accepted, reply.tokens))
+        self.text.answered = len(self.text.tokens)
         return reply
 
     def fail(self, n: int = 1) -> CloudError:
-        call = self.remote.submit(self.drafts(n))
+        call = self.session.submit(self.drafts(n))
         with pytest.raises(CloudError) as caught:
-            self.remote.conclude(call)
+            self.session.conclude(call)
+        self.text.rollback()
         self.now += 1000.0  # until the breaker lets calls through again
         return caught.value

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from uhlm_edge.common.errors import CloudError, ConfigError
-from uhlm_edge.edge.link.http import Deadline, HttpLink
+from uhlm_edge.edge.link.http import HttpLink
+from uhlm_edge.edge.link.protocol import Deadline
 from uhlm_edge.wire.messages import Conflict, Reply, Request, prefix_hash
 
 from .raw_server import RawServer, http

@@ -8,18 +8,16 @@ from dataclasses import replace
 import pytest
 
 from uhlm_edge.common.errors import (
-    ModelError,
     ProtocolError,
     Refused,
     Unreachable,
     VocabularyMismatch,
 )
-from uhlm_edge.edge.link.http import Deadline
-from uhlm_edge.lm.targets import LLM, Contrastive
-from uhlm_edge.wire.messages import Conflict, Info, Limits, Request
+from uhlm_edge.lm.targets import Contrastive
+from uhlm_edge.wire.messages import Conflict, Limits, Request
 
 from ...fakes import FakeVocabulary
-from .books import PROMPT, SAMPLER, Books, RecordingLink
+from .books import PROMPT, Books, RecordingLink
 
 
 @pytest.fixture
@@ -31,7 +29,7 @@ def link() -> RecordingLink:
 def books(link: RecordingLink) -> Iterator[Books]:
     books = Books(link)
     yield books
-    books.remote.close()
+    books.session.close()
 
 
 def whole(request: Request) -> bool:
@@ -41,7 +39,7 @@ def whole(request: Request) -> bool:
 def test_nothing_is_sent_before_the_first_upload(books: Books) -> None:
     books.skip(5)
     assert (books.link.asked, books.link.requests) == (0, [])
-    assert books.remote.n_skipped == 5
+    assert books.text.n_skipped == 5
 
 
 def test_what_was_skipped_rides_along_with_its_weights(books: Books) -> None:
@@ -52,7 +50,7 @@ def test_what_was_skipped_rides_along_with_its_weights(books: Books) -> None:
     assert list(request.tokens[:-1]) == before
     assert len(request.weights) == 3
     assert len(reply.betas) == 4
-    assert books.remote.n_skipped == 0
+    assert books.text.n_skipped == 0
 
 
 def test_only_what_is_new_is_sent_and_settings_only_when_needed(books: Books) -> None:
@@ -95,7 +93,7 @@ def test_a_forgotten_session_is_sent_again_in_the_same_round_with_the_same_id(
     assert first.start > 0
     assert whole(second)
     assert (a.accepted, a.tokens, a.betas) == (b.accepted, b.tokens, b.betas)
-    other.remote.close()
+    other.session.close()
 
 
 def test_what_the_verifier_still_holds_is_not_sent_again(books: Books) -> None:
@@ -145,12 +143,12 @@ def test_a_lost_reply_leaves_the_books_as_they_were(books: Books, link: Recordin
         each.skip(2)
     link.lose = 1
     assert isinstance(books.fail(), Unreachable)
-    assert books.remote.n_skipped == 2
+    assert books.text.n_skipped == 2
     for _ in range(4):
         a, b = books.ask(), other.ask()
         assert (a.accepted, a.tokens, a.betas) == (b.accepted, b.tokens, b.betas)
     assert books.ids == other.ids
-    other.remote.close()
+    other.session.close()
 
 
 def test_the_first_reply_lost_leaves_the_books_as_they_were(books: Books) -> None:
@@ -179,7 +177,7 @@ def test_too_many_tokens_are_sent_in_several_calls() -> None:
     assert len({r.id for r in link.requests}) == 7
     books.ask()
     assert len(link.requests) == 8
-    books.remote.close()
+    books.session.close()
 
 
 @pytest.mark.parametrize("n", [13, 14, 15, 16, 17, 28, 29, 33])
@@ -196,7 +194,7 @@ def test_drafts_and_weights_never_go_out_before_the_last_part(n: int, drafts: in
     assert len(weights) == min(10, 16 - drafts)
     assert a.betas == b.betas[-len(a.betas) :]
     for each in (books, other):
-        each.remote.close()
+        each.session.close()
 
 
 def test_a_text_too_long_for_the_verifier_costs_no_call_and_is_no_refusal_for_ever() -> None:
@@ -209,7 +207,7 @@ def test_a_text_too_long_for_the_verifier_costs_no_call_and_is_no_refusal_for_ev
     books.ask()
     books.begin(list(range(17)))
     assert len(books.ask(0, supply=9).tokens) == 3
-    books.remote.close()
+    books.session.close()
 
 
 # Who the verifier is
@@ -226,23 +224,20 @@ def test_a_verifier_that_does_not_fit_is_not_asked_again(
     books: Books, change: dict[str, object], error: type[Exception]
 ) -> None:
     books.link.info_change = change
-    call = books.remote.submit(books.drafts(1))
+    call = books.session.submit(books.drafts(1))
     with pytest.raises(error):
-        books.remote.conclude(call)
+        books.session.conclude(call)
     books.now += 1e9
-    assert not books.remote.ready
+    assert not books.session.ready
     assert books.link.requests == []
 
 
 def test_a_template_of_the_verifier_that_fails_is_a_refusal(books: Books) -> None:
-    def render(_: Info) -> list[int]:
-        raise ModelError("the chat template fails")
-
+    books.link.info_change = {"template": "{{ raise_exception('no such role') }}"}
     for _ in range(2):
-        books.remote.begin(render, SAMPLER, LLM, 5)
-        with pytest.raises(Refused, match=r"fake-llm \(cloud\): the chat template fails"):
-            books.remote.conclude(books.remote.submit([]))
-        books.remote.info = books.link.info(Deadline(1))
+        books.begin(messages=[{"role": "user", "content": "hi"}])
+        with pytest.raises(Refused, match=r"fake-llm \(cloud\): .*no such role"):
+            books.session.conclude(books.session.submit([]))
 
 
 def test_a_contrast_without_its_laws_is_no_answer(books: Books) -> None:
@@ -250,4 +245,4 @@ def test_a_contrast_without_its_laws_is_no_answer(books: Books) -> None:
     verify = books.link.verify
     books.link.verify = lambda *a: replace(verify(*a), distributions=[b"\x01"])  # type: ignore
     with pytest.raises(ProtocolError, match="nonsense"):
-        books.remote.conclude(books.remote.submit(books.drafts(1), weigh=True))
+        books.session.conclude(books.session.submit(books.drafts(1)))

@@ -22,7 +22,7 @@ def link() -> RecordingLink:
 def books(link: RecordingLink) -> Iterator[Books]:
     books = Books(link)
     yield books
-    books.remote.close()
+    books.session.close()
 
 
 def test_a_late_answer_has_no_effect() -> None:
@@ -35,9 +35,9 @@ def test_a_late_answer_has_no_effect() -> None:
         assert release.wait(20)
 
     link.faults = [hang]
-    late = books.remote.submit(books.drafts(1))
+    late = books.session.submit(books.drafts(1))
     assert began.wait(20)
-    books.remote.abandon()
+    books.session.abandon()
     assert link.resets == 1
     for each in (books, other):
         each.begin([*PROMPT, 33], seed=9)
@@ -50,7 +50,7 @@ def test_a_late_answer_has_no_effect() -> None:
     settings = [r.settings.seed for r in link.requests[1:] if r.settings is not None]
     assert set(settings) == {9}
     for each in (books, other):
-        each.remote.close()
+        each.session.close()
 
 
 def test_an_abandoned_call_makes_no_further_tries() -> None:
@@ -65,13 +65,13 @@ def test_an_abandoned_call_makes_no_further_tries() -> None:
 
     books.ask()
     link.faults = [forget_later]
-    call = books.remote.submit(books.drafts(1))
+    call = books.session.submit(books.drafts(1))
     assert began.wait(20)
-    books.remote.abandon()
+    books.session.abandon()
     release.set()
     assert isinstance(call.future.exception(20), DeadlineExceeded)  # no re-send after the conflict
     assert len(link.requests) == 2
-    books.remote.close()
+    books.session.close()
 
 
 def test_a_call_that_hangs_ends_at_the_deadline_and_its_thread_after_it() -> None:
@@ -86,7 +86,7 @@ def test_a_call_that_hangs_ends_at_the_deadline_and_its_thread_after_it() -> Non
     assert "longer than 0.1 s" in str(books.fail())
     release.set()
     books.ask()
-    books.remote.close()
+    books.session.close()
     names = [t.name for t in threading.enumerate() if t.name == "uhlm-link"]
     for thread in threading.enumerate():
         if thread.name == "uhlm-link":
@@ -100,6 +100,6 @@ def test_an_interrupt_while_waiting_abandons_the_call(books: Books) -> None:
 
     books.link.faults = [interrupted]
     with pytest.raises(KeyboardInterrupt):
-        books.remote.conclude(books.remote.submit(books.drafts(1)))
+        books.session.conclude(books.session.submit(books.drafts(1)))
     assert books.link.resets == 1
     books.ask()

@@ -5,10 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..events import Event, Token
-from ..link.http import Traffic
+from .events import Event, Token
 
-__all__ = ["Stats"]
+__all__ = ["Stats", "Traffic"]
+
+
+@dataclass
+class Traffic:
+    """Bytes since a link was made. Wire bytes include request line, status line and headers."""
+
+    calls: int = 0
+    payload_up: int = 0
+    payload_down: int = 0
+    wire_up: int = 0
+    wire_down: int = 0
 
 
 @dataclass
@@ -20,6 +30,7 @@ class Stats:
         uploads: calls that asked about tokens or for tokens.
         from_llm: ids judged or supplied by the LLM on request.
         rejected: drafts that the LLM replaced.
+        unverified: tokens on which the strategy wanted a verdict and got none.
         prefill_time: the prompt on the device.
         device_time: decode, sampling, uncertainty and policy of all drafts.
         drafts: tokens drafted, thrown away ones included.
@@ -37,6 +48,7 @@ class Stats:
     audits: int = 0
     from_llm: int = 0
     rejected: int = 0
+    unverified: int = 0
     drafts: int = 0
     elapsed: float = 0.0
     first_token: float | None = None
@@ -53,10 +65,11 @@ class Stats:
     pipelined: bool = False
 
     def add(self, event: Event) -> None:
-        """Count a settled token."""
+        """Count a committed token."""
         if not isinstance(event, Token):
             return
         self.tokens += 1
+        self.unverified += event.unverified
         if self.first_token is None:
             self.first_token = event.time
         if event.uploaded and (event.accepted is not None or event.source == "cloud"):
@@ -91,7 +104,8 @@ class Stats:
         """The names of the command line's last JSON line; times in milliseconds."""
         as_they_are = (
             "strategy", "threshold", "draft_limit", "pipelined", "offline_reason", "tokens",
-            "uploads", "calls", "audits", "rejected", "uplink_bytes", "downlink_bytes",
+            "uploads", "calls", "audits", "rejected", "unverified", "uplink_bytes",
+            "downlink_bytes",
         )  # fmt: skip
         return {
             **{name: getattr(self, name) for name in as_they_are},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...lm.engines.protocol import Engine, Logits
+from ..lm.engines.protocol import Engine, Logits
 
 __all__ = ["TokenCache"]
 

@@ -1,0 +1,144 @@
+"""The device's side of a token: one pass of its model, a draw, and what policies ask about it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...lm.draws import Draws, Purpose
+from ...lm.sampling import Distribution, Probs, Sampler
+from ...lm.targets import Contrastive, Target
+from ...lm.uncertainty import Estimator, sampled
+from ...lm.vocabulary import Vocabulary
+from ...wire.messages import Info
+from ..cache import TokenCache
+from ..events import Draft
+from ..link.latency import LatencyModel
+from ..policy.reward import RewardHead
+from ..stats import Stats
+
+__all__ = ["Device", "Drafter"]
+
+
+@dataclass(frozen=True)
+class Device:
+    """What stays the same from reply to reply on the device.
+
+    Attributes:
+        cache: ids and the engine that follows them.
+        sampler: how q is made from logits; the verifier applies the same.
+        wire_top: most ids in q.
+        k: perturbed samples per draft.
+        estimator: of u.
+        measure: estimate u even if the policy does not ask for it.
+        backend: which backend took the layers, as it says itself.
+        head: what expects acceptance, for policies that ask it.
+    """
+
+    cache: TokenCache
+    sampler: Sampler
+    wire_top: int = 64
+    k: int = 20
+    estimator: Estimator = sampled
+    measure: bool = False
+    backend: str = ""
+    head: RewardHead | None = None
+
+    @property
+    def vocab(self) -> Vocabulary:
+        return self.cache.engine.vocab
+
+
+class Drafter:
+    """Makes the drafts of one reply.
+
+    Args:
+        device: model, sampler, estimator, head.
+        needs: fields of a Draft that the policy reads.
+        target: what drafts are judged by; a contrast needs the whole q.
+        seed: of the reply.
+        latency: is told what a draft takes.
+        stats: gets the times.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        needs: frozenset[str],
+        target: Target,
+        seed: int,
+        latency: LatencyModel,
+        stats: Stats,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.target = target
+        self.seed = seed
+        self._wire_top = device.wire_top
+        self._device, self._cache = device, device.cache
+        self._draws = Draws(seed, device.k)
+        self._measures = device.measure or "uncertainty" in needs
+        self._latency, self._stats, self._clock = latency, stats, clock
+        if device.head is not None:
+            device.head.reset()
+
+    def draft(self, index: int) -> Draft:
+        """Draw the token at `index` of the reply from q.
+
+        Raises:
+            ContextFull, EngineError: the model cannot go on.
+        """
+        device, begun = self._device, self._read_prompt()
+        row = self._cache.row()
+        q = device.sampler.distribution(row, self._wire_top)
+        token = q.draw(self._draws.one(Purpose.DRAFT, index))
+        u = reward = log_q = None
+        if self._measures:
+            thetas, perturbs = self._draws.thetas(index), self._draws.perturbs(index)
+            u = device.estimator(row, token, thetas, perturbs)
+            if device.head is not None:
+                reward = device.head.score(index, row, token, u)
+        if isinstance(self.target, Contrastive):
+            log_q = log_probs(row, device.sampler)
+        took = self._clock() - begun
+        self._stats.drafts += 1
+        self._stats.device_time += took
+        self._latency.drafted(took)
+        return Draft(index, token, q, u, reward, log_q)
+
+    def distribution(self) -> Distribution:
+        """q after the last id: what the LLM's proposal is judged by."""
+        begun = self._clock()
+        q = self._device.sampler.distribution(self._cache.row(), self._wire_top)
+        self._stats.device_time += self._clock() - begun
+        return q
+
+    def limit_q(self, info: Info | None) -> None:
+        """The verifier may take fewer ids in q than the device would send."""
+        if info is not None:
+            self._wire_top = min(self._device.wire_top, info.limits.wire_top)
+
+    @property
+    def draws(self) -> Draws:
+        """The random numbers of the reply."""
+        return self._draws
+
+    def _read_prompt(self) -> float:
+        """Evaluate a prompt apart, so that its time is not a token's; return when that was done."""
+        begun = self._clock()
+        if self._cache.unread > 1:
+            self._cache.read_all_but_last()
+            done = self._clock()
+            self._stats.prefill_time += done - begun
+            return done
+        return begun
+
+
+def log_probs(row: NDArray[np.float32], sampler: Sampler) -> Probs:
+    """Logarithms of the device's whole q under the sampler's temperature, shape (V,)."""
+    y = np.subtract(row, row.max(), dtype=np.float64) / (sampler.temperature or 1.0)
+    log_q: Probs = y - np.log(np.exp(y).sum())
+    return log_q
