@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     )
     from .edge.api.hybrid import Hybrid
     from .edge.api.reply import AsyncReply, Reply, provenance
-    from .edge.decode.stats import Stats
     from .edge.events import SkippedVerdict, Token
+    from .edge.stats import Stats
 
 __version__ = "0.1.0"
 
@@ -52,7 +52,7 @@ _HOME = {
     **dict.fromkeys(["AsyncReply", "Reply", "provenance"], "edge.api.reply"),
     "Hybrid": "edge.api.hybrid",
     "SkippedVerdict": "edge.events",
-    "Stats": "edge.decode.stats",
+    "Stats": "edge.stats",
     "Token": "edge.events",
 }
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ...common.worker import Worker
-from ..decode.stats import Stats
 from ..events import Draft, Notice, SkippedVerdict, Token
+from ..stats import Stats
 from .assistants import Writing
 from .stops import until_stop
 
@@ -24,13 +24,13 @@ Provenance = Literal["device", "confirmed", "replaced", "unverified"]
 def provenance(token: Token) -> Provenance:
     """Who wrote a token: the device alone, the device with the cloud's consent, or the cloud.
 
-    `unverified`: the verifier was to be asked, and did not answer.
+    `unverified`: a verdict was wanted, and the verifier was away.
     """
     if token.source == "cloud":
         return "replaced"
     if token.accepted:
         return "confirmed"
-    return "unverified" if token.uploaded and token.accepted is None else "device"
+    return "unverified" if token.unverified else "device"
 
 
 @dataclass

@@ -77,6 +77,7 @@ class Drafter:
     ) -> None:
         self.target = target
         self.seed = seed
+        self.n_vocab = len(device.vocab)
         self._wire_top = device.wire_top
         self._device, self._cache = device, device.cache
         self._draws = Draws(seed, device.k)

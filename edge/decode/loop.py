@@ -60,9 +60,9 @@ class ReplyLoop:
     ) -> None:
         self.stats = Stats(strategy.name)
         self.state = State.DRAFTING
-        self._n_vocab = len(device.vocab)
         self._session, self._strategy = session, strategy
         self.text = Transcript(device.cache, prompt.ids, prompt.max_tokens, clock)
+        self.tokens = self.text.tokens
         self._drafter = Drafter(
             device, strategy.policy.needs, strategy.target, prompt.seed, session.latency,
             self.stats, clock,
@@ -89,11 +89,6 @@ class ReplyLoop:
             self._session.count_traffic()
             self.stats.elapsed = self.text.elapsed
             self.stats.threshold = self._strategy.policy.threshold
-
-    @property
-    def tokens(self) -> list[Token]:
-        """The reply so far."""
-        return self.text.tokens
 
     def _round(self) -> Iterator[Event]:
         """Draft, decide, verify or commit: the step that is due."""
@@ -164,7 +159,7 @@ class ReplyLoop:
         for verdict in call.skipped_verdicts(reply):
             self._strategy.policy.observe(verdict)
             yield verdict
-        for outcome in outcomes(call, reply, self._drafter, self._n_vocab):
+        for outcome in outcomes(call, reply, self._drafter):
             yield from self._commit(outcome)
             if self.text.ended:
                 break

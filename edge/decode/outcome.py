@@ -19,34 +19,31 @@ from .drafter import Drafter
 __all__ = ["outcomes"]
 
 
-def outcomes(call: Call, reply: Reply, drafter: Drafter, n_vocab: int) -> Iterator[Outcome]:
+def outcomes(call: Call, reply: Reply, drafter: Drafter) -> Iterator[Outcome]:
     """What to commit, in order; each is asked for when the one before has been committed.
 
     Args:
         call: its drafts are the first of those not committed.
         reply: the answer.
         drafter: of the reply.
-        n_vocab: V.
     """
     if isinstance(drafter.target, Contrastive) and call.drafts:
-        verdict = _judge_contrast(call.drafts, reply, drafter.target, drafter.seed, n_vocab)
+        verdict = _judge_contrast(call.drafts, reply, drafter.target, drafter.seed, drafter.n_vocab)
         tokens = [] if verdict.replacement is None else [verdict.replacement]
         yield Outcome(verdict.accepted, tokens, verdict=False, held=False)
         return
     yield Outcome(reply.accepted, reply.tokens, verdict=False if call.drafts else None)
     if reply.proposal is not None:
-        yield _judge_proposal(call, reply, reply.proposal, drafter, n_vocab)
+        yield _judge_proposal(call, reply, reply.proposal, drafter)
 
 
-def _judge_proposal(
-    call: Call, reply: Reply, proposal: int, drafter: Drafter, n_vocab: int
-) -> Outcome:
+def _judge_proposal(call: Call, reply: Reply, proposal: int, drafter: Drafter) -> Outcome:
     """The roles swapped: the LLM proposed, from the p that it sent, and the device judges.
 
     arXiv 2502.01662, section 3.
     """
-    p = Reply.proposed_from(reply.distributions[0], proposal, n_vocab)
-    r = aim(drafter.target, drafter.distribution(), p.probs(n_vocab))
+    p = Reply.proposed_from(reply.distributions[0], proposal, drafter.n_vocab)
+    r = aim(drafter.target, drafter.distribution(), p.probs(drafter.n_vocab))
     position = len(call.reply_ids) + len(call.drafts)
     replacement = judge([proposal], [p], [r], drafter.seed, position).replacement
     if replacement is None:

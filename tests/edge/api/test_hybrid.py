@@ -53,7 +53,7 @@ def test_a_token_says_who_wrote_it_and_the_statistics_agree(pair: Hybrid) -> Non
 def test_each_verdict_has_its_provenance(
     source: Any, uploaded: bool, accepted: bool | None, said: str
 ) -> None:
-    token = Token(0, 1, "a", source, 0.5, uploaded, accepted, 0.0)
+    token = Token(0, 1, "a", source, 0.5, uploaded, accepted, said == "unverified", 0.0)
     assert provenance(token) == said
 
 
@@ -193,7 +193,7 @@ def test_sections_of_the_configuration_are_options_too() -> None:
 
 
 def test_a_token_is_frozen() -> None:
-    token = Token(0, 1, "a", "edge", None, False, None, 0.0)
+    token = Token(0, 1, "a", "edge", None, False, None, False, 0.0)
     with pytest.raises(AttributeError):
         token.text = "b"  # type: ignore[misc]
     assert replace(token, text="b").text == "b"

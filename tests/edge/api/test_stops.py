@@ -12,7 +12,9 @@ TEXT = st.text("ab", max_size=4)
 
 
 def tokens(pieces: list[str]) -> list[Token]:
-    return [Token(i, 0, text, "edge", None, False, None, 0.0) for i, text in enumerate(pieces)]
+    return [
+        Token(i, 0, text, "edge", None, False, None, False, 0.0) for i, text in enumerate(pieces)
+    ]
 
 
 @given(st.lists(TEXT, max_size=12), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3))
