@@ -21,7 +21,7 @@ from ..link.latency import LatencyModel
 from ..policy.reward import RewardHead
 from ..stats import Stats
 
-__all__ = ["Device", "Drafter"]
+__all__ = ["Device", "Drafter", "log_probs"]
 
 
 @dataclass(frozen=True)
