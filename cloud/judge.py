@@ -78,6 +78,7 @@ class Judge:
         same = request.start or common_length(session.ids[: session.cached], ids)
         at = max(0, min(session.cached, same, stop - n_rows))
         session.ids = ids[: max(request.start, at)]  # should it fail below, this is what is true
+        session.read = len(session.ids)
         origin, target = settings.origin, settings.target
 
         betas: list[float] = []
@@ -121,6 +122,7 @@ class Judge:
                     rows = yield Ask(len(ids) + len(tokens) - 1, tokens[-1:], 1)
                     p = self._probs(settings, rows[0])
         session.ids = ids + tokens
+        session.read = len(session.ids) - bool(tokens)  # the last of them was not evaluated
         return Reply(
             id=request.id,
             start=request.start,

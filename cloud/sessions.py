@@ -32,6 +32,7 @@ class Session:
 
     Attributes:
         ids: what it holds. The context may hold one id less: the last needs no row yet.
+        read: how many of them the model may have read; what it read beyond was rejected.
         settings: of the current reply; None until a device sent some.
         last: the newest reply, returned again if its call is repeated.
         sequence: where its keys and values are; -1 while it is not seated.
@@ -45,6 +46,7 @@ class Session:
     """
 
     ids: list[int] = field(default_factory=list)
+    read: int = 0
     settings: Settings | None = None
     last: Reply | None = None
     sequence: int = -1
@@ -168,7 +170,8 @@ class SessionStore:
         if session.forgotten:
             self._unseat(session)
             return
-        session.cached = self._context.length(session.sequence)
+        session.cached = min(self._context.length(session.sequence), session.read)
+        self._context.truncate(session.cached, session.sequence)
         if session.cached < session.shared:
             session.shared = session.cached
         self._charge(session, session.cached - session.shared)

@@ -17,11 +17,11 @@ from ...common.errors import ConfigError, UsageError
 from ...configs.config import Config, StrategyOptions
 from ...configs.layers import changed
 from ...lm.template import Message
-from ...wire.messages import Info
 from ..chat.assemble import _PIPELINED, _pair, assemble
 from ..chat.assistant import Assistant
 from ..events import Draft, Event, Token
 from ..link.protocol import Link
+from ..link.session import Prompt
 from ..policy.reward import RewardHead
 from ..policy.strategy import Strategy
 from ..policy.tuning import PUBLISHED_THRESHOLD, find_tuning, needs_calibration, strategy_of
@@ -98,7 +98,7 @@ class _Continuer(Assistant):
     """Gives both models the text as it is, after their begin-of-text token."""
 
     def _fit(self, messages: list[Message]) -> tuple[list[Message], list[int]]:
-        ids, n_ctx = self._ids(messages, self.device.vocab.bos), self.device.tape.engine.n_ctx
+        ids, n_ctx = self._ids(messages, self.device.vocab.bos), self.device.cache.engine.n_ctx
         if not 0 < len(ids) < n_ctx:
             raise UsageError(
                 f"the prompt has {len(ids)} tokens, and a context of {n_ctx} must have room for "
@@ -106,8 +106,8 @@ class _Continuer(Assistant):
             )
         return messages, ids
 
-    def _render_remote(self, info: Info, messages: list[Message]) -> list[int]:
-        return self._ids(messages, info.bos)
+    def _prompt(self, ids: list[int], messages: list[Message]) -> Prompt:
+        return replace(super()._prompt(ids, messages), messages=None)
 
     def _ids(self, messages: list[Message], bos: str) -> list[int]:
         return self.device.vocab.tokenize(bos + messages[0]["content"], special=True)

@@ -15,7 +15,7 @@ from ...common.keys import Keys
 from ...common.listen import bind, is_loopback, url_of
 from ...common.text import one_line
 from ...configs.config import Config
-from ..link.http import Link
+from ..link.protocol import Link
 from .app import make_app
 from .hybrid import Hybrid
 

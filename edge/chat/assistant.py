@@ -93,10 +93,8 @@ class Assistant:
                 f"the conversation is longer than the context of {self.device.cache.engine.n_ctx} "
                 f"ids: the oldest {dropped} messages are left out"
             )
-        seed = turn_seed(self._seed, self._turn)
-        prompt = Prompt(ids, self._system + kept, seed, self._max_tokens)
         self.loop = loop = ReplyLoop(
-            self.device, self.session, self.strategy, prompt, self._pipelined
+            self.device, self.session, self.strategy, self._prompt(ids, kept), self._pipelined
         )
         self.messages = messages
         self._turn += 1
@@ -107,6 +105,10 @@ class Assistant:
         finally:
             self.messages.append({"role": "assistant", "content": self.text})
             self.strategy.policy.save()
+
+    def _prompt(self, ids: list[int], messages: list[Message]) -> Prompt:
+        seed = turn_seed(self._seed, self._turn)
+        return Prompt(ids, self._system + messages, seed, self._max_tokens)
 
     def _news(self, event: Event) -> Iterator[Event]:
         """Leave out what the user knows already; say so when the verifier answers again."""

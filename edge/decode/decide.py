@@ -63,7 +63,7 @@ class Decider:
 
     @property
     def _pipelining(self) -> bool:
-        if self._strategy.target != LLM and self._strategy.supply:
+        if self._strategy.target != LLM and self._strategy.bonus:
             return False  # the LLM's proposal comes after all drafts
         if self._pipelined is not None:
             return self._pipelined

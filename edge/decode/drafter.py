@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ...lm.draws import Draws, Purpose
+from ...lm.row import Row
 from ...lm.sampling import Distribution, Probs, Sampler
 from ...lm.targets import Contrastive, Target
 from ...lm.uncertainty import Estimator, sampled
@@ -93,7 +93,7 @@ class Drafter:
             ContextFull, EngineError: the model cannot go on.
         """
         device, begun = self._device, self._read_prompt()
-        row = self._cache.row()
+        row = Row(self._cache.row())
         q = device.sampler.distribution(row, self._wire_top)
         token = q.draw(self._draws.one(Purpose.DRAFT, index))
         u = reward = log_q = None
@@ -113,7 +113,7 @@ class Drafter:
     def distribution(self) -> Distribution:
         """q after the last id: what the LLM's proposal is judged by."""
         begun = self._clock()
-        q = self._device.sampler.distribution(self._cache.row(), self._wire_top)
+        q = self._device.sampler.distribution(Row(self._cache.row()), self._wire_top)
         self._stats.device_time += self._clock() - begun
         return q
 
@@ -138,8 +138,9 @@ class Drafter:
         return begun
 
 
-def log_probs(row: NDArray[np.float32], sampler: Sampler) -> Probs:
+def log_probs(row: Row, sampler: Sampler) -> Probs:
     """Logarithms of the device's whole q under the sampler's temperature, shape (V,)."""
-    y = np.subtract(row, row.max(), dtype=np.float64) / (sampler.temperature or 1.0)
+    y = np.subtract(row.logits, row.peak, dtype=np.float64)
+    y /= 1.0 if sampler.greedy else sampler.temperature
     log_q: Probs = y - np.log(np.exp(y).sum())
     return log_q

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from ...lm.sampling import Probs
 from ...lm.targets import Contrastive
-from ...lm.verification import Verdict, aim, contrast, judge
+from ...lm.verification import Verdict, contrast, judge, target_probs
 from ...wire.messages import Reply
 from ..events import Draft, Outcome
 from ..link.call import Call
@@ -43,7 +43,7 @@ def _judge_proposal(call: Call, reply: Reply, proposal: int, drafter: Drafter) -
     arXiv 2502.01662, section 3.
     """
     p = Reply.proposed_from(reply.distributions[0], proposal, drafter.n_vocab)
-    r = aim(drafter.target, drafter.distribution(), p.probs(drafter.n_vocab))
+    r = target_probs(drafter.target, drafter.distribution(), p.probs(drafter.n_vocab))
     position = len(call.reply_ids) + len(call.drafts)
     replacement = judge([proposal], [p], [r], drafter.seed, position).replacement
     if replacement is None:
