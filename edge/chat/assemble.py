@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 from ...common.errors import CloudError, ConfigError
 from ...common.key_file import read_key_file
@@ -18,6 +19,7 @@ from ...models.resolve import find_model, locate_model
 from ..cache import TokenCache
 from ..decode.drafter import Device
 from ..decode.loop import GOING_ON
+from ..device.prompt_cache import PromptCache, prompt_folder
 from ..link.http import HttpLink, is_loopback
 from ..link.protocol import Link
 from ..link.session import Session
@@ -59,9 +61,7 @@ def assemble(
         prompts = prompt_folder(environment.get("XDG_CACHE_HOME"))
         device = make_device(config, prompts)
         if config.device.engine.n_gpu_layers and _NO_GPU in device.backend:
-            notify(
-                "the model runs on the processor: run `uhlm-edge doctor` to get it onto the GPU"
-            )
+            notify("the model runs on the processor: run `uhlm-edge doctor` to get it onto the GPU")
         session = Session(link, device.vocab, _name(config), config.cloud.deadline)
         try:
             known = _connect(config, session)
