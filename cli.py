@@ -110,7 +110,9 @@ def chat(config: Config, json: Json = False, verbose: Verbose = False) -> None:
 @conversation
 def run(
     config: Config,
-    prompt: Annotated[str, typer.Argument(help="What to answer; - reads stdin.")],
+    prompt: Annotated[
+        str | None, typer.Argument(help="What to answer; data from a pipe is its context.")
+    ] = None,
     json: Json = False,
     verbose: Verbose = False,
     dry_run: Annotated[
@@ -118,9 +120,10 @@ def run(
     ] = False,
 ) -> None:
     """Answer one prompt; nothing but the answer goes to stdout."""
-    from .edge.chat.repl import answer, read_stdin
+    from .edge.chat.piped import question
+    from .edge.chat.repl import answer
 
-    text = read_stdin() if prompt == "-" else prompt
+    text = question(prompt)
     if dry_run:
         from .edge.chat.dry_run import dry_run as show_what_leaves
 

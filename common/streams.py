@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import sys
+import textwrap
 
 from .text import one_line
 
@@ -42,4 +43,17 @@ def discard_stdout() -> None:
 def complain(text: str) -> None:
     """One line on stderr, made harmless. That stderr takes no more is no reason to fail."""
     with contextlib.suppress(OSError):
-        print(f"uhlm-edge: {one_line(text)}", file=sys.stderr, flush=True)
+        print(_wrapped(f"uhlm-edge: {one_line(text)}"), file=sys.stderr, flush=True)
+
+
+def _wrapped(line: str) -> str:
+    """The line cut between words where a terminal would cut it anywhere; elsewhere it is whole."""
+    if not sys.stderr.isatty():
+        return line
+    try:
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError):
+        return line
+    if columns < len("uhlm-edge: ") * 2:  # also 0: it does not know
+        return line
+    return textwrap.fill(line, columns - 1, break_long_words=False, break_on_hyphens=False)

@@ -13,12 +13,13 @@ from ..lm.engines.options import EngineOptions
 from ..lm.sampling import Sampler
 
 __all__ = [
+    "BudgetOptions",
+    "Caps",
     "ChatOptions",
     "CloudOptions",
     "Config",
     "DeviceOptions",
     "ServeOptions",
-    "SparingOptions",
     "StrategyName",
     "StrategyOptions",
     "Threshold",
@@ -46,19 +47,6 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class SparingOptions(_Section):
-    """When the device is short of charge or hot, and what then. Nothing set: never."""
-
-    charge: float | None = Field(
-        None, gt=0.0, le=100.0, description="percent of a battery that discharges, below which"
-    )
-    celsius: float | None = Field(None, gt=0.0, le=150.0, description="degrees from which")
-    throttled: bool = Field(False, description="also while the firmware slows the device down")
-    threshold: float | None = Field(
-        None, ge=0.0, le=1.0, description="of u meanwhile; unset: no uploads at all"
-    )
-
-
 class DeviceOptions(_Section):
     """The model on the device."""
 
@@ -69,7 +57,6 @@ class DeviceOptions(_Section):
         0, ge=0, le=1 << 20, description="disk for what was read, for the next start; 0: none"
     )
     engine: EngineOptions = EngineOptions()
-    sparing: SparingOptions = SparingOptions()
 
 
 class StrategyOptions(_Section):
@@ -111,11 +98,31 @@ class CloudOptions(_Section):
     require: bool = Field(False, description="fail if the verifier cannot be reached")
 
 
+class Caps(_Section):
+    """The most that may be spent in some span; unset: no cap."""
+
+    uploads: int | None = Field(None, ge=0, description="calls to the verifier")
+    bytes: int | None = Field(None, ge=0, description="of their bodies")
+    tokens: int | None = Field(None, ge=0, description="that the LLM reads or writes")
+    money: float | None = Field(None, ge=0.0, description="in the currency of the prices")
+
+
+class BudgetOptions(_Section):
+    """What the cloud may cost. At a cap the text goes on locally."""
+
+    reply: Caps = Caps()
+    session: Caps = Caps()
+    day: Caps = Caps()
+    price_per_call: float = Field(0.0, ge=0.0)
+    price_per_million_tokens: float = Field(0.0, ge=0.0)
+
+
 class ChatOptions(_Section):
     """A conversation."""
 
     system: str = Field("", description="system message")
     max_tokens: int = Field(1024, ge=1, description="most tokens of a reply")
+    history: bool = Field(True, description="remember what is typed, in the user's state folder")
     seed: int | None = Field(None, ge=0, lt=2**64, description="unset: another one each time")
 
 
@@ -137,6 +144,7 @@ class Config(_Section):
     sampler: Sampler = Sampler()
     strategy: StrategyOptions = StrategyOptions()
     cloud: CloudOptions = CloudOptions()
+    budget: BudgetOptions = BudgetOptions()
     verifier: VerifierOptions = VerifierOptions()
     chat: ChatOptions = ChatOptions()
     serve: ServeOptions = ServeOptions()

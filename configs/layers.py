@@ -21,7 +21,15 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["Loaded", "as_environment", "changed", "config_folder", "load_config", "profiles"]
+__all__ = [
+    "Loaded",
+    "as_environment",
+    "changed",
+    "config_folder",
+    "keys",
+    "load_config",
+    "profiles",
+]
 
 _FOLDER = Path(__file__).parent
 _NOT_PROFILES = {"catalogue"}
@@ -56,6 +64,11 @@ class Loaded:
 def profiles() -> list[str]:
     """The names of the profiles that come with the package."""
     return sorted({file.stem for file in _FOLDER.glob("*.toml")} - _NOT_PROFILES)
+
+
+def keys() -> list[Path_]:
+    """Every key that can be set."""
+    return [path for path, _ in _leaves(Config())]
 
 
 def config_folder(environment: Mapping[str, str] = os.environ) -> Path:
@@ -97,7 +110,7 @@ def load_config(
 
     merged: dict[Path_, Any] = {}
     origins: dict[Path_, str] = {}
-    known = [path for path, _ in _leaves(Config())]
+    known = keys()
     for origin, values in layers:
         for path, value in values.items():
             if path not in known:
@@ -126,7 +139,7 @@ def changed(config: Config, values: Mapping[Path_, Any], origin: str = "option")
 
 
 def _validated(merged: Mapping[Path_, Any], origins: Mapping[Path_, str]) -> Config:
-    known = [path for path, _ in _leaves(Config())]
+    known = keys()
     try:
         return Config.model_validate(_nested(merged))
     except ValidationError as error:

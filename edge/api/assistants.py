@@ -17,7 +17,7 @@ from ...common.errors import ConfigError, UsageError
 from ...configs.config import Config, StrategyOptions
 from ...configs.layers import changed
 from ...lm.template import Message
-from ..chat.assemble import _PIPELINED, _pair, assemble, spared
+from ..chat.assemble import PIPELINED, assemble, pair_of
 from ..chat.assistant import Assistant
 from ..events import Draft, Event, Token
 from ..link.protocol import Link
@@ -135,7 +135,6 @@ class Assistants:
     ) -> None:
         self.config = config
         self._environment = environment
-        self._notify = notify
         self._stack = ExitStack()
         self._base = self._stack.enter_context(assemble(config, notify, link, environment))
         head = self._base.device.head
@@ -177,7 +176,7 @@ class Assistants:
             system=config.chat.system,
             max_tokens=config.chat.max_tokens,
             seed=self._seed(config),
-            pipelined=_PIPELINED[config.strategy.pipelined],
+            pipelined=PIPELINED[config.strategy.pipelined],
         )
         try:
             return Writing(assistant, assistant.answer(messages))
@@ -201,9 +200,8 @@ class Assistants:
         if session.is_offline:
             options = options.model_copy(update={"threshold": PUBLISHED_THRESHOLD})
         elif needs_calibration(options):
-            tuning = find_tuning(config, *_pair(config, device, session), self._environment)
+            tuning = find_tuning(config, *pair_of(config, device, session), self._environment)
         strategy, head = strategy_of(options, tuning, self._environment), None
-        strategy = spared(strategy, config, self._notify)
         if "reward" in strategy.policy.needs and not session.is_offline:
             if tuning is None:
                 raise ConfigError("no reward head for this pair; run `uhlm-edge calibrate`")

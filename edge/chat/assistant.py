@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from typing import Literal
 
 from ...common.errors import UsageError
 from ...lm.chat import ChatEncoder
@@ -91,7 +92,7 @@ class Assistant:
             dropped = len(messages) - len(kept)
             yield Notice(
                 f"the conversation is longer than the context of {self.device.cache.engine.n_ctx} "
-                f"ids: the oldest {dropped} messages are left out"
+                f"tokens: the oldest {dropped} messages are left out"
             )
         self.loop = loop = ReplyLoop(
             self.device, self.session, self.strategy, self._prompt(ids, kept), self._pipelined
@@ -121,6 +122,28 @@ class Assistant:
             yield Notice(BACK_AGAIN)
         yield event
 
+    def set_options(
+        self, system: str, max_tokens: int, pipelined: bool | None, seed: int | None
+    ) -> None:
+        """Other options from the next reply on; a seed of None keeps the one there is."""
+        self._system = [{"role": "system", "content": system}] if system else []
+        self._max_tokens, self._pipelined = max_tokens, pipelined
+        if seed is not None:
+            self._seed = seed
+
+    @property
+    def finish_reason(self) -> Literal["stop", "length"] | None:
+        """How the newest reply ended: by itself, at the limit; None: it was interrupted."""
+        text = self.loop.text if self.loop else None
+        if text is None or not text.ended:
+            return None
+        return "stop" if text.tokens and text.tokens[-1].id in text.end_ids else "length"
+
+    def draft_text(self, token: Token) -> str | None:
+        """What the device had proposed where `token` of the newest reply stands, if anything."""
+        draft = self.loop.text.proposed.get(token.index) if self.loop else None
+        return None if draft is None else self.device.vocab.text([draft.id])
+
     @property
     def text(self) -> str:
         """The newest reply so far."""
@@ -140,7 +163,7 @@ class Assistant:
             later = [i for i, m in enumerate(messages) if i > first and m["role"] == "user"]
             if not later:
                 raise UsageError(
-                    f"the prompt has {len(ids)} ids, and a context of {n_ctx} has room for "
+                    f"the prompt has {len(ids)} tokens, and a context of {n_ctx} has room for "
                     f"{room} beside a reply; shorten it"
                 )
             first = later[0]

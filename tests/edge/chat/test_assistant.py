@@ -102,7 +102,7 @@ def test_the_oldest_turns_are_left_out_and_the_user_is_told(p: Pair) -> None:
     for turn in range(6):
         events = list(talk.reply(f"{turn}" * 100))
     (told,) = notices(events)
-    assert "longer than the context of 400 ids" in told
+    assert "longer than the context of 400 tokens" in told
     assert "messages are left out" in told
     shown = p.device.vocab.text(p.device.cache.ids)
     assert shown.startswith("system: be brief\nuser: ")

@@ -1,0 +1,81 @@
+"""What comes over a pipe: a context for a question, prompts line by line."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterable, Iterator
+
+from ...common.errors import UsageError
+from .keyboard import unquoted
+
+__all__ = ["question", "read_stdin", "turns"]
+
+_QUOTES = '"""'
+
+
+def question(prompt: str | None) -> str:
+    """The whole of what is asked: the argument, stdin for "-" or no argument, or both.
+
+    Data that is piped in beside an argument is its context and follows it.
+
+    Raises:
+        UsageError: stdin is not UTF-8, or there is neither argument nor data.
+    """
+    if prompt == "-":
+        return read_stdin()
+    data = read_stdin() if _is_piped() else ""
+    if prompt is None:
+        if not data and not _is_piped():
+            raise UsageError("nothing to answer: give a prompt, or pipe one in")
+        return data
+    return f"{prompt}\n\n{data}" if data and prompt.strip() else prompt
+
+
+def _is_piped() -> bool:
+    """Is stdin a pipe or a file? Nothing else is read without being asked to: it may not end."""
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (io.UnsupportedOperation, ValueError, OSError):
+        return hasattr(sys.stdin, "buffer") and not sys.stdin.isatty()
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
+
+
+def read_stdin() -> str:
+    """All of stdin as text.
+
+    Raises:
+        UsageError: it is not UTF-8.
+    """
+    raw = sys.stdin.buffer.read()
+    try:
+        return raw.decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"stdin is not UTF-8 (byte {error.start + 1}); convert it, for instance by iconv"
+        ) from None
+
+
+def turns(lines: Iterable[bytes], tell: Callable[[str], None]) -> Iterator[str]:
+    """A prompt for each line that is not empty; lines between triple quotes are one prompt."""
+    block: list[str] | None = None
+    for raw in lines:
+        try:
+            line = raw.decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError:
+            tell("a line of stdin is not UTF-8 and is left out; convert it, for instance by iconv")
+            continue
+        if block is not None:
+            block.append(line)
+        elif line.lstrip().startswith(_QUOTES):
+            block = [line]
+        elif line.strip():
+            yield line.strip()
+        if block is not None and "\n".join(block).count(_QUOTES) % 2 == 0:
+            if said := unquoted("\n".join(block)):
+                yield said
+            block = None
+    if block and (said := unquoted("\n".join(block))):  # the closing quotes were forgotten
+        yield said

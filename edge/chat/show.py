@@ -1,0 +1,121 @@
+"""Show a reply as it comes: text for people, lines of JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ...common.errors import CloudError
+from ...common.streams import complain
+from ...configs.config import Config
+from ..events import Event, Notice, SkippedVerdict, Token
+from .assistant import Assistant
+from .status import StatusLine
+from .terminal import Style, Terminal, size_of
+
+__all__ = ["Shown", "show", "tell"]
+
+
+@dataclass
+class Shown:
+    """What a reply consisted of."""
+
+    tokens: list[Token] = field(default_factory=list)
+    verdicts: list[SkippedVerdict] = field(default_factory=list)
+
+
+def tell(text: str) -> None:
+    """One line for the user, beside the answer."""
+    sys.stdout.flush()
+    complain(text)
+
+
+def show(
+    assistant: Assistant,
+    config: Config,
+    events: Iterator[Event],
+    as_json: bool = False,
+    status: bool = False,
+) -> Shown:
+    """Show a reply, event by event.
+
+    Args:
+        assistant: makes the reply.
+        config: says whether the cloud is required.
+        events: of the reply.
+        as_json: lines of JSON instead of text.
+        status: keep a line at the foot of the terminal.
+
+    Raises:
+        CloudError: the cloud is required and away.
+    """
+    shown = Shown()
+    write = _write_json if as_json else _write_text()
+    line = StatusLine(sys.stdout, lambda: size_of(sys.stdout), Style.of(sys.stdout))
+    try:
+        with line.shown() if status else nullcontext():
+            for event in events:
+                if isinstance(event, Notice):
+                    tell(event.text)
+                    _require_cloud(assistant, config)
+                    continue
+                if isinstance(event, Token):
+                    shown.tokens.append(event)
+                    line.show(_progress(assistant, event))
+                else:
+                    shown.verdicts.append(event)
+                write(event)
+    finally:
+        events.close()  # type: ignore[attr-defined]  # a generator: settle the books now
+        if not as_json:
+            print(flush=True)
+    if as_json and assistant.loop is not None:
+        stats = assistant.loop.stats.to_json()
+        reason = assistant.finish_reason
+        _print_json(
+            {"event": "done", "text": assistant.text, "finish_reason": reason, "stats": stats}
+        )
+    return shown
+
+
+def _require_cloud(assistant: Assistant, config: Config) -> None:
+    reason = assistant.loop.stats.offline_reason if assistant.loop else None
+    if config.cloud.require and reason:
+        raise CloudError(reason)
+
+
+def _progress(assistant: Assistant, token: Token) -> str:
+    stats = assistant.loop.stats if assistant.loop else None
+    if stats is None:
+        return ""
+    rate = stats.tokens / token.time if token.time else 0.0
+    parts = [f"{stats.tokens} tokens", f"{stats.uploads} uploads", f"{rate:.0f} tokens/s"]
+    parts.append("the cloud is away" if stats.offline_reason else "Ctrl-C stops")
+    return " · ".join(parts)
+
+
+def _write_text() -> Callable[[Event], None]:
+    def width() -> int | None:
+        size = size_of(sys.stdout)
+        return None if size is None else size[0]
+
+    terminal = Terminal(sys.stdout, Style.of(sys.stdout), width)
+
+    def write(event: Event) -> None:
+        if isinstance(event, Token):
+            terminal.write(event)
+
+    return write
+
+
+def _write_json(event: Event) -> None:
+    kind = "judged" if isinstance(event, SkippedVerdict) else "token"
+    _print_json({"event": kind, **asdict(event)})
+
+
+def _print_json(line: dict[str, Any]) -> None:
+    print(json.dumps({"v": 1, **line}), flush=True)

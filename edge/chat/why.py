@@ -1,0 +1,53 @@
+"""The last reply token by token: how unsure the device was, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from ...common.text import one_line
+from ..events import SkippedVerdict, Token
+
+__all__ = ["explained"]
+
+
+def explained(
+    tokens: Sequence[Token],
+    verdicts: Sequence[SkippedVerdict],
+    drafts: Mapping[int, str],
+    threshold: float | None,
+) -> Iterator[str]:
+    """A line per token.
+
+    Args:
+        tokens: of the reply.
+        verdicts: what later calls told about skipped tokens.
+        drafts: what the device had proposed, by index.
+        threshold: of u, as it is now; None if the strategy has none.
+    """
+    betas = {verdict.index: verdict.beta for verdict in verdicts}
+    yield f"{'':4} {'token':20} {'u':>5}  what happened"
+    for token in tokens:
+        u = "" if token.uncertainty is None else f"{token.uncertainty:.2f}"
+        text = one_line(repr(token.text) if token.text else "(end)", 20)
+        what = _happened(token, drafts.get(token.index), betas.get(token.index), threshold)
+        yield f"{token.index:4} {text:20} {u:>5}  {what}"
+
+
+def _happened(token: Token, draft: str | None, beta: float | None, threshold: float | None) -> str:
+    if token.source == "cloud":
+        if token.accepted is False and draft is not None:
+            return f"asked: the cloud wrote this in place of {one_line(repr(draft), 30)}"
+        return "written by the cloud"
+    if token.accepted:
+        return "asked: confirmed by the cloud"
+    if token.uploaded:
+        return "asked: no answer, so the device's word stands"
+    if threshold is None or token.uncertainty is None:
+        what = "written by the device"
+    elif token.uncertainty > threshold:
+        what = f"u is over {threshold:.3g}, but the cloud was away"
+    else:
+        what = f"sure enough (u is not over {threshold:.3g}), not asked"
+    if beta is not None:
+        what += f"; the cloud said later: {100 * (1 - beta):.0f} % likely to be kept"
+    return what

@@ -1,0 +1,131 @@
+"""The commands of a chat, as lines over a pipe: the same that a user types."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from uhlm_edge.edge.chat.commands import Commands
+from uhlm_edge.edge.chat.keyboard import unquoted
+from uhlm_edge.edge.chat.piped import turns
+from uhlm_edge.edge.chat.why import explained
+from uhlm_edge.edge.events import SkippedVerdict, Token
+
+from ...commands import Result, run
+
+pytestmark = pytest.mark.slow
+
+QUESTION = "What is the capital of Peru?"
+ANSWER = "The capital of Peru is Lima."
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+def chat(home: Path, *lines: str, flags: tuple[str, ...] = ()) -> Result:
+    stdin = "\n".join(lines).encode() + b"\n"
+    return run(["chat", "--offline", "--seed", "1", *flags], home, stdin)
+
+
+def test_a_conversation_is_kept_for_its_owner_and_goes_on(home: Path, tmp_path: Path) -> None:
+    file = tmp_path / "talk.json"
+    first = chat(home, "/system Be brief.", QUESTION, f"/save {file}", "exit", "never said")
+    assert first.out == f"{ANSWER}\n"
+    assert "never said" not in first.err
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    kept = json.loads(file.read_text("utf-8"))
+    assert kept["system"] == "Be brief."
+    assert [m["role"] for m in kept["messages"]] == ["user", "assistant"]
+    again = chat(home, f"/load {file}", "/retry", "/bye")
+    assert again.out == f"{ANSWER}\n"
+    assert f"2 messages from {file}" in again.err
+
+
+def test_settings_change_in_the_chat_and_are_checked(home: Path) -> None:
+    result = chat(
+        home, "/set chat.max_tokens 2", QUESTION, "/threshold high", "/set device.model x",
+        "/strategy hlm", "/show strategy.name", "/nonsense", "/stats",
+    )  # fmt: skip
+    assert result.out == "The capital\n"
+    assert "cut off by --max-tokens" in result.err
+    assert "must be a number, averse, prone, risk or adaptive" in result.err
+    assert "device.model cannot be changed in a chat" in result.err
+    assert "strategy.name = hlm" in result.err
+    assert "no command /nonsense; /help lists them" in result.err
+    assert "1 replies · 2 tokens" in result.err
+    assert result.code == 0
+
+
+def test_a_file_that_holds_no_conversation_is_refused(home: Path, tmp_path: Path) -> None:
+    bad = {"a": "{", "b": '{"system": 1}', "c": '{"system": "", "messages": [{"role": "root"}]}'}
+    for name, content in bad.items():
+        (tmp_path / name).write_text(content, "utf-8")
+    lines = [f"/load {tmp_path / name}" for name in [*bad, "nowhere"]]
+    result = chat(home, *lines, "/bye")
+    assert result.err.count("holds no conversation that /save wrote") == 3
+    assert "No such file" in result.err
+    assert "Traceback" not in result.err
+
+
+def test_why_goes_through_the_reply_token_by_token(home: Path) -> None:
+    result = chat(home, QUESTION, "/why")
+    lines = result.err[result.err.index("what happened") :].splitlines()
+    assert len(lines) == 9  # a title and eight tokens
+    assert lines[1].split()[:2] == ["0", "'The'"]
+    assert "not asked" in lines[1]
+    assert "(end)" in lines[-1]
+
+
+def test_lines_between_triple_quotes_are_one_prompt() -> None:
+    told: list[str] = []
+    raw = b'one\n"""two\n\nthree"""\n  \n"""four"""\n\xff\n"""five\nsix'
+    said = list(turns(raw.splitlines(keepends=True), told.append))
+    assert said == ["one", "two\n\nthree", "four", "five\nsix"]
+    assert len(told) == 1
+    assert "not UTF-8" in told[0]
+    assert unquoted('"""a\nb"""') == "a\nb"
+    assert unquoted(" plain ") == "plain"
+
+
+def test_what_happened_to_each_kind_of_token_is_said() -> None:
+    plain = Token(0, 1, "a", "edge", 0.1, False, None, False, 0.0)
+    tokens = [
+        plain,
+        Token(1, 1, "b", "edge", 0.9, True, True, False, 0.0),
+        Token(2, 1, "c", "cloud", 0.9, True, False, False, 0.0),
+        Token(3, 1, "\x1b", "cloud", None, True, None, False, 0.0),
+        Token(4, 1, "e", "edge", 0.9, True, None, True, 0.0),
+        Token(5, 1, "f", "edge", 0.9, False, None, True, 0.0),
+    ]
+    lines = list(explained(tokens, [SkippedVerdict(0, 0.1, 0.25)], {2: "x"}, 0.5))[1:]
+    for line, words in zip(
+        lines,
+        [
+            "not asked; the cloud said later: 75 % likely to be kept",
+            "confirmed by the cloud",
+            "in place of 'x'",
+            "written by the cloud",
+            "no answer",
+            "the cloud was away",
+        ],
+        strict=True,
+    ):
+        assert words in line
+    assert "\x1b" not in "".join(lines)
+
+
+def test_completion_offers_commands_names_and_keys() -> None:
+    class Anything:
+        """Completing asks the assistant nothing."""
+
+    commands = Commands(Anything(), Anything(), print)  # type: ignore[arg-type]
+    assert commands.completions("/st") == ["/stats", "/strategy"]
+    assert commands.completions("/strategy u") == ["uhlm"]
+    assert commands.completions("/threshold a") == ["averse", "adaptive"]
+    assert "sampler.temperature" in commands.completions("/set sampler.t")
+    assert commands.completions("/save x") == []
