@@ -7,7 +7,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 
 .PHONY: help chat test fast lint types reference coverage test-matrix test-parity \
-	wheel-arm64 install test-arm64 clean FORCE
+	wheel-arm64 install install-service test-arm64 clean FORCE
 
 help:
 	@echo 'make chat         chat with the demo pair'
@@ -19,6 +19,7 @@ help:
 	@echo 'make test-matrix  make test on each Python from 3.10 to 3.13 that is installed'
 	@echo 'make wheel-arm64  all that a board needs in one archive: TARGET=pi4, pi5 or generic'
 	@echo 'make install      install such an archive here: FROM=ARCHIVE, no compiler, no network'
+	@echo 'make install-service  run it from the start of the machine on: SERVICE=serve or cloud'
 	@echo 'make test-arm64   the archive and the tests on an emulated board: CPU=cortex-a76 ...'
 	@echo 'make test-parity  the tests against torch and transformers too (a large download)'
 	@echo 'make clean        remove what was built'
@@ -68,6 +69,9 @@ install:
 	@set -e; unpacked=$$(mktemp -d); trap 'rm -rf "$$unpacked"' EXIT; \
 		tar -xf '$(FROM)' -C "$$unpacked" --strip-components=1; \
 		PYTHON=$(PYTHON) sh "$$unpacked/install.sh" '$(abspath $(VENV))'
+
+install-service:
+	@sh tools/service/install.sh '$(SERVICE)' '$(if $(filter .venv,$(VENV)),/opt/uhlm-edge,$(abspath $(VENV)))/bin/uhlm-edge'
 
 clean:
 	rm -rf $(VENV) .typecheck build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

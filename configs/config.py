@@ -20,6 +20,7 @@ __all__ = [
     "Config",
     "DeviceOptions",
     "ServeOptions",
+    "SparingOptions",
     "StrategyName",
     "StrategyOptions",
     "Threshold",
@@ -47,6 +48,19 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class SparingOptions(_Section):
+    """When the device is short of charge or hot, and what then. Nothing set: never."""
+
+    charge: float | None = Field(
+        None, gt=0.0, le=100.0, description="percent of a battery that discharges, below which"
+    )
+    celsius: float | None = Field(None, gt=0.0, le=150.0, description="degrees from which")
+    throttled: bool = Field(False, description="also while the firmware slows the device down")
+    threshold: float | None = Field(
+        None, ge=0.0, le=1.0, description="of u meanwhile; unset: no uploads at all"
+    )
+
+
 class DeviceOptions(_Section):
     """The model on the device."""
 
@@ -57,6 +71,7 @@ class DeviceOptions(_Section):
         0, ge=0, le=1 << 20, description="disk for what was read, for the next start; 0: none"
     )
     engine: EngineOptions = EngineOptions()
+    sparing: SparingOptions = SparingOptions()
 
 
 class StrategyOptions(_Section):

@@ -17,7 +17,7 @@ from ...common.errors import ConfigError, UsageError
 from ...configs.config import Config, StrategyOptions
 from ...configs.layers import changed
 from ...lm.template import Message
-from ..chat.assemble import PIPELINED, assemble, pair_of
+from ..chat.assemble import PIPELINED, assemble, pair_of, spared
 from ..chat.assistant import Assistant
 from ..events import Draft, Event, Token
 from ..link.protocol import Link
@@ -135,6 +135,7 @@ class Assistants:
     ) -> None:
         self.config = config
         self._environment = environment
+        self._notify = notify
         self._stack = ExitStack()
         self._base = self._stack.enter_context(assemble(config, notify, link, environment))
         head = self._base.device.head
@@ -202,6 +203,7 @@ class Assistants:
         elif needs_calibration(options):
             tuning = find_tuning(config, *pair_of(config, device, session), self._environment)
         strategy, head = strategy_of(options, tuning, self._environment), None
+        strategy = spared(strategy, config, self._notify)
         if "reward" in strategy.policy.needs and not session.is_offline:
             if tuning is None:
                 raise ConfigError("no reward head for this pair; run `uhlm-edge calibrate`")

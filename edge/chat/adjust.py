@@ -9,7 +9,8 @@ from dataclasses import replace
 from ...common.errors import ConfigError
 from ...configs.config import Config
 from ..policy.tuning import PUBLISHED_THRESHOLD, find_tuning, needs_calibration, strategy_of
-from .assemble import PIPELINED, pair_of
+from .assemble import PIPELINED, pair_of, spared
+from .show import tell
 from .assistant import Assistant
 
 __all__ = ["adjust"]
@@ -29,7 +30,7 @@ def adjust(
         options = options.model_copy(update={"threshold": PUBLISHED_THRESHOLD})
     elif needs_calibration(options):
         tuning = find_tuning(config, *pair_of(config, device, assistant.session), environment)
-    strategy = strategy_of(options, tuning, environment)
+    strategy = spared(strategy_of(options, tuning, environment), config, tell)
     head = device.head
     if "reward" in strategy.policy.needs and not assistant.session.is_offline:
         if tuning is None:

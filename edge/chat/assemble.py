@@ -20,15 +20,18 @@ from ..cache import TokenCache
 from ..decode.drafter import Device
 from ..decode.loop import GOING_ON
 from ..device.prompt_cache import PromptCache, prompt_folder
+from ..device.watch import Watch
 from ..link.http import HttpLink, is_loopback
 from ..link.protocol import Link
 from ..link.session import Session
 from ..policy.calibration import ModelKey, model_digest
+from ..policy.sparing import Sparing
+from ..policy.strategy import Strategy
 from ..policy.tuning import PUBLISHED_THRESHOLD, find_tuning, needs_calibration, strategy_of
 from .assistant import Assistant
 from .demo import DemoVerifier
 
-__all__ = ["PIPELINED", "api_key", "assemble", "make_device", "pair_of"]
+__all__ = ["PIPELINED", "api_key", "assemble", "make_device", "pair_of", "spared"]
 
 _NO_GPU = "no layer on a GPU"
 """What a backend says of itself that took none."""
@@ -74,7 +77,7 @@ def assemble(
                 tuning = find_tuning(config, *pair_of(config, device, session), environment)
             if tuning is not None and (advice := tuning.advice(options)):
                 notify(f"calibration {tuning.calibration.name}: {advice}; the threshold adapts")
-            strategy = strategy_of(options, tuning, environment)
+            strategy = spared(strategy_of(options, tuning, environment), config, notify)
             if "reward" in strategy.policy.needs and not session.is_offline:
                 if tuning is None:
                     raise ConfigError("no reward head for this pair; run `uhlm-edge calibrate`")
@@ -122,6 +125,18 @@ def _verifier(
         return
     with DemoVerifier(settings=as_environment(config, "verifier")) as verifier:
         yield HttpLink(verifier.url, verifier.key, cloud.connect_timeout)
+
+
+def spared(strategy: Strategy, config: Config, notify: Callable[[str], None]) -> Strategy:
+    """The strategy, held back while the device is short of charge or hot, if so configured."""
+    options = config.device.sparing
+    if options.charge is None and options.celsius is None and not options.throttled:
+        return strategy
+    if strategy.scope == "all" or not strategy.drafts:
+        notify(f"strategy {strategy.name} asks for blocks: [device.sparing] does not hold it back")
+        return strategy
+    watch = Watch(options.charge, options.celsius, options.throttled)
+    return replace(strategy, policy=Sparing(strategy.policy, watch, options.threshold, notify))
 
 
 def make_device(config: Config, prompts: Path | None = None) -> Device:

@@ -71,7 +71,10 @@ class Doctor:
         else:
             config = loaded.config
             given = sorted({o for o in loaded.origins.values() if o != "default"})
-            yield Finding("configuration", "ok", ", ".join(given) or "defaults")
+            if loaded.warnings:
+                yield Finding("configuration", "warn", "; ".join(loaded.warnings), "correct it")
+            else:
+                yield Finding("configuration", "ok", ", ".join(given) or "defaults")
         yield from self._board()
         trial = yield from self._model(config)
         info = yield from self._verifier(config, trial)

@@ -32,14 +32,19 @@ def bundle(target: str, llama: Path, folder: Path) -> Path:
         wheels = base / "wheels"
         wheels.mkdir()
         shutil.copy(llama, wheels)
-        pip("wheel", "--no-deps", "--wheel-dir", scratch, str(ROOT))
+        # From a copy: a build leaves a folder behind that would count as part of the project.
+        ignored = shutil.ignore_patterns(
+            ".*", "build", "dist", "tests", "*.egg-info", "__pycache__"
+        )
+        source = shutil.copytree(ROOT, base / "source", ignore=ignored)
+        pip("wheel", "--no-deps", "--wheel-dir", scratch, str(source))
         own = next(base.glob("uhlm_edge-*.whl"))
         platforms = [f"--platform={platform}" for platform in PLATFORMS]
         pip(
             *("download", "--only-binary", ":all:", "--dest", str(wheels)),
             *("--find-links", str(wheels), "--implementation", "cp", "--python-version", VERSION),
             *platforms,
-            f"uhlm-edge[cloud] @ {own.as_uri()}",
+            f"uhlm-edge[cloud,serve] @ {own.as_uri()}",
         )
         if not list(wheels.glob(own.name)):
             shutil.copy(own, wheels)

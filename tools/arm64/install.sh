@@ -25,5 +25,5 @@ fi
 (cd "$here" && sha256sum --check --quiet SHA256SUMS)
 "$python" -m venv "$venv"
 "$venv/bin/python" -m pip install --disable-pip-version-check --no-index --no-cache-dir --quiet \
-    --find-links "$here/wheels" 'uhlm-edge[cloud]'
+    --find-links "$here/wheels" 'uhlm-edge[cloud,serve]'
 echo "install: done; $venv/bin/uhlm-edge chat"

@@ -151,13 +151,13 @@ def test_a_whole_board_is_examined_and_a_wrong_configuration_does_not_stop_it(
     tmp_path: Path,
 ) -> None:
     root = board(tmp_path / "pi5", "pi5")
-    environment = {"UHLM_CHAT_SEEED": "1", "HOME": str(tmp_path)}
+    environment = {"UHLM_CHAT_SEED": "one", "HOME": str(tmp_path)}
     doctor = Doctor(
         root, vcgencmd("throttled=0x0"), environment, lambda *_: trial(fingerprint=[8192, "x"])
     )
     findings = {f.check: f for f in doctor.examine({}, None, None)}
     assert findings["configuration"].level == "fail"
-    assert "UHLM_CHAT_SEED" in findings["configuration"].text
+    assert "chat.seed" in findings["configuration"].text
     assert findings["board"].text.startswith("Raspberry Pi 5")
     assert findings["processor"].level == "ok"
     assert findings["threads"].facts["cores"] == 4
