@@ -10,8 +10,8 @@ from ...common.errors import ConfigError
 from ...configs.config import Config
 from ..policy.tuning import PUBLISHED_THRESHOLD, find_tuning, needs_calibration, strategy_of
 from .assemble import PIPELINED, pair_of, spared
-from .show import tell
 from .assistant import Assistant
+from .show import tell
 
 __all__ = ["adjust"]
 
