@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help chat test fast lint types reference coverage test-matrix test-parity \
+.PHONY: help chat test fast lint types reference coverage test-matrix test-browser test-parity \
 	wheel-arm64 install install-service test-arm64 clean FORCE
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo 'make install      install such an archive here: FROM=ARCHIVE, no compiler, no network'
 	@echo 'make install-service  run it from the start of the machine on: SERVICE=serve or cloud'
 	@echo 'make test-arm64   the archive and the tests on an emulated board: CPU=cortex-a76 ...'
+	@echo 'make test-browser the web page in a headless Chromium, which is installed (Debian)'
 	@echo 'make test-parity  the tests against torch and transformers too (a large download)'
 	@echo 'make clean        remove what was built'
 
@@ -54,6 +55,13 @@ test-matrix:
 			$(MAKE) --no-print-directory test VENV=.venv-$$version PYTHON=python$$version; \
 		else echo "test-matrix: no python$$version here, left out"; fi; \
 	done
+
+# Without chromium, chromedriver and selenium these tests are left out, and say so.
+test-browser: $(VENV)/.ready-test
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
+		$$([ "$$(id -u)" = 0 ] || echo sudo) apt-get install -y --no-install-recommends chromium chromium-driver
+	@$(BIN)/pip install -q 'selenium>=4.20'
+	@$(BIN)/pytest tests/edge/api/test_page.py
 
 test-parity: $(VENV)/.ready-parity
 	@$(BIN)/pytest

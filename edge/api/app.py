@@ -23,6 +23,7 @@ from .answers import Answer, ChatAnswer, CompletionAnswer
 from .assistants import PromptTooLong
 from .hybrid import Hybrid
 from .metrics import Metrics
+from .page import page_routes
 from .reply import Reply
 from .requests import ApiError, ChatRequest, CompletionRequest, parsed
 from .turns import Busy, Turns
@@ -50,6 +51,7 @@ def make_app(hybrid: Hybrid, keys: Keys, queue: int, loopback: bool = True) -> S
     api = _Api(hybrid, keys, queue, loopback)
     return Starlette(
         routes=[
+            *page_routes(),
             Route("/health", api.guarded(api.health, open_to_all=True)),
             Route("/metrics", api.guarded(api.metrics)),
             Route("/v1/info", api.guarded(api.info)),
@@ -114,6 +116,7 @@ class _Api:
                 "model": self._hybrid.device,
                 "context": self._hybrid.n_ctx,
                 "verifier": self._hybrid.verifier,
+                "online": self._hybrid.has_verifier,
                 "strategy": options.name,
                 "threshold": options.threshold,
                 "strategies": list(STRATEGIES),

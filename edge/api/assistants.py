@@ -171,7 +171,7 @@ class Assistants:
         strategy, head = self._strategy(config)
         base = self._base
         assistant = kind(
-            replace(base.device, sampler=config.sampler, head=head),
+            replace(base.device, sampler=config.sampler, head=head, measure=True),
             base.session,
             strategy,
             system=config.chat.system,
@@ -222,6 +222,11 @@ class Assistants:
     def n_ctx(self) -> int:
         """Tokens that the device's context holds."""
         return self._base.device.cache.engine.n_ctx
+
+    @property
+    def has_verifier(self) -> bool:
+        """Is there a session with a verifier?"""
+        return not self._base.session.is_offline
 
     @property
     def verifier_name(self) -> str | None:

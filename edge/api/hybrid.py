@@ -173,6 +173,11 @@ class Hybrid:
         return self._assistants.verifier_name
 
     @property
+    def has_verifier(self) -> bool:
+        """Is there one to ask, whether or not it answers just now?"""
+        return self._assistants.has_verifier
+
+    @property
     def n_ctx(self) -> int:
         """Tokens that the device's context holds, prompt and reply together."""
         return self._assistants.n_ctx
