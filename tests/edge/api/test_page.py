@@ -13,7 +13,8 @@ import requests
 from uhlm_edge.configs.layers import load_config
 from uhlm_edge.edge.api.hybrid import Hybrid
 from uhlm_edge.edge.api.options import keys_of
-from uhlm_edge.edge.link.http import Deadline, HttpLink
+from uhlm_edge.edge.link.http import HttpLink
+from uhlm_edge.edge.link.protocol import Deadline
 from uhlm_edge.wire.messages import Conflict, Reply, Request
 
 from ...commands import RunningVerifier, verifier
