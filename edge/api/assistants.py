@@ -81,7 +81,8 @@ class Writing:
     def draft(self, token: Token) -> Draft | None:
         """What the device had proposed where `token` stands; None if it proposed nothing."""
         loop = self._assistant.loop
-        return None if loop is None else loop.text.proposed.get(token.index)
+        known = [] if loop is None else loop.text.proposals
+        return known[token.index] if token.index < len(known) else None
 
     def piece(self, token_id: int) -> bytes:
         """The bytes that an id adds to a text; of a control token, nothing."""
