@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help chat test fast lint types reference coverage test-matrix test-browser test-parity \
+.PHONY: help chat test fast lint types reference coverage fuzz test-matrix test-browser test-parity \
 	wheel-arm64 install install-service test-arm64 clean FORCE
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo 'make test-arm64   the archive and the tests on an emulated board: CPU=cortex-a76 ...'
 	@echo 'make test-browser the web page in a headless Chromium, which is installed (Debian)'
 	@echo 'make test-parity  the tests against torch and transformers too (a large download)'
+	@echo 'make fuzz         hostile bytes for SECONDS=600 a target: ARGS="wire gguf" for some of them'
 	@echo 'make clean        remove what was built'
 
 chat: $(VENV)/.ready-cloud
@@ -62,6 +63,9 @@ test-browser: $(VENV)/.ready-test
 		$$([ "$$(id -u)" = 0 ] || echo sudo) apt-get install -y --no-install-recommends chromium chromium-driver
 	@$(BIN)/pip install -q 'selenium>=4.20'
 	@$(BIN)/pytest tests/edge/api/test_page.py
+SECONDS ?= 600
+fuzz: $(VENV)/.ready-test
+	@$(BIN)/python -m uhlm_edge.tests.fuzz.runner --seconds $(SECONDS) $(ARGS)
 
 test-parity: $(VENV)/.ready-parity
 	@$(BIN)/pytest

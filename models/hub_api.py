@@ -7,6 +7,7 @@ library reads answers of any size, unpacks them, and follows redirects.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -136,7 +137,7 @@ def _refuse(repo: str, revision: str | None, status: int, code: str | None) -> N
 
 def _read(repo: str, endpoint: str, answer: Mapping[str, Any]) -> Repository:
     commit = answer["sha"]
-    if not isinstance(commit, str) or not commit.isalnum() or not 0 < len(commit) <= 64:
+    if not isinstance(commit, str) or not re.fullmatch("[0-9A-Za-z]{1,64}", commit):
         raise ModelError(f"{repo}: the hub does not say which commit it serves")
     files = {}
     for item in answer["siblings"] or []:

@@ -96,18 +96,19 @@ class Store:
         Raises:
             ModelError: the manifest cannot be read.
         """
+        from pydantic import TypeAdapter
+
         path = self.place(repo) / _MANIFEST
         try:
             if path.stat().st_size > _MOST:
                 raise ValueError("too large")
-            data = json.loads(path.read_text("utf-8"))
-            files = {
-                safe_name(name): StoredFile(**values) for name, values in data["files"].items()
-            }
-            return Manifest(data["repo"], data["commit"], data.get("licence"), files)
+            manifest = TypeAdapter(Manifest).validate_json(path.read_bytes(), strict=True)
+            for name in manifest.files:
+                safe_name(name)
+            return manifest
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError) as error:
             raise ModelError(f"{path}: damaged; remove its folder and pull again") from error
 
     def save(self, manifest: Manifest) -> None:
