@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from ..cloud.options import VerifierOptions
 from ..lm.engines.options import EngineOptions
 from ..lm.sampling import Sampler
+from ..lm.targets import Coupling
 
 __all__ = [
     "BudgetOptions",
@@ -94,6 +95,8 @@ class StrategyOptions(_Section):
     ensemble: Literal["weighted", "contrastive"] = "weighted"
     weight: float = Field(0.5, ge=0.0, le=1.0, description="of the device in a weighted ensemble")
     mu: float = Field(0.1, ge=0.0, le=10.0, description="of a contrastive ensemble")
+    alpha: float = Field(0.1, ge=0.0, le=1.0, description="of its mask: share of the LLM's peak")
+    coupling: Coupling = Field("none", description="draws of device and LLM: none, gumbel")
     pipelined: Literal["auto", "on", "off"] = "auto"
     slope: float | None = Field(None, description="a of the fit beta = a u + b, for averse, prone")
     intercept: float | None = Field(None, description="b of the fit")

@@ -79,6 +79,21 @@ class _Flags:
             "0 (not at all) to 10."
         ),
     ]
+    alpha: Annotated[
+        float | None,
+        typer.Option(
+            help="ensemble contrastive: only ids with this share of the LLM's largest probability "
+            "count (0: all)."
+        ),
+    ]
+    coupling: Annotated[
+        str | None,
+        typer.Option(
+            metavar="none|gumbel",
+            help="gumbel: device and LLM draw by the same numbers. A draft stands when it is the "
+            "LLM's own choice, uploads are a few bytes, and the text is the LLM's for that seed.",
+        ),
+    ]
     estimator: Annotated[
         str | None,
         typer.Option(
@@ -122,6 +137,8 @@ FLAG_KEYS: dict[str, tuple[str, ...]] = {
     "ensemble": ("strategy", "ensemble"),
     "weight": ("strategy", "weight"),
     "mu": ("strategy", "mu"),
+    "alpha": ("strategy", "alpha"),
+    "coupling": ("strategy", "coupling"),
     "estimator": ("strategy", "estimator"),
     "samples": ("strategy", "samples"),
     "pipelined": ("strategy", "pipelined"),

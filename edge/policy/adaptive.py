@@ -8,6 +8,11 @@ rejection probability beta has become known,
 An uploaded token counts as 0, so that the threshold rises again and is never stuck. Summed up, the
 loss of T tokens is epsilon T + (u_th at the beginning - u_th at the end) / gamma, so the mean risk
 is off by at most the range of u_th over (gamma T), for any text, and however late the betas come.
+
+`Adaptive` sees to it that every beta comes: audits ask for those that no upload brings. `Learning`
+takes the same step with what uploads bring anyway and makes no call of its own. It never sees the
+tokens after the last upload, so it promises nothing; it begins at a calibrated threshold, comes
+down where the text is worse than calibrated, and climbs back to that threshold and no further.
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ from ...common.files import write_whole
 from ...lm.draws import Draws
 from ..events import Draft, SkippedVerdict
 
-__all__ = ["Adaptive"]
+__all__ = ["Adaptive", "Learning"]
 
 _log = logging.getLogger("uhlm_edge.adaptive")
 _log.addHandler(logging.NullHandler())
@@ -39,8 +44,8 @@ class Adaptive:
         pair: names the pair of models; a state of another one is not taken up.
     """
 
-    needs = frozenset(["uncertainty"])
-    audit_after = 64
+    needs: frozenset[str] = frozenset(["uncertainty"])
+    audit_after: int | None = 64
 
     def __init__(
         self,
@@ -100,7 +105,7 @@ class Adaptive:
         come for tokens skipped before: at most an audit's worth. To cut these off would forgive
         them; only what no run can reach is cut.
         """
-        lowest = -self.rate * (2 * self.audit_after + 1) - 1.0
+        lowest = -self.rate * (2 * (self.audit_after or 0) + 1) - 1.0
         return min(1.0, max(lowest, value))
 
     def _resume(self, path: Path) -> None:
@@ -119,3 +124,28 @@ class Adaptive:
             return
         self.threshold = self._clamped(float(threshold))
         self.loss, self.tokens = float(loss), int(tokens)
+
+
+class Learning(Adaptive):
+    """The default policy of `uhlm`: learns from the betas that ride along with uploads.
+
+    Nothing is kept from run to run: the same seed gives the same text.
+
+    Args:
+        start: the threshold to begin with, from calibration, and the highest it will have.
+        target: the risk per generated token that is aimed at.
+        rate: how far one token moves the threshold.
+    """
+
+    audit_after = None
+
+    def __init__(self, start: float, target: float = 0.001, rate: float = 0.05) -> None:
+        self._highest = start
+        super().__init__(start, target, rate)
+
+    def _clamped(self, value: float) -> float:
+        """Above the start there would be fewer uploads than calibrated, and nothing to learn from.
+
+        Below 0 everything is uploaded: one step below is enough.
+        """
+        return min(self._highest, max(-self.rate, value))

@@ -10,9 +10,10 @@ from pathlib import Path
 from ...common.errors import ConfigError
 from ...configs.config import Config, StrategyOptions
 from ...configs.layers import config_folder
-from ...lm.targets import Contrastive, Weighted
-from .adaptive import Adaptive
+from ...lm.targets import Contrastive, Target, Weighted
+from .adaptive import Adaptive, Learning
 from .calibration import SHIPPED, Calibration, ModelKey, find
+from .policies import Policy
 from .reward import RewardHead
 from .strategy import Strategy, make_strategy
 
@@ -100,18 +101,27 @@ def strategy_of(
         ConfigError: it needs a calibration that is not there, or one that gives no such threshold.
     """
     limit = options.draft_limit
-    weighted = options.ensemble == "weighted"
+    target: Target = Weighted(weight=options.weight)
+    if options.ensemble == "contrastive":
+        target = Contrastive(mu=options.mu, alpha=options.alpha)
     adaptive = options.threshold == "adaptive" and options.name in ("uhlm", "spec")
     adaptive |= tuning is not None and tuning.advice(options) is not None
-    asks_by_u = options.name in ("uhlm", "spec") and not adaptive
+    threshold = PUBLISHED_THRESHOLD
+    policy: Policy | None = None
+    if adaptive:
+        policy = _adaptive(options, tuning, environment)
+    elif options.name in ("uhlm", "spec"):
+        threshold = threshold_of(options, tuning)
+        if options.name == "uhlm" and options.threshold is None:
+            policy = Learning(threshold, options.target_risk)
     return make_strategy(
         options.name,
-        threshold=threshold_of(options, tuning) if asks_by_u else PUBLISHED_THRESHOLD,
+        threshold=threshold,
         rate=options.rate,
         draft_limit=None if limit == "auto" else limit,
         reward_threshold=options.reward_threshold,
-        target=Weighted(weight=options.weight) if weighted else Contrastive(mu=options.mu),
-        policy=_adaptive(options, tuning, environment) if adaptive else None,
+        target=target,
+        policy=policy,
     )
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uhlm_edge.edge.events import Draft, SkippedVerdict
-from uhlm_edge.edge.policy.adaptive import Adaptive
+from uhlm_edge.edge.policy.adaptive import Adaptive, Learning
 from uhlm_edge.lm.draws import Draws
 from uhlm_edge.lm.sampling import TOTAL, Distribution
 
@@ -35,12 +35,15 @@ def replay(
         if not uploaded:
             skipped.append(SkippedVerdict(i, u, beta))
         last = i + 1 == len(tokens) or (turn and (i + 1) % turn == 0)
-        if uploaded or last or len(skipped) >= policy.audit_after:
+        audited = policy.audit_after is not None and (last or len(skipped) >= policy.audit_after)
+        if uploaded or audited:
             for judged in skipped:
                 policy.observe(judged)
             skipped.clear()
             if uploaded:
                 policy.observe(SkippedVerdict(i, u, 0.0))
+        if last:
+            skipped.clear()  # the reply ends: what nobody asked about is never known
         yield uploaded, 0.0 if uploaded else beta
 
 
@@ -85,7 +88,7 @@ def test_the_mean_risk_exceeds_the_target_by_no_more_than_the_range_over_gamma_t
     ]
     policy = Adaptive(start, EPSILON, rate)
     risk = mean_risk(policy, tokens, turn)
-    furthest = max(start, 0.0) + rate * (policy.audit_after + 1)
+    furthest = max(start, 0.0) + rate * ((policy.audit_after or 0) + 1)
     assert risk <= EPSILON + furthest / (rate * len(tokens)) + 1e-12
 
 
@@ -207,3 +210,34 @@ def test_a_state_that_cannot_be_reached_is_brought_back_into_range(tmp_path: Pat
 def test_a_disk_that_fails_does_not_end_the_conversation(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     Adaptive(0.3, state=tmp_path / "file" / "state.json").save()
+
+
+# Without audits
+
+
+def test_learning_for_free_comes_down_on_a_text_that_was_not_calibrated() -> None:
+    rng = np.random.default_rng(11)
+    policy = Learning(0.15, 0.001)
+    assert mean_risk(policy, dialogues(500, rng), turn=30) > 0.001
+    later = mean_risk(policy, dialogues(20_000, rng), turn=30)
+    fixed = float(np.mean([beta * (u <= 0.15) for u, beta in dialogues(20_000, rng)]))
+    assert later < 0.003 < fixed / 3
+
+
+def test_learning_for_free_never_uploads_less_than_the_calibrated_threshold() -> None:
+    rng = np.random.default_rng(12)
+    policy = Learning(0.15, EPSILON)
+    for text in (tasks(3000, rng), dialogues(3000, rng), tasks(3000, rng)):
+        for (u, _), (uploaded, _) in zip(text, replay(policy, text, 20), strict=True):
+            assert policy.threshold <= 0.15
+            assert uploaded or u <= 0.15
+
+
+def test_learning_for_free_finds_back_to_the_calibrated_threshold() -> None:
+    rng = np.random.default_rng(13)
+    policy = Learning(0.15, 0.001)
+    mean_risk(policy, dialogues(3000, rng), turn=20)
+    assert policy.threshold < 0.1
+    sure = [(0.0, 0.0)] * 10 + [(1.0, 1.0)]
+    mean_risk(policy, sure * 400, turn=11)
+    assert policy.threshold == pytest.approx(0.15)

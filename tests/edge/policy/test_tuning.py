@@ -8,8 +8,10 @@ import pytest
 
 from uhlm_edge.common.errors import ConfigError, DataError
 from uhlm_edge.configs.config import Config, StrategyOptions
-from uhlm_edge.edge.policy.adaptive import Adaptive
+from uhlm_edge.edge.events import SkippedVerdict
+from uhlm_edge.edge.policy.adaptive import Adaptive, Learning
 from uhlm_edge.edge.policy.calibration import SHIPPED, ModelKey, load, model_digest
+from uhlm_edge.edge.policy.policies import UncertainAbove
 from uhlm_edge.edge.policy.tuning import (
     PUBLISHED_THRESHOLD,
     Tuning,
@@ -71,6 +73,28 @@ def test_where_no_threshold_can_be_trusted_it_adapts(tmp_path: Path) -> None:
     assert strategy.scope == "last"
     fixed = strategy_of(StrategyOptions(threshold=0.1), DIALOGUES, environment(tmp_path))
     assert fixed.policy.threshold == 0.1
+
+
+def test_uhlm_learns_for_free_unless_it_is_told_a_threshold(tmp_path: Path) -> None:
+    unset = strategy_of(StrategyOptions(), TASKS, environment(tmp_path)).policy
+    assert isinstance(unset, Learning)
+    assert unset.threshold == TASKS.calibration.laws["sampled"].risk
+    assert unset.audit_after is None
+    assert isinstance(strategy_of(StrategyOptions()).policy, Learning)
+    for options in (StrategyOptions(threshold="risk"), StrategyOptions(name="spec")):
+        policy = strategy_of(options, TASKS, environment(tmp_path)).policy
+        assert isinstance(policy, UncertainAbove)
+
+
+def test_what_was_learnt_for_free_is_forgotten_so_that_a_seed_gives_the_same_text(
+    tmp_path: Path,
+) -> None:
+    first = strategy_of(StrategyOptions(), TASKS, environment(tmp_path)).policy
+    first.observe(SkippedVerdict(0, 0.0, 1.0))
+    first.save()
+    again = strategy_of(StrategyOptions(), TASKS, environment(tmp_path)).policy
+    assert again.threshold != first.threshold
+    assert again.threshold == TASKS.calibration.laws["sampled"].risk
 
 
 def test_adaptive_goes_on_from_where_the_last_run_ended(tmp_path: Path) -> None:
