@@ -6,14 +6,16 @@ about 1e-4, so strategies that must write the same ids do.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from llama_cpp import llama_cpp as ll
 
+import uhlm_edge
 from uhlm_edge.cloud.keys import Keys
 from uhlm_edge.cloud.options import VerifierOptions
 from uhlm_edge.cloud.service import Service, load_service
@@ -151,3 +153,24 @@ def test_spec_follows_the_law_of_cloud(pair: Pair) -> None:
     assert freedom >= 5
     # Five standard deviations above the mean of chi-square: about 1e-5 for a true equality.
     assert chi_square < freedom + 5.0 * (2.0 * freedom) ** 0.5
+
+
+def test_coupled_draws_write_one_text_by_any_strategy_at_temperature_one(pair: Pair) -> None:
+    """50 prompts; the LLM alone decides, whatever is drafted and however it is sent."""
+    folder = Path(uhlm_edge.__file__).parent / "common" / "data"
+    rows = [
+        json.loads(line)
+        for name in ("tasks", "dialogues")
+        for line in (folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()[:25]
+    ]
+    prompts = [next(m["content"] for m in row["messages"] if m["role"] == "user") for row in rows]
+    cloud, hlm = (replace(make_strategy(name), coupling="gumbel") for name in ("cloud", "hlm"))
+    one, four, auto = (
+        replace(make_strategy("spec", draft_limit=limit, threshold=0.3), coupling="gumbel")
+        for limit in (1, 4, None)
+    )
+    for seed, prompt in enumerate(prompts):
+        expected = pair.ids(cloud, prompt, seed, 1.0, n=16)
+        for strategy in (hlm, one, four, auto):
+            assert pair.ids(strategy, prompt, seed, 1.0, n=16) == expected
+        assert pair.ids(auto, prompt, seed, 1.0, pipelined=True, n=16) == expected

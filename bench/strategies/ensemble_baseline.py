@@ -13,6 +13,7 @@ from ...lm.draws import Draws, Purpose
 from ...lm.engines.protocol import Engine
 from ...lm.row import Row
 from ...lm.sampling import Sampler, resample
+from ...lm.targets import Weighted, sampler_of_parts
 from ...lm.verification import mixture
 
 __all__ = ["write_standard"]
@@ -27,16 +28,16 @@ def write_standard(
     seed: int,
     max_tokens: int,
 ) -> list[int]:
-    """A reply drawn from the weighted mixture of all models' laws.
+    """A reply drawn from the weighted mixture of all models' distributions.
 
-    The laws are sparse and rounded as in the speculative ensemble, so both write by the same r.
+    Each part is sparse and rounded as in the speculative ensemble, so both write by the same r.
 
     Args:
         models: each reads its prompt and the reply.
         prompts: the conversation as each model's template renders it.
         weights: of the models, summing to 1.
         sampler: applied to each model.
-        wire_top: most ids of a law.
+        wire_top: most ids of a distribution.
         seed: of the reply.
         max_tokens: its length at most.
     """
@@ -44,13 +45,16 @@ def write_standard(
     for tape, prompt in zip(tapes, prompts, strict=True):
         tape.engine.truncate(0)
         tape.restart(prompt)
+    made = sampler_of_parts(sampler, Weighted())
     draws, reply = Draws(seed), list[int]()
     ends = frozenset().union(*(model.vocab.end_ids for model in models))
     room = min(max_tokens, *(tape.room for tape in tapes))
     while len(reply) < room and not (reply and reply[-1] in ends):
         rows = [tape.row() for tape in tapes]
-        laws = [sampler.distribution(Row(row), wire_top).probs(len(row)) for row in rows]
-        token = resample(mixture(weights, laws), None, draws.one(Purpose.BONUS, len(reply)))
+        parts = [made.distribution(Row(row), wire_top).probs(len(row)) for row in rows]
+        r = mixture(weights, parts)
+        u = draws.one(Purpose.BONUS, len(reply))
+        token = int(r.argmax()) if sampler.greedy else resample(r, None, u)
         for tape in tapes:
             tape.append(token)
         reply.append(token)

@@ -11,14 +11,16 @@ import numpy as np
 from ...lm.draws import Draws, Purpose
 from ...lm.row import Row
 from ...lm.sampling import Distribution, Probs, Sampler
-from ...lm.targets import Contrastive, Target
+from ...lm.targets import Contrastive, sampler_of_parts
 from ...lm.uncertainty import Estimator, sampled
+from ...lm.verification import draft_token
 from ...lm.vocabulary import Vocabulary
 from ...wire.messages import Info
 from ..cache import TokenCache
 from ..events import Draft
 from ..link.latency import LatencyModel
 from ..policy.reward import RewardHead
+from ..policy.strategy import Strategy
 from ..stats import Stats
 
 __all__ = ["Device", "Drafter", "log_probs"]
@@ -58,8 +60,7 @@ class Drafter:
 
     Args:
         device: model, sampler, estimator, head.
-        needs: fields of a Draft that the policy reads.
-        target: what drafts are judged by; a contrast needs the whole q.
+        strategy: its policy says what is measured, its target and coupling how drafts are made.
         seed: of the reply.
         latency: is told what a draft takes.
         stats: gets the times.
@@ -68,20 +69,22 @@ class Drafter:
     def __init__(
         self,
         device: Device,
-        needs: frozenset[str],
-        target: Target,
+        strategy: Strategy,
         seed: int,
         latency: LatencyModel,
         stats: Stats,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.target = target
+        self.target = strategy.target
         self.seed = seed
+        self.greedy = device.sampler.greedy
         self.n_vocab = len(device.vocab)
         self._wire_top = device.wire_top
         self._device, self._cache = device, device.cache
+        self._sampler = sampler_of_parts(device.sampler, strategy.target)
+        self._coupling = strategy.coupling
         self._draws = Draws(seed, device.k)
-        self._measures = device.measure or "uncertainty" in needs
+        self._measures = device.measure or "uncertainty" in strategy.policy.needs
         self._latency, self._stats, self._clock = latency, stats, clock
         if device.head is not None:
             device.head.reset()
@@ -94,8 +97,9 @@ class Drafter:
         """
         device, begun = self._device, self._read_prompt()
         row = Row(self._cache.row())
-        q = device.sampler.distribution(row, self._wire_top)
-        token = q.draw(self._draws.one(Purpose.DRAFT, index))
+        q = self._sampler.distribution(row, self._wire_top)
+        chance = self._draws.one(Purpose.DRAFT, index)
+        token = draft_token(q, chance, self.seed, index, self._coupling, self.greedy)
         u = reward = log_q = None
         if self._measures:
             thetas, perturbs = self._draws.thetas(index), self._draws.perturbs(index)
@@ -103,7 +107,7 @@ class Drafter:
             if device.head is not None:
                 reward = device.head.score(index, row, token, u)
         if isinstance(self.target, Contrastive):
-            log_q = log_probs(row, device.sampler)
+            log_q = log_probs(row, self._sampler)
         took = self._clock() - begun
         self._stats.drafts += 1
         self._stats.device_time += took
@@ -113,7 +117,7 @@ class Drafter:
     def distribution(self) -> Distribution:
         """q after the last id: what the LLM's proposal is judged by."""
         begun = self._clock()
-        q = self._device.sampler.distribution(Row(self._cache.row()), self._wire_top)
+        q = self._sampler.distribution(Row(self._cache.row()), self._wire_top)
         self._stats.device_time += self._clock() - begun
         return q
 
@@ -139,8 +143,8 @@ class Drafter:
 
 
 def log_probs(row: Row, sampler: Sampler) -> Probs:
-    """Logarithms of the device's whole q under the sampler's temperature, shape (V,)."""
+    """Logarithms of the device's whole q at the sampler's temperature, above 0; shape (V,)."""
     y = np.subtract(row.logits, row.peak, dtype=np.float64)
-    y /= 1.0 if sampler.greedy else sampler.temperature
+    y /= sampler.temperature
     log_q: Probs = y - np.log(np.exp(y).sum())
     return log_q

@@ -63,16 +63,15 @@ class ReplyLoop:
         self._session, self._strategy = session, strategy
         self.text = Transcript(device.cache, prompt.ids, prompt.max_tokens, clock)
         self.tokens = self.text.tokens
-        self._drafter = Drafter(
-            device, strategy.policy.needs, strategy.target, prompt.seed, session.latency,
-            self.stats, clock,
-        )  # fmt: skip
+        self._drafter = Drafter(device, strategy, prompt.seed, session.latency, self.stats, clock)
         self._decide = Decider(
             strategy, session, self.text, self._drafter.draws, self.stats, pipelined
         )
         self._call: Call | None = None
         self._asked: Draft | None = None  # the newest draft of the newest call
-        session.begin(self.text, prompt, device.sampler, strategy.target, self.stats)
+        session.begin(
+            self.text, prompt, device.sampler, strategy.target, self.stats, strategy.coupling
+        )
         self._drafter.limit_q(session.info)
 
     def events(self) -> Generator[Event, None, None]:

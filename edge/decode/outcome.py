@@ -28,7 +28,7 @@ def outcomes(call: Call, reply: Reply, drafter: Drafter) -> Iterator[Outcome]:
         drafter: of the reply.
     """
     if isinstance(drafter.target, Contrastive) and call.drafts:
-        verdict = _judge_contrast(call.drafts, reply, drafter.target, drafter.seed, drafter.n_vocab)
+        verdict = _judge_contrast(call.drafts, reply, drafter.target, drafter)
         tokens = [] if verdict.replacement is None else [verdict.replacement]
         yield Outcome(verdict.accepted, tokens, verdict=False, held=False)
         return
@@ -43,7 +43,9 @@ def _judge_proposal(call: Call, reply: Reply, proposal: int, drafter: Drafter) -
     arXiv 2502.01662, section 3.
     """
     p = Reply.proposed_from(reply.distributions[0], proposal, drafter.n_vocab)
-    r = target_probs(drafter.target, drafter.distribution(), p.probs(drafter.n_vocab))
+    r = target_probs(
+        drafter.target, drafter.distribution(), p.probs(drafter.n_vocab), drafter.greedy
+    )
     position = len(call.reply_ids) + len(call.drafts)
     replacement = judge([proposal], [p], [r], drafter.seed, position).replacement
     if replacement is None:
@@ -52,13 +54,13 @@ def _judge_proposal(call: Call, reply: Reply, proposal: int, drafter: Drafter) -
 
 
 def _judge_contrast(
-    drafts: Sequence[Draft], reply: Reply, target: Contrastive, seed: int, n_vocab: int
+    drafts: Sequence[Draft], reply: Reply, target: Contrastive, drafter: Drafter
 ) -> Verdict:
     """Judge drafts by the contrast of the LLM's p in `reply` and the device's whole q."""
     ps = reply.distributions[len(reply.distributions) - len(drafts) :]
     rs: list[Probs] = []
     for draft, raw in zip(drafts, ps, strict=True):
-        ids, log_p = Reply.contrast_from(raw, n_vocab)
+        ids, log_p = Reply.contrast_from(raw, drafter.n_vocab)
         assert draft.log_q is not None  # noqa: S101 - kept for this target
-        rs.append(contrast(ids, log_p, draft.log_q, target.mu))
-    return judge([d.id for d in drafts], [d.q for d in drafts], rs, seed, drafts[0].index)
+        rs.append(contrast(ids, log_p, draft.log_q, target.mu, drafter.greedy))
+    return judge([d.id for d in drafts], [d.q for d in drafts], rs, drafter.seed, drafts[0].index)

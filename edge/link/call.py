@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
 from ...common.errors import CloudError, ProtocolError
+from ...lm.sampling import Distribution
 from ...lm.targets import Contrastive
 from ...wire.codec import require
 from ...wire.messages import (
@@ -72,6 +73,11 @@ class Call:
         """The device judges: drafts travel as if skipped, and the LLM's p comes back for each."""
         return isinstance(self.settings.target, Contrastive)
 
+    def sent(self, draft: Draft) -> Distribution:
+        """What is told of a draft: what it was drawn from; with coupled draws, only what it is."""
+        coupled = self.settings.coupling == "gumbel"
+        return Distribution.certain(draft.id) if coupled else draft.q
+
     def judged_betas(self, reply: Reply) -> Sequence[float]:
         """Betas of the drafts that the verifier looked at."""
         n = 0 if self.is_contrast else min(reply.accepted + 1, len(self.drafts))
@@ -103,7 +109,7 @@ def exchange(call: Call, link: Link, info: Info, n_vocab: int) -> Reply:
     room = info.n_ctx - len(ids)
     if room < min(call.bonus, 1):
         raise CloudError(f"the text is longer than the context of {info.model} (cloud)")
-    if any(len(draft.q.ids) > info.limits.wire_top for draft in call.drafts):
+    if any(len(call.sent(draft).ids) > info.limits.wire_top for draft in call.drafts):
         raise CloudError(f"{info.model} (cloud) takes {info.limits.wire_top} ids in a distribution")
     weighed = [*call.skipped, *call.drafts] if call.is_contrast else call.skipped
     request = Request(
@@ -112,7 +118,7 @@ def exchange(call: Call, link: Link, info: Info, n_vocab: int) -> Reply:
         prefix=b"",
         tokens=ids,
         weights=[draft.weight for draft in weighed],
-        drafts=[] if call.is_contrast else [draft.q for draft in call.drafts],
+        drafts=[] if call.is_contrast else [call.sent(draft) for draft in call.drafts],
         supply=min(call.bonus, room),
         settings=call.settings,
     )

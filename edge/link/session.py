@@ -23,7 +23,7 @@ from ...common.worker import Worker
 from ...lm.chat import ChatEncoder
 from ...lm.draws import SCHEME
 from ...lm.sampling import Sampler
-from ...lm.targets import Target
+from ...lm.targets import Coupling, Target
 from ...lm.template import Message
 from ...lm.vocabulary import Vocabulary, require_same
 from ...wire.messages import Info, Reply, Settings
@@ -138,6 +138,7 @@ class Session:
         sampler: Sampler,
         target: Target,
         stats: Stats,
+        coupling: Coupling = "none",
     ) -> None:
         """A new reply: another prompt and seed. Nothing is sent yet."""
         old, held = self._text, self._held
@@ -154,7 +155,9 @@ class Session:
         differ = (i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b)
         common = next(differ, min(len(old), len(new)))
         transcript.held = min(held, common) - len(new)
-        self._settings = Settings(sampler=sampler, target=target, seed=prompt.seed, origin=len(new))
+        self._settings = Settings(
+            sampler=sampler, target=target, seed=prompt.seed, origin=len(new), coupling=coupling
+        )
         self._settings_sent = False
 
     def submit(self, drafts: Sequence[Draft], bonus: int = 0, audit: bool = False) -> Call:

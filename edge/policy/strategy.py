@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ...configs.config import StrategyName
-from ...lm.targets import LLM, Target, Weighted
+from ...lm.targets import LLM, Coupling, Target, Weighted
 from .policies import Always, Never, Policy, RandomRate, RewardBelow, UncertainAbove
 
 __all__ = ["STRATEGIES", "Scope", "Strategy", "make_strategy"]
@@ -32,6 +32,7 @@ class Strategy:
         bonus: tokens of the LLM's own that an upload asks for.
         drafts: whether the device drafts at all while the cloud is there.
         draft_limit: most drafts in one upload (scope `all`); None: by measured times.
+        coupling: how the draws of both sides hang together.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Strategy:
     bonus: int = 0
     drafts: bool = True
     draft_limit: int | None = None
+    coupling: Coupling = "none"
 
 
 def make_strategy(

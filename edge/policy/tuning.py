@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...common.errors import ConfigError
@@ -114,7 +114,9 @@ def strategy_of(
         threshold = threshold_of(options, tuning)
         if options.name == "uhlm" and options.threshold is None:
             policy = Learning(threshold, options.target_risk)
-    return make_strategy(
+    if options.coupling != "none" and options.name == "ensemble":
+        raise ConfigError("coupled draws follow the LLM alone: use another strategy than ensemble")
+    made = make_strategy(
         options.name,
         threshold=threshold,
         rate=options.rate,
@@ -123,6 +125,7 @@ def strategy_of(
         target=target,
         policy=policy,
     )
+    return replace(made, coupling=options.coupling)
 
 
 def threshold_of(options: StrategyOptions, tuning: Tuning | None = None) -> float:
