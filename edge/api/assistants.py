@@ -179,6 +179,7 @@ class Assistants:
             max_tokens=config.chat.max_tokens,
             seed=self._seed(config),
             pipelined=PIPELINED[config.strategy.pipelined],
+            budget=base.budget,
         )
         try:
             return Writing(assistant, assistant.answer(messages))

@@ -21,6 +21,7 @@ from ..decode.drafter import Device
 from ..decode.loop import GOING_ON
 from ..device.prompt_cache import PromptCache, prompt_folder
 from ..device.watch import Watch
+from ..link.budget import Budget, BudgetedLink, budget_file
 from ..link.http import HttpLink, is_loopback
 from ..link.protocol import Link
 from ..link.session import Session
@@ -61,6 +62,9 @@ def assemble(
     """
     found = nullcontext(link) if link else _verifier(config, notify, environment)
     with found as link:
+        budget = Budget(config.budget, budget_file(environment))
+        if link is not None and budget.counts:
+            link = BudgetedLink(link, budget)
         prompts = prompt_folder(environment.get("XDG_CACHE_HOME"))
         device = make_device(config, prompts)
         if config.device.engine.n_gpu_layers and _NO_GPU in device.backend:
@@ -92,6 +96,7 @@ def assemble(
                 seed=secrets.randbits(63) if seed is None else seed,
                 pipelined=PIPELINED[config.strategy.pipelined],
                 known=known,
+                budget=budget if budget.counts else None,
             )
         finally:
             session.close()

@@ -13,6 +13,7 @@ from ...lm.template import Message
 from ..decode.drafter import Device
 from ..decode.loop import ReplyLoop
 from ..events import Event, Notice, Token
+from ..link.budget import Budget
 from ..link.session import Prompt, Session
 from ..policy.strategy import Strategy
 
@@ -34,6 +35,7 @@ class Assistant:
         seed: of the first reply; the following ones derive theirs from it.
         pipelined: see ReplyLoop.
         known: what is wrong with the verifier, if the user knows already.
+        budget: what the cloud may cost; None: nothing is counted.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Assistant:
         seed: int = 0,
         pipelined: bool | None = None,
         known: str | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self.device = device
         self.session = session
@@ -58,6 +61,7 @@ class Assistant:
         self._turn = 0
         self._pipelined = pipelined
         self._known = known
+        self.budget = budget
         self._chat = ChatEncoder(device.vocab)
 
     def reset(self) -> None:
@@ -94,6 +98,8 @@ class Assistant:
                 f"the conversation is longer than the context of {self.device.cache.engine.n_ctx} "
                 f"tokens: the oldest {dropped} messages are left out"
             )
+        if self.budget is not None:
+            self.budget.begin_reply()
         self.loop = loop = ReplyLoop(
             self.device, self.session, self.strategy, self._prompt(ids, kept), self._pipelined
         )

@@ -11,7 +11,7 @@ from typing import Any
 
 from ...common.errors import DataError, UsageError
 from ...common.files import atomic_output
-from ...common.text import harmless, one_line
+from ...common.text import harmless, human_bytes, one_line
 from ...configs.config import Config
 from ...configs.layers import changed, keys
 from ..policy.strategy import STRATEGIES
@@ -131,8 +131,11 @@ class Commands:
         _print(f"last reply  {summary(loop.stats, style)}")
         _print(
             f"session     [{self.replies} replies · {self.tokens} tokens · "
-            f"{self.uploads} uploads · {self.bytes_up} bytes up]"
+            f"{self.uploads} uploads · {human_bytes(self.bytes_up)} up]"
         )
+        if self._assistant.budget is not None:
+            for line in self._assistant.budget.lines():
+                _print(line)
 
     def _why(self, _: str) -> None:
         if not self.last.tokens:

@@ -75,6 +75,8 @@ def show(
             print(flush=True)
     if as_json and assistant.loop is not None:
         stats = assistant.loop.stats.to_json()
+        if assistant.budget is not None:
+            stats["budget"] = assistant.budget.to_json()
         reason = assistant.finish_reason
         _print_json(
             {"event": "done", "text": assistant.text, "finish_reason": reason, "stats": stats}

@@ -69,10 +69,9 @@ class Budget:
         self._today, self._day = "", Spent()
 
     @property
-    def has_caps(self) -> bool:
-        """Is anything limited at all?"""
-        caps = (self._options.reply, self._options.session, self._options.day)
-        return any(value is not None for cap in caps for value in cap.model_dump().values())
+    def counts(self) -> bool:
+        """Is there a cap or a price, so that there is something to count?"""
+        return self._options != BudgetOptions()
 
     def begin_reply(self) -> None:
         """A new reply: its caps count from zero."""
@@ -107,6 +106,17 @@ class Budget:
             }
             for span, spent, caps in self._spans()
         }
+
+    def lines(self) -> list[str]:
+        """The same in words, a line per span."""
+        lines = []
+        for span, counts in self.to_json().items():
+            parts = []
+            for name, count in counts.items():
+                cap = "" if count["cap"] is None else f" of {count['cap']:,g}"
+                parts.append(f"{count['spent']:,g}{cap} {name}")
+            lines.append(f"budget of this {span}: {', '.join(parts)}")
+        return lines
 
     def _cost(self, uploads: int, n_bytes: int, n_tokens: int) -> Spent:
         options = self._options
