@@ -60,6 +60,7 @@ def calibrate(
     from pydantic import ValidationError
 
     from ..common.errors import ResourceError, UsageError
+    from ..common.prompts import shipped_prompts
     from ..configs.layers import config_folder, load_config
     from ..lm.engines.llama import LlamaEngine
     from ..lm.sampling import Sampler
@@ -75,7 +76,7 @@ def calibrate(
     chosen: EstimatorName = "expected" if estimator == "expected" else "sampled"
     if not 0.0 < risk < 1.0:
         raise UsageError("--risk must lie between 0 and 1")
-    source = _find_prompts(prompts)
+    source = shipped_prompts(prompts)
     target = out or config_folder() / "calibrations" / f"{source.stem}.json"
     if target.suffix != ".json":
         raise UsageError(f"--out {target}: the name must end with .json")
@@ -127,13 +128,6 @@ def calibrate(
         cloud.close()
     pictures = draw(result, target) if plot else []
     _print(result, target, pictures)
-
-
-def _find_prompts(name: str) -> Path:
-    """A path that is there, else shipped prompts of that name."""
-    path = Path(name).expanduser()
-    shipped = Path(__file__).parents[1] / "common" / "data" / f"{name}.jsonl"
-    return path if path.exists() or "/" in name or not shipped.is_file() else shipped
 
 
 def _key(engine: LlamaEngine) -> ModelKey:

@@ -24,13 +24,14 @@ from numpy.typing import NDArray
 
 from ..common.errors import DataError
 from ..common.files import write_whole
+from ..common.prompts import read_prompts
 from ..edge.policy.calibration import Calibration, EstimatorName, HeadFile, ModelKey, Quality
 from ..edge.policy.reward import FEATURES, FORMAT
 from ..lm.engines.protocol import Engine
 from .fit import fit_law, fit_line, require_enough
 from .head import Head, export, features, train
 from .scores import auroc, calibration_error
-from .shadow import Replay, Setting, read_prompts, shadow_run
+from .shadow import Replay, Setting, shadow_run
 
 __all__ = [
     "Pair",
@@ -97,7 +98,7 @@ def calibrate(
         ResourceError: onnx is not installed.
     """
     conversations = read_prompts(prompts)
-    require_enough(len({c.number for c in conversations}))
+    require_enough(len({c.conversation for c in conversations}))
     digest = hashlib.sha256(prompts.read_bytes()).hexdigest()
     replays = shadow_rows(pair, prompts, digest, out, setting, advance)
     calibration = summarise(replays, pair, prompts.name, digest, out.stem, setting, target_risk)

@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..common.errors import DataError
+from ..common.prompts import Case
 from ..edge.cache import TokenCache
 from ..edge.policy.reward import FEATURES, features
 from ..lm.chat import ChatEncoder
@@ -24,20 +24,11 @@ from ..lm.draws import Draws, Purpose, turn_seed
 from ..lm.engines.protocol import Engine
 from ..lm.row import Row
 from ..lm.sampling import TOTAL, Sampler
-from ..lm.template import Message
 from ..lm.uncertainty import expected, sampled
 
-__all__ = ["Conversation", "Replay", "Setting", "read_prompts", "shadow", "shadow_run"]
+__all__ = ["Replay", "Setting", "shadow", "shadow_run"]
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Conversation:
-    """What to reply to. Prompts of one dialogue share `number`."""
-
-    number: int
-    messages: tuple[Message, ...]
 
 
 @dataclass(frozen=True)
@@ -113,45 +104,8 @@ class Replay:
         return Replay(int(plain["conversation"]), plain["ids"], marks=marks, **columns)
 
 
-def read_prompts(path: Path) -> list[Conversation]:
-    """Prompts from JSON lines: `messages` (role, content), and `conversation` if lines share one.
-
-    A file whose name ends with .txt holds one prompt per line.
-
-    Raises:
-        DataError: the message names the file and the line.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from None
-    prompts = []
-    for i, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        if path.suffix == ".txt":
-            prompts.append(Conversation(i, (Message(role="user", content=line.strip()),)))
-            continue
-        try:
-            row = json.loads(line)
-            messages = tuple(
-                Message(role=str(m["role"]), content=str(m["content"])) for m in row["messages"]
-            )
-            number = int(row.get("conversation", i))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise DataError(
-                f'{path}:{i}: want {{"messages": [{{"role": ..., "content": ...}}]}}'
-            ) from None
-        if not messages or messages[-1]["role"] != "user":
-            raise DataError(f"{path}:{i}: the last message must be the user's")
-        prompts.append(Conversation(number, messages))
-    if not prompts:
-        raise DataError(f"{path}: holds no prompts")
-    return prompts
-
-
 def shadow_run(
-    device: Engine, cloud: Engine, prompts: Sequence[Conversation], setting: Setting, done: int = 0
+    device: Engine, cloud: Engine, prompts: Sequence[Case], setting: Setting, done: int = 0
 ) -> Iterator[Replay]:
     """Reply to each prompt, `setting.replies` times; the first `done` replies are left out."""
     tape = TokenCache(device)
@@ -160,7 +114,7 @@ def shadow_run(
         prompt = prompts[turn % len(prompts)]
         own, other = (chat.encode(prompt.messages) for chat in chats)
         seed = turn_seed(setting.seed, turn)
-        yield shadow(tape, cloud, own, other, setting, seed, prompt.number)
+        yield shadow(tape, cloud, own, other, setting, seed, prompt.conversation)
 
 
 def shadow(

@@ -1,4 +1,4 @@
-"""The flags that `chat`, `run` and others share, and the keys they set."""
+"""The flags that commands share, and the keys they set."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
@@ -16,7 +16,10 @@ from ..common.streams import complain
 if TYPE_CHECKING:
     from .config import Config
 
-__all__ = ["FLAG_KEYS", "conversation"]
+__all__ = ["FLAG_KEYS", "configured", "conversation"]
+
+
+R = TypeVar("R")
 
 
 class _Flags:
@@ -122,8 +125,17 @@ class _Flags:
     gpu_layers: Annotated[int | None, typer.Option(help="Layers on the GPU; -1 is all.")]
 
 
+class _AllFlags(_Flags):
+    """With what only commands take that load both models."""
+
+    llm: Annotated[
+        str | None, typer.Option(help="The large model: a GGUF file, or a name that was pulled.")
+    ]
+
+
 FLAG_KEYS: dict[str, tuple[str, ...]] = {
     "model": ("device", "model"),
+    "llm": ("verifier", "model"),
     "cloud": ("cloud", "url"),
     "offline": ("cloud", "offline"),
     "require_cloud": ("cloud", "require"),
@@ -157,41 +169,50 @@ FLAG_KEYS: dict[str, tuple[str, ...]] = {
 
 
 def conversation(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the flags of a conversation.
+    """Give a command all flags of a conversation; see `configured`."""
+    return configured(*get_type_hints(_Flags))(command)
+
+
+def configured(*names: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
+    """Give a command some of the shared flags, and always --profile and --config.
 
     The command takes `config: Config` first, made from the flags and the layers below them; its
     other parameters stay its own.
     """
-    flags = get_type_hints(_Flags, include_extras=True)
-    own_hints = get_type_hints(command, localns={"Config": object}, include_extras=True)
-    own = [
-        parameter.replace(annotation=own_hints[name])
-        for name, parameter in inspect.signature(command).parameters.items()
-        if name != "config"
-    ]
-    shared = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint)
-        for name, hint in flags.items()
-    ]
+    hints = get_type_hints(_AllFlags, include_extras=True)
+    flags = {name: hints[name] for name in dict.fromkeys(["profile", "config_file", *names])}
 
-    @functools.wraps(command)
-    def with_flags(**given: Any) -> None:
-        command(_load({name: given.pop(name) for name in flags}), **given)
+    def decorate(command: Callable[..., R]) -> Callable[..., R]:
+        own_hints = get_type_hints(command, localns={"Config": object}, include_extras=True)
+        own = [
+            parameter.replace(annotation=own_hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
+            for name, parameter in inspect.signature(command).parameters.items()
+            if name != "config"
+        ]
+        shared = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint)
+            for name, hint in flags.items()
+        ]
 
-    as_keywords = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-    with_flags.__signature__ = inspect.Signature([*as_keywords, *shared])  # type: ignore[attr-defined]
-    with_flags.__annotations__ = {p.name: p.annotation for p in [*own, *shared]}
-    return with_flags
+        @functools.wraps(command)
+        def with_flags(**given: Any) -> R:
+            return command(_load({name: given.pop(name) for name in flags}), **given)
+
+        with_flags.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
+        with_flags.__annotations__ = {p.name: p.annotation for p in [*own, *shared]}
+        return with_flags
+
+    return decorate
 
 
 def _load(given: dict[str, Any]) -> Config:
     from .layers import load_config
 
-    if given["pipelined"] is not None:
+    if given.get("pipelined") is not None:
         given["pipelined"] = "on" if given["pipelined"] else "off"
-    values: dict[tuple[str, ...], Any] = {key: given[flag] for flag, key in FLAG_KEYS.items()}
+    values: dict[tuple[str, ...], Any] = {key: given.get(flag) for flag, key in FLAG_KEYS.items()}
     profile = given["profile"]
-    if given["pair"] is not None:
+    if given.get("pair") is not None:
         values |= {k: v for k, v in _pair(given).items() if values.get(k) is None}
         profile = profile or "pair"
     loaded = load_config(values, profile, given["config_file"])

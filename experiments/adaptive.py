@@ -22,10 +22,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..calibrate.shadow import Conversation, Replay, read_prompts
+from ..calibrate.shadow import Replay
 from ..cloud.keys import Keys
 from ..cloud.service import load_service
 from ..common.files import write_whole
+from ..common.prompts import Case, read_prompts
 from ..configs.layers import load_config
 from ..edge.cache import TokenCache
 from ..edge.decode.drafter import Device
@@ -92,7 +93,7 @@ class _Replies(NamedTuple):
     session: Callable[[], Session]
     max_tokens: int
 
-    def loop(self, session: Session, policy: Policy, prompt: Conversation, seed: int) -> ReplyLoop:
+    def loop(self, session: Session, policy: Policy, prompt: Case, seed: int) -> ReplyLoop:
         messages: Sequence[Message] = prompt.messages
         vocab = self.device.vocab
 
@@ -104,7 +105,7 @@ def answer_all(
     replies: _Replies,
     name: str,
     policy: Policy,
-    texts: Sequence[tuple[str, Sequence[Conversation]]],
+    texts: Sequence[tuple[str, Sequence[Case]]],
     seed: int = 7,
 ) -> Iterator[Segment]:
     """Answer every prompt of every text, in order, with one policy that goes on learning."""

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from ..calibrate.fit import fit_line
 from ..calibrate.head import features
 from ..calibrate.scores import auroc, calibration_error, risk_curve
-from ..calibrate.shadow import Replay, Setting, read_prompts, shadow_run
+from ..calibrate.shadow import Replay, Setting, shadow_run
+from ..common.prompts import read_prompts
 from ..edge.policy.calibration import Calibration, EstimatorName, load
 from ..edge.policy.reward import FEATURES, N_FEATURES, RewardHead
 

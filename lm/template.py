@@ -16,9 +16,10 @@ import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Protocol, TypedDict
+from typing import Any, Protocol
 
 from ..common.errors import ModelError, ResourceError
+from ..common.prompts import Message
 from ..common.text import one_line
 from . import sandbox
 from .sandbox import Refused, compile_template, read_message, render, write_message
@@ -49,13 +50,6 @@ _START = (
     "import json, runpy, sys; sys.path[:] = json.loads(sys.argv[1]);"
     "runpy.run_path(sys.argv[2], run_name='__main__')"
 )
-
-
-class Message(TypedDict):
-    """One message of a conversation; role is system, user or assistant."""
-
-    role: str
-    content: str
 
 
 class TemplateOwner(Protocol):

@@ -19,13 +19,13 @@ from ...edge.device.thermal import HeatState, read_heat, throttling_between
 from .radio import RadioModel
 from .recorder import Recorder, Sampling, background_sampling
 
-__all__ = ["EnergyReport", "PhaseEnergy", "Phases", "Work", "Workload", "measure_energy"]
+__all__ = ["EnergyReport", "PhaseEnergy", "Phases", "WorkDone", "Workload", "measure_energy"]
 
 Status = Literal["measured", "partial", "not measured"]
 
 
 @dataclass(frozen=True)
-class Work:
+class WorkDone:
     """What a workload did, counted by itself."""
 
     prompt_tokens: int
@@ -56,7 +56,7 @@ class Phases:
             self.intervals.append((name, start, self.mark()))
 
 
-Workload = Callable[[Phases], Work]
+Workload = Callable[[Phases], WorkDone]
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class EnergyReport:
     status: Status
     reason: str | None
     source: str | None
-    work: Work | None
+    work: WorkDone | None
     seconds: float
     idle_w: float | None
     idle_sd_w: float | None
@@ -199,7 +199,7 @@ def measure_energy(
 def _report(
     recorder: Recorder,
     phases: Phases,
-    work: Work,
+    work: WorkDone,
     idle: tuple[float, float],
     run: tuple[float, float],
     heats: list[HeatState],
@@ -348,7 +348,7 @@ def _device_watts(recorder: Recorder, run: tuple[float, float]) -> float | None:
     return None if recorder.source.name == "rapl" else recorder.watts(*run)
 
 
-def _radio_row(radio: RadioModel | None, work: Work) -> dict[str, object] | None:
+def _radio_row(radio: RadioModel | None, work: WorkDone) -> dict[str, object] | None:
     if radio is None:
         return None
     joules = radio.joules(work.uplink_bytes, work.downlink_bytes, work.radio_s)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ...common.errors import UsageError
+from ...configs.config import Config
 from ...edge.chat.assistant import Assistant
 from ...edge.events import Token
 from ..harness.stopwatch import Stopwatch, instrument
-from .measure import Phases, Work, Workload
+from .measure import Phases, WorkDone, Workload
 from .radio import busy_seconds
 
-__all__ = ["PROMPTS", "chat_workload"]
+__all__ = ["PROMPTS", "chat_workload", "seeded"]
 
 PROMPTS = (
     "What is the capital of Chile?",
@@ -19,6 +21,26 @@ PROMPTS = (
     "Can you help me to plan a weekend by the sea?",
 )
 """What is asked when no data are given."""
+
+
+def seeded(config: Config, strategy: str | None = None) -> Config:
+    """The configuration with a fixed seed, and with a strategy if one is named.
+
+    Raises:
+        UsageError: there is no such strategy.
+    """
+    chat = config.chat.model_copy(
+        update={"seed": 1 if config.chat.seed is None else config.chat.seed}
+    )
+    config = config.model_copy(update={"chat": chat})
+    if strategy is None:
+        return config
+    try:
+        values = {**config.strategy.model_dump(), "name": strategy}
+        options = type(config.strategy).model_validate(values)
+    except ValueError as error:
+        raise UsageError(f"no strategy {strategy!r} to measure") from error
+    return config.model_copy(update={"strategy": options})
 
 
 def chat_workload(
@@ -31,7 +53,7 @@ def chat_workload(
     """
     watch = instrument(assistant, Stopwatch())
 
-    def run(phases: Phases) -> Work:
+    def run(phases: Phases) -> WorkDone:
         prompt_tokens = generated = replies = up = down = 0
         interrupted = False
         begun = len(watch.calls)
@@ -56,7 +78,7 @@ def chat_workload(
                 replies += 1
         except KeyboardInterrupt:
             interrupted = True
-        return Work(
+        return WorkDone(
             prompt_tokens,
             generated,
             replies,

@@ -20,19 +20,24 @@ if TYPE_CHECKING:
     from ...wire.messages import Conflict, Info, Reply, Request
 
 __all__ = [
-    "CountingEngine", "HttpCounters", "LocalCounters", "Meter", "VerifierCounters", "Work"
+    "CountingEngine",
+    "HttpCounters",
+    "LocalCounters",
+    "Meter",
+    "PassCount",
+    "VerifierCounters"
 ]  # fmt: skip
 
 
-class Work(NamedTuple):
+class PassCount(NamedTuple):
     """Forward passes of a model, and the positions evaluated in them."""
 
     passes: int
     positions: int
 
-    def since(self, before: Work) -> Work:
+    def since(self, before: PassCount) -> PassCount:
         """What was done after `before`."""
-        return Work(self.passes - before.passes, self.positions - before.positions)
+        return PassCount(self.passes - before.passes, self.positions - before.positions)
 
 
 class Meter:
@@ -91,7 +96,7 @@ class Meter:
 class VerifierCounters(Protocol):
     """What the verifier says that it did."""
 
-    def read(self) -> Work | None:
+    def read(self) -> PassCount | None:
         """Since it started; None if it does not tell."""
         ...
 
@@ -107,7 +112,7 @@ class HttpCounters:
         self._url = f"{url}/metrics"
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
 
-    def read(self) -> Work | None:
+    def read(self) -> PassCount | None:
         import requests
 
         try:
@@ -121,7 +126,7 @@ class HttpCounters:
         )
         if answer.status_code != 200 or len(found) != 2:
             return None
-        return Work(int(found["passes"]), int(found["positions"]))
+        return PassCount(int(found["passes"]), int(found["positions"]))
 
 
 class LocalCounters:
@@ -130,8 +135,8 @@ class LocalCounters:
     def __init__(self, verifier: Verifier) -> None:
         self._counters = verifier.counters
 
-    def read(self) -> Work | None:
-        return Work(self._counters.passes, self._counters.positions)
+    def read(self) -> PassCount | None:
+        return PassCount(self._counters.passes, self._counters.positions)
 
 
 class CountingEngine(WrappedEngine):
@@ -139,8 +144,8 @@ class CountingEngine(WrappedEngine):
 
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine)
-        self.work = Work(0, 0)
+        self.work = PassCount(0, 0)
 
     def eval(self, tokens: Sequence[int], rows: int = 1) -> Logits:
-        self.work = Work(self.work.passes + bool(tokens), self.work.positions + len(tokens))
+        self.work = PassCount(self.work.passes + bool(tokens), self.work.positions + len(tokens))
         return super().eval(tokens, rows)

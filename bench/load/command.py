@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 import typer
 
 from ...common.errors import ResourceError, UsageError
+from ..harness.output import Table, measurement, numbers, say
 
 if TYPE_CHECKING:
     from ...configs.config import Config
@@ -26,7 +26,9 @@ def register(app: typer.Typer) -> None:
     app.command()(load)
 
 
+@measurement("cloud")
 def load(
+    config: Config,
     devices: Annotated[str, typer.Option(help="How many devices; several with commas.")] = "8",
     duration: Annotated[float, typer.Option(help="Measured seconds for each number.")] = 10.0,
     tokens_per_s: Annotated[
@@ -49,42 +51,32 @@ def load(
     sessions: Annotated[
         int | None, typer.Option(help="Conversations that its own verifier holds.")
     ] = None,
-    profile: Annotated[str | None, typer.Option(help="Named profile (default: demo).")] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="Config file (TOML).")] = None,
-    cloud: Annotated[
-        str | None, typer.Option(help="URL of a verifier; unset: one of its own.")
-    ] = None,
     allow_remote: Annotated[
         bool, typer.Option("--allow-remote", help="A verifier on another machine, which is yours.")
     ] = False,
-    output: Annotated[str, typer.Option("--output", "-o", help="md, csv, json or jsonl.")] = "md",
-    out: Annotated[Path | None, typer.Option("--json", help="Write the rows (JSON) here.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Folder for the picture.")] = None,
-) -> None:
+) -> Table:
     """Play many devices with recorded traffic against a verifier; rates, latencies, errors."""
     from dataclasses import replace
 
-    from ...common.tables import render
-    from ...configs.layers import load_config
     from ...edge.link.http import HttpLink
     from ...edge.link.protocol import Deadline
     from ..harness.machine import build_info, machine_info
+    from .picture import load_over_devices
     from .run import COLUMNS, Plan, run_load
     from .trace import device_rate, record
 
-    flags: dict[tuple[str, ...], Any] = {
-        ("cloud", "url"): cloud,
-        ("verifier", "sessions"): sessions,
-        ("verifier", "sessions_per_key"): sessions,  # all devices of a test share one key
-        ("chat", "seed"): 1,
-        ("chat", "max_tokens"): 96,
-    }
-    loaded = load_config(flags, profile, config).config
+    chat = config.chat.model_copy(update={"seed": 1, "max_tokens": 96})
+    changes: dict[str, Any] = {"chat": chat}
+    if sessions is not None:  # all devices of a test share one key
+        limits = {"sessions": sessions, "sessions_per_key": sessions}
+        changes["verifier"] = config.verifier.model_copy(update=limits)
+    loaded = config.model_copy(update=changes)
     check_address(loaded.cloud.url, allow_remote)
     plans = [
         Plan(n, duration, tokens_per_s or 0.0, upload_rate, drafts, prefills_per_s, prefill_ids,
              deadline)
-        for n in _counts(devices)
+        for n in numbers(devices)
     ]  # fmt: skip
     for plan in plans:
         plan.check()
@@ -92,28 +84,23 @@ def load(
     about = {**machine_info(), **build_info()}
     with _verifier(loaded) as (url, key, pid):
         link = HttpLink(url, key, loaded.cloud.connect_timeout, _ca_file(loaded))
-        traces = record(loaded, link, _say)
+        traces = record(loaded, link, say)
         info = link.info(Deadline(loaded.cloud.deadline))
         rate = device_rate(traces)
-        _say(f"recorded {len(traces)} replies, {rate:.0f} tokens/s on the device alone")
+        say(f"recorded {len(traces)} replies, {rate:.0f} tokens/s on the device alone")
         for plan in plans:
             paced = plan if tokens_per_s is not None else replace(plan, tokens_per_s=rate)
-            _say(f"{plan.devices} devices for {duration:g} s")
+            say(f"{plan.devices} devices for {duration:g} s")
             row = run_load(paced, url, key, info, traces, pid)
             rows.append({**row, "model": info.model, "load_1m": os.getloadavg()[0], **about})
     if reference:
         rows += _references(loaded, "after")
-    if out is not None:
-        from ...common.files import atomic_output
-
-        with atomic_output(out) as part:
-            part.write_text(render(rows, "json"), encoding="utf-8")
-    shown = ("reference", *COLUMNS) if reference else COLUMNS
-    sys.stdout.write(render(rows, output, shown))
-    if plot is not None:
-        from .picture import load_over_devices
-
-        _say(str(load_over_devices(rows, plot / "load.png")))
+    return Table(
+        rows,
+        ("reference", *COLUMNS) if reference else COLUMNS,
+        picture=lambda rows, folder: load_over_devices(rows, folder / "load.png"),
+        plot=plot,
+    )
 
 
 def check_address(url: str | None, allowed: bool) -> None:
@@ -154,7 +141,7 @@ def _references(config: Config, when: str) -> list[dict[str, Any]]:
     from ...models.resolve import find_model
     from .reference import batched_rates
 
-    _say("bare batched context, 8 x 1 and 8 x 5")
+    say("bare batched context, 8 x 1 and 8 x 5")
     path = find_model(config.verifier.model)
     rows = batched_rates(path, config.verifier.engine, [(8, 1), (8, 5)])
     return [{**row, "reference": f"{row['reference']}, {when}"} for row in rows]
@@ -162,14 +149,3 @@ def _references(config: Config, when: str) -> list[dict[str, Any]]:
 
 def _ca_file(config: Config) -> str | None:
     return str(config.cloud.ca_file) if config.cloud.ca_file else None
-
-
-def _counts(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        raise UsageError(f"{text!r} is not a list of numbers with commas") from None
-
-
-def _say(line: str) -> None:
-    print(f"uhlm-edge: {line}", file=sys.stderr, flush=True)

@@ -21,7 +21,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -246,9 +246,9 @@ def throughput_rows(
     costs: Sequence[StrategyCost],
     channels: Iterable[Channel],
     vocabulary: int | None = None,
-) -> list[dict[str, object]]:
+) -> list[dict[str, Any]]:
     """One row per channel, strategy and uplink format (`ours`; `published` given `vocabulary`)."""
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     for channel in channels:
         formats = [("ours", list(costs))]
         if vocabulary is not None:

@@ -15,8 +15,10 @@ from ...common.errors import CloudError, DataError, UsageError
 from ...configs.config import Config
 from ...edge.chat.assemble import assemble
 from ...edge.events import Token
+from ...lm.template import Message
+from ..energy.workload import seeded
 from .channel import StrategyCost
-from .slow_engine import stretch_device
+from .slow_engine import slow_device
 
 __all__ = ["PIPELINED", "Measured", "load_costs", "measure_all", "measure_cost", "save_costs"]
 
@@ -40,7 +42,7 @@ class Measured:
 def measure_all(
     config: Config,
     strategies: Sequence[str],
-    prompts: Sequence[str],
+    prompts: Sequence[Sequence[Message]],
     tell: Callable[[str], None],
     device_s: float | None = None,
 ) -> list[Measured]:
@@ -63,13 +65,13 @@ def measure_all(
 def measure_cost(
     config: Config,
     strategy: str,
-    prompts: Sequence[str],
+    prompts: Sequence[Sequence[Message]],
     device_s: float | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Measured:
     """Answer the prompts with one strategy and count what it cost. One reply warms up.
 
-    With `device_s` the device is stretched to that time per id (`stretch.py`).
+    With `device_s` the device takes at least that time per id (`slow_engine.py`).
 
     Bytes are those on the wire, request line and headers included. The time of a call is what the
     device waited for it: verifier, HTTP at both ends, and the link as it is; so measure over
@@ -81,13 +83,9 @@ def measure_cost(
     """
     name = strategy.removesuffix(PIPELINED)
     pipelined = name != strategy
-    values = config.strategy.model_dump()
-    values |= {"name": name, "pipelined": "on" if pipelined else "off"}
-    try:
-        options = type(config.strategy).model_validate(values)
-    except ValueError as error:
-        raise UsageError(f"no strategy {name!r} to measure") from error
-    mine = config.model_copy(update={"strategy": options})
+    mine = seeded(config, name)
+    options = mine.strategy.model_copy(update={"pipelined": "on" if pipelined else "off"})
+    mine = mine.model_copy(update={"strategy": options})
     tokens = calls = rejected = uploads = judged = up = down = 0
     device: list[float] = []
     waits: list[float] = []
@@ -96,11 +94,10 @@ def measure_cost(
         if name != "local" and assistant.session.is_offline:
             raise UsageError(f"{name} needs a verifier: give --cloud URL, or the demo profile")
         if device_s is not None:
-            stretch_device(assistant, device_s)
-        for number, text in enumerate([prompts[0], *[*prompts] * ROUNDS]):
-            assistant.reset()
+            slow_device(assistant, device_s)
+        for number, messages in enumerate([prompts[0], *[*prompts] * ROUNDS]):
             start = clock()
-            written = sum(1 for event in assistant.reply(text) if isinstance(event, Token))
+            written = sum(1 for event in assistant.answer(messages) if isinstance(event, Token))
             took = clock() - start
             loop = assistant.loop
             if loop is None or number == 0 or written == 0:

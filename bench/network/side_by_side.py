@@ -7,9 +7,12 @@ import os
 import secrets
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from ...common.errors import ResourceError, UsageError
+from ...common.files import interruptible
 from ...configs.config import Config
+from ...lm.template import Message
 from .channel import Channel, seconds_per_token
 from .costs import Measured
 from .link_spec import LinkSpec
@@ -49,10 +52,10 @@ def compare(
     measured: Sequence[Measured],
     spec: LinkSpec,
     kinds: Sequence[str],
-    prompts: Sequence[str],
+    prompts: Sequence[Sequence[Message]],
     tell: Callable[[str], None],
     device_s: float | None = None,
-) -> Iterator[dict[str, object]]:
+) -> Iterator[dict[str, Any]]:
     """Run each strategy in a process of its own on the device's side of a slow link.
 
     Raises:
@@ -65,7 +68,10 @@ def compare(
     server = [sys.executable, "-m", "uhlm_edge.cli", "cloud", "--model", config.verifier.model,
               "--host", "{host}", "--port", "{port}"]  # fmt: skip
     env = {**os.environ, "UHLM_API_KEY": secrets.token_hex(16)}
-    with slow_link(spec, server, kinds=chosen, env=env, loopback=True) as link:
+    with (
+        interruptible(),  # namespaces and processes must not outlive the run
+        slow_link(spec, server, kinds=chosen, env=env, loopback=True) as link,
+    ):
         for kind, why in link.passed_over.items():
             tell(f"no {kind} link: {why}")
         tell(f"the link: {link.how}")

@@ -1,4 +1,4 @@
-"""A device slowed down to the pace of a larger model, so that a small pair's decisions can be
+"""A device slowed down to the speed of a larger model, so that a small pair's decisions can be
 timed as if the device ran that model."""
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from ...edge.chat.assistant import Assistant
 from ...lm.engines.protocol import Engine, Logits
 from ..harness.wrapped import WrappedEngine
 
-__all__ = ["StretchedEngine", "stretch_device"]
+__all__ = ["SlowEngine", "slow_device"]
 
 
-class StretchedEngine(WrappedEngine):
+class SlowEngine(WrappedEngine):
     """An engine whose step of one id takes at least `seconds`; the rest of them it sleeps.
 
-    Prompts are not stretched. Sleeping leaves the processor to others, as a slow device's own
+    Prompts are not slowed down. Sleeping leaves the processor to others, as a slow device's own
     processor would not: measure energy without it.
     """
 
@@ -32,7 +32,7 @@ class StretchedEngine(WrappedEngine):
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         if not (math.isfinite(seconds) and 0 < seconds <= 10):
-            raise UsageError("the time per token of a stretched device lies between 0 and 10 s")
+            raise UsageError("the time per token of a slowed device lies between 0 and 10 s")
         super().__init__(engine)
         self._seconds = seconds
         self._clock, self._sleep = clock, sleep
@@ -45,12 +45,12 @@ class StretchedEngine(WrappedEngine):
         return logits
 
 
-def stretch_device(assistant: Assistant, seconds: float) -> None:
+def slow_device(assistant: Assistant, seconds: float) -> None:
     """Make the assistant's device take at least `seconds` for each id that it decodes.
 
     Raises:
         UsageError: a time that is not above 0, or above 10 s.
     """
     device = assistant.device
-    engine = StretchedEngine(device.cache.engine, seconds)
+    engine = SlowEngine(device.cache.engine, seconds)
     assistant.device = replace(device, cache=TokenCache(engine))

@@ -1,4 +1,4 @@
-"""Random weights in ggml's block formats, each block decoding to finite numbers of a usual size.
+"""Random tensors in ggml's block formats, each block decoding to finite numbers of a usual size.
 
 Source of the layouts: ggml's `ggml-common.h` (block_q4_0 ... block_q6_K).
 """
@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from ...common.errors import UsageError
 
-__all__ = ["LAYOUTS", "Layout", "random_tile"]
+__all__ = ["LAYOUTS", "BlockLayout", "random_tile"]
 
 SIGMA = 0.02
 """Standard deviation aimed at; that of freshly initialised transformers."""
 
 
-class Layout(NamedTuple):
+class BlockLayout(NamedTuple):
     """A block: its bytes, and where in it the float16 scales lie. All other bytes are free.
 
     `scales` are (offset, value); `small` is a range of signed 8-bit scales kept below 16.
@@ -32,17 +32,17 @@ class Layout(NamedTuple):
 # Scale = SIGMA / spread of the integers it multiplies, and a minimum that centres them. Each is
 # above 6.1e-5, the smallest normal float16.
 LAYOUTS = {
-    "Q4_0": Layout(18, ((0, SIGMA / 4.6),)),
-    "Q4_1": Layout(20, ((0, SIGMA / 4.6), (2, -7.5 * SIGMA / 4.6))),
-    "Q5_0": Layout(22, ((0, SIGMA / 9.2),)),
-    "Q5_1": Layout(24, ((0, SIGMA / 9.2), (2, -15.5 * SIGMA / 9.2))),
-    "Q8_0": Layout(34, ((0, SIGMA / 74),)),
-    "IQ4_NL": Layout(18, ((0, SIGMA / 66),)),
-    "Q2_K": Layout(84, ((80, SIGMA / 11), (82, SIGMA / 11 * 1.5))),
-    "Q3_K": Layout(110, ((108, SIGMA / 42),)),
-    "Q4_K": Layout(144, ((0, SIGMA / 240), (2, SIGMA / 240 * 7.5))),
-    "Q5_K": Layout(176, ((0, SIGMA / 240), (2, SIGMA / 240 * 15.5))),
-    "Q6_K": Layout(210, ((208, SIGMA / 171),), small=(192, 208)),
+    "Q4_0": BlockLayout(18, ((0, SIGMA / 4.6),)),
+    "Q4_1": BlockLayout(20, ((0, SIGMA / 4.6), (2, -7.5 * SIGMA / 4.6))),
+    "Q5_0": BlockLayout(22, ((0, SIGMA / 9.2),)),
+    "Q5_1": BlockLayout(24, ((0, SIGMA / 9.2), (2, -15.5 * SIGMA / 9.2))),
+    "Q8_0": BlockLayout(34, ((0, SIGMA / 74),)),
+    "IQ4_NL": BlockLayout(18, ((0, SIGMA / 66),)),
+    "Q2_K": BlockLayout(84, ((80, SIGMA / 11), (82, SIGMA / 11 * 1.5))),
+    "Q3_K": BlockLayout(110, ((108, SIGMA / 42),)),
+    "Q4_K": BlockLayout(144, ((0, SIGMA / 240), (2, SIGMA / 240 * 7.5))),
+    "Q5_K": BlockLayout(176, ((0, SIGMA / 240), (2, SIGMA / 240 * 15.5))),
+    "Q6_K": BlockLayout(210, ((208, SIGMA / 171),), small=(192, 208)),
 }
 
 

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from ...common.prompts import Case
 from ...configs.config import Config
 from ...edge.cache import TokenCache
 from ...edge.chat.assemble import make_device
@@ -27,7 +28,6 @@ from ...lm.chat import ChatEncoder
 from ...lm.draws import turn_seed
 from ...lm.engines.llama_bare import BareContext
 from ...models.resolve import find_model
-from ..harness.cases import Case
 
 __all__ = ["COLUMNS", "UnusedLink", "overhead_rows", "time_replies"]
 

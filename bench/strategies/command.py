@@ -1,28 +1,26 @@
-"""`uhlm-edge bench strategies`: parse, measure, print. Heavy modules are imported inside."""
+"""`uhlm-edge bench strategies|uplinks`: what strategies get right, upload and cost."""
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ...common.errors import UsageError
-from ..speed.overhead_command import register as register_overhead
-from .uplinks_command import register as register_uplinks
+from ..harness.output import Row, Table, measurement, say
 
 if TYPE_CHECKING:
     from ...configs.config import Config
-    from .specs import Entry
+    from .specs import StrategySpec
 
-__all__ = ["plot_row", "print_table", "register", "strategies"]
+__all__ = ["COLUMNS", "plot_row", "register", "strategies", "uplinks"]
 
-LINEUP = "local,cloud,hlm,rand,uhlm@0.073,spec,ensemble@0.5"
+SPECS = "local,cloud,hlm,rand,uhlm@0.073,spec,ensemble@0.5"
 
 COLUMNS = (
     ("strategy", "strategy", ""),
@@ -48,44 +46,35 @@ CAPTION = (
     "each reply when it is finished, outside the timed path."
 )
 
+Data = Annotated[
+    str, typer.Option(help="Rows to answer: JSON lines, or shipped (tasks-eval, dialogues-eval).")
+]
+Limit = Annotated[int | None, typer.Option(help="Only the first rows.")]
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `bench`."""
     app.command()(strategies)
-    register_uplinks(app)
-    register_overhead(app)
+    app.command()(uplinks)
 
 
+@measurement(
+    "model", "llm", "cloud", "temperature", "top_k", "top_p", "min_p", "max_tokens", "estimator",
+    "draft_limit", "calibration", "pipelined",
+)  # fmt: skip
 def strategies(
-    data: Annotated[Path, typer.Option(help="Rows to answer (JSON lines).")],
-    lineup: Annotated[
+    config: Config,
+    data: Data,
+    specs: Annotated[
         str, typer.Option("--strategies", help="With commas; NAME or NAME@PARAMETER.")
-    ] = LINEUP,
-    limit: Annotated[int | None, typer.Option(help="Only the first rows.")] = None,
+    ] = SPECS,
+    limit: Limit = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs over the rows, with other draws.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 1,
-    json_out: Annotated[Path | None, typer.Option("--json", help="Write the rows here.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Folder for the picture.")] = None,
-    md: Annotated[Path | None, typer.Option(help="Write the tables here as Markdown.")] = None,
-    profile: Annotated[str | None, typer.Option(help="Named profile (default: demo).")] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="Config file (TOML).")] = None,
-    model: Annotated[str | None, typer.Option(help="Device model: file or shipped name.")] = None,
-    llm: Annotated[str | None, typer.Option(help="Large model: file or shipped name.")] = None,
-    cloud: Annotated[str | None, typer.Option(help="URL of a verifier.")] = None,
     in_process: Annotated[
         bool, typer.Option("--in-process", help="Verifier in this process: no network at all.")
     ] = False,
-    temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="0 is off.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="1 is off.")] = None,
-    min_p: Annotated[float | None, typer.Option(help="0 is off.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Most tokens of a reply.")] = None,
-    estimator: Annotated[str | None, typer.Option(help="Of u: sampled or expected.")] = None,
-    draft_limit: Annotated[str | None, typer.Option(help="spec, ensemble: or auto.")] = None,
-    calibration: Annotated[str | None, typer.Option(help="Where thresholds come from.")] = None,
-    pipelined: Annotated[
-        bool | None, typer.Option("--pipelined/--no-pipelined", help="Draft on during a call.")
-    ] = None,
     shadow: Annotated[
         bool, typer.Option("--shadow/--no-shadow", help="Measure risk, TSR and oracle.")
     ] = True,
@@ -95,57 +84,82 @@ def strategies(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Measure again what an earlier run finished.")
     ] = False,
-) -> None:
+    out: list[Path] | None = None,
+) -> Table:
     """Accuracy, upload rate, risk, bytes and speed of each strategy, on the same rows."""
-    from ...configs.layers import load_config
+    from ...common.plots import accuracy_against_rate
+    from ...common.prompts import read_prompts, shipped_prompts
     from ...edge.policy.tuning import needs_calibration
-    from ..harness.cases import read_cases
     from .comparison import Comparison, Journal
     from .setup import open_bench
-    from .specs import parse_lineup
+    from .specs import parse_specs
 
-    chosen = None if pipelined is None else ("on" if pipelined else "off")
-    flags: dict[tuple[str, ...], Any] = {
-        ("device", "model"): model,
-        ("verifier", "model"): llm,
-        ("cloud", "url"): cloud,
-        ("sampler", "temperature"): temperature,
-        ("sampler", "top_k"): top_k,
-        ("sampler", "top_p"): top_p,
-        ("sampler", "min_p"): min_p,
-        ("chat", "max_tokens"): max_tokens,
-        ("strategy", "estimator"): estimator,
-        ("strategy", "draft_limit"): draft_limit,
-        ("strategy", "calibration"): calibration,
-        ("strategy", "pipelined"): chosen,
-    }
-    loaded = load_config(flags, profile, config).config
-    if in_process and cloud:
+    if in_process and config.cloud.url:
         raise UsageError("--in-process and --cloud exclude each other")
-    entries = parse_lineup(lineup, loaded.strategy)
-    cases = read_cases(data, limit)
-    for folder in (json_out and json_out.parent, md and md.parent, plot):
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-    journal = Journal(json_out and json_out.with_suffix(".units.jsonl"), fresh)
-    needed = any(entry.calls for entry in entries)
-    with open_bench(loaded, cases, needed, _say, in_process, shadow, embeddings) as bench:
-        shared = repr((_about(loaded), in_process, shadow, embeddings))
+    chosen = parse_specs(specs, config.strategy)
+    cases = read_prompts(shipped_prompts(data), limit, scored=True)
+    journal = Journal(out[0].with_suffix(".units.jsonl") if out else None, fresh)
 
-        def more(entry: Entry) -> str:
-            return shared + (_calibrations() if needs_calibration(entry.options) else "")
+    def rows() -> Iterator[Row]:
+        needed = any(spec.calls for spec in chosen)
+        with open_bench(config, cases, needed, say, in_process, shadow, embeddings) as bench:
+            shared = repr((_about(config), in_process, shadow, embeddings))
 
-        every = range(seed, seed + seeds)
-        comparison = Comparison(bench, entries, cases, every, journal, more)
-        with _progress(len(entries) * len(every) * len(cases)) as advance:
-            comparison.run(advance)
-    rows = [{**row, **_settings(loaded, in_process)} for row in comparison.rows()]
-    if comparison.reused:
-        _say(f"{comparison.reused} replies are those of an earlier run (--fresh measures anew)")
-    _write(rows, json_out, md, plot)
-    if comparison.partial:
-        _say("interrupted: these are the rows that were done; the same command goes on from here")
-        raise KeyboardInterrupt
+            def more(spec: StrategySpec) -> str:
+                return shared + (_calibrations() if needs_calibration(spec.options) else "")
+
+            every = range(seed, seed + seeds)
+            comparison = Comparison(bench, chosen, cases, every, journal, more)
+            with _progress(len(chosen) * len(every) * len(cases)) as advance:
+                comparison.run(advance)
+        if comparison.reused:
+            say(f"{comparison.reused} replies are those of an earlier run (--fresh measures anew)")
+        settings = _settings(config, in_process, Path(data).stem)
+        yield from ({**row, **settings} for row in comparison.rows())
+        if comparison.partial:
+            say("interrupted: the same command goes on from here")
+            raise KeyboardInterrupt
+
+    def picture(found: Sequence[Row], folder: Path) -> Path:
+        return accuracy_against_rate([plot_row(row) for row in found], folder / "strategies.png")
+
+    return Table(rows(), None, _markdown, picture, plot)
+
+
+@measurement("model", "llm", "cloud", "temperature", "top_k", "top_p", "min_p")
+def uplinks(
+    config: Config,
+    data: Data,
+    spec: Annotated[str, typer.Option("--strategy", help="NAME or NAME@PARAMETER.")] = "uhlm@0.073",
+    limit: Limit = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the replies.")] = 1,
+) -> Table:
+    """Bytes per upload and per token of our uplink and of others, with and without HTTP."""
+    from ...common.prompts import read_prompts, shipped_prompts
+    from ...lm.engines.llama import LlamaEngine
+    from ...models.resolve import find_model
+    from ..harness.shadow_verifier import ROWS, ShadowVerifier
+    from .setup import open_bench
+    from .specs import parse_specs
+    from .uplinks import COLUMNS as UPLINK_COLUMNS
+    from .uplinks import FORMATS, Uploads, uplink_rows
+
+    (chosen,) = parse_specs(spec, config.strategy)[:1]
+    if not chosen.calls:
+        raise UsageError(f"{spec} uploads nothing")
+    cases = read_prompts(shipped_prompts(data), limit, scored=True)
+    device = LlamaEngine(find_model(config.device.model), config.device.engine, max_rows=ROWS)
+    try:
+        reader = ShadowVerifier(device, config.sampler)
+        uploads = Uploads(reader, config.sampler, config.chat.system)
+        with open_bench(config, cases, True, say, shadow=False) as bench:
+            outcomes = list(replace(bench, watch=uploads.watch).run(chosen, cases, seed))
+    finally:
+        device.close()
+    for name, meaning in FORMATS.items():
+        say(f"{name}: {meaning}")
+    about = {"strategy": spec, **config.sampler.model_dump()}
+    return Table([{**row, **about} for row in uplink_rows(uploads, outcomes)], UPLINK_COLUMNS)
 
 
 @contextmanager
@@ -161,10 +175,11 @@ def _progress(total: int) -> Iterator[Callable[[str, int], None]]:
         yield lambda label, rows: progress.update(task, advance=rows, description=label)
 
 
-def _settings(config: Config, in_process: bool) -> dict[str, Any]:
+def _settings(config: Config, in_process: bool, text: str) -> dict[str, Any]:
     """What the numbers were measured with: in every row."""
     return {
         **config.sampler.model_dump(),
+        "text": text,
         "device_model": Path(config.device.model).name,
         "llm": Path(config.verifier.model).name,
         "link": "in process" if in_process else "http",
@@ -191,52 +206,19 @@ def _calibrations() -> str:
     return repr([(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files])
 
 
-def _write(
-    rows: Sequence[dict[str, Any]], json_out: Path | None, md: Path | None, plot: Path | None
-) -> None:
-    """The tables on stdout, the rows as JSON, the tables as Markdown, the picture."""
-    from ...common.files import atomic_output
+def _markdown(rows: Sequence[Row]) -> str:
+    """The table with its intervals, what it means, and the published claims beside it."""
     from ...common.tables import render
     from .claims import COLUMNS as CLAIMS
     from .claims import claim_rows
 
-    if not rows:
-        return
-    print_table(rows)
-    claims = render(claim_rows(rows), "md", CLAIMS) if claim_rows(rows) else ""
-    sys.stdout.write(f"\n{claims}" if claims else "")
-    if json_out is not None:
-        with atomic_output(json_out) as part:
-            part.write_text(json.dumps(rows, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    if md is not None:
-        table = [{head: _cell(row, name, form) for name, head, form in COLUMNS} for row in rows]
-        with atomic_output(md) as part:
-            text = f"{render(table, 'md')}\n{CAPTION}\n\n{claims}"
-            part.write_text(text, encoding="utf-8")
-    if plot is not None:
-        from ...common.plots import accuracy_against_rate
-
-        picture = accuracy_against_rate([plot_row(row) for row in rows], plot / "strategies.png")
-        _say(str(picture))
+    table = [{head: _cell(row, name, form) for name, head, form in COLUMNS} for row in rows]
+    claims = claim_rows(rows)
+    parts = [render(table, "md"), f"\n{CAPTION}\n"]
+    return "".join([*parts, "\n", render(claims, "md", CLAIMS)] if claims else parts)
 
 
-def print_table(rows: Sequence[dict[str, Any]]) -> None:
-    """The rows on stdout, as wide as they need."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(caption=CAPTION, caption_justify="left")
-    for _, head, form in COLUMNS:
-        table.add_column(head, justify="right" if form else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*(_cell(row, name, form) for name, _, form in COLUMNS))
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=240)
-    console.print(table)
-
-
-def _cell(row: dict[str, Any], name: str, form: str) -> str:
+def _cell(row: Row, name: str, form: str) -> str:
     value = row[name]
     if not form:
         return f"{value} (partial)" if row.get("partial") else str(value)
@@ -246,7 +228,7 @@ def _cell(row: dict[str, Any], name: str, form: str) -> str:
     return format(value, form) + ("" if spread is None else f" ±{format(spread, form)}")
 
 
-def plot_row(row: dict[str, Any]) -> dict[str, Any]:
+def plot_row(row: Row) -> Row:
     """A row for the picture: one curve per strategy over its parameters, and the interval."""
     name, _, parameter = row["strategy"].partition("@")
     row = {**row, "strategy": parameter if parameter == "adaptive" else name}
@@ -255,7 +237,3 @@ def plot_row(row: dict[str, Any]) -> dict[str, Any]:
         return row
     low, high = row["accuracy"] - spread, row["accuracy"] + spread
     return {**row, "accuracy_low": low, "accuracy_high": high}
-
-
-def _say(line: str) -> None:
-    print(f"uhlm-edge: {line}", file=sys.stderr, flush=True)

@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Protocol
 
 from ...common.errors import CloudError, DataError
+from ...common.prompts import Case
 from ...configs.config import Config
 from ...edge.cache import TokenCache
 from ...edge.chat.assemble import assemble
@@ -28,12 +29,11 @@ from ...lm.draws import turn_seed
 from ...lm.template import Message
 from ...lm.vocabulary import TextDecoder
 from ...models.resolve import find_model
-from ..harness.cases import Case
-from ..harness.meter import CountingEngine, Meter, VerifierCounters, Work
+from ..harness.meter import CountingEngine, Meter, PassCount, VerifierCounters
 from ..harness.scoring import Outcome, exact, token_f1
 from ..harness.shadow_verifier import ShadowVerifier
-from .ensemble_baseline import write_standard
-from .specs import STANDARD, Entry
+from .ensemble_baseline import write_baseline
+from .specs import BASELINE, StrategySpec
 
 __all__ = ["Bench", "Similarity", "Writer", "count_reply", "shadow_counts"]
 
@@ -60,10 +60,10 @@ class Bench:
     """Everything that the strategies share.
 
     Attributes:
-        config: sampler, device, limits; of the strategies what their entries do not say.
+        config: sampler, device, limits; of the strategies what their specs do not say.
         link: makes a fresh link to the verifier.
         counters: of the verifier; None: it has none.
-        onlooker: for the shadow verification; None: none.
+        shadow: for the shadow verification; None: none.
         similarity: to a reference; None: not measured.
         tell: takes a line for the user.
         watch: shown every finished reply, outside the timed path.
@@ -72,13 +72,13 @@ class Bench:
     config: Config
     link: Callable[[], Meter]
     counters: VerifierCounters | None
-    onlooker: ShadowVerifier | None
+    shadow: ShadowVerifier | None
     similarity: Similarity | None
     tell: Callable[[str], None]
     watch: Callable[[Case, ReplyLoop], None] = lambda case, loop: None
 
     def run(
-        self, entry: Entry, cases: Sequence[Case], seed: int, start: int = 0
+        self, spec: StrategySpec, cases: Sequence[Case], seed: int, start: int = 0
     ) -> Generator[Outcome, None, None]:
         """Answer the rows from `start` on with one strategy under one seed.
 
@@ -88,30 +88,30 @@ class Bench:
             CloudError: the verifier was away: the numbers would be the device's alone.
             DataError: a row is too long for the context.
         """
-        with self._writer(entry) as writer:
+        with self._writer(spec) as writer:
             writer.warm_up(cases[0], seed)
             for i, case in enumerate(cases[start:], start):
                 yield self._scored(writer.write(case, turn_seed(seed, i)), case)
 
-    def config_of(self, entry: Entry) -> Config:
-        """The configuration with an entry's strategy."""
-        cloud = self.config.cloud.model_copy(update={"require": entry.calls})
-        return self.config.model_copy(update={"strategy": entry.options, "cloud": cloud})
+    def config_of(self, spec: StrategySpec) -> Config:
+        """The configuration with an spec's strategy."""
+        cloud = self.config.cloud.model_copy(update={"require": spec.calls})
+        return self.config.model_copy(update={"strategy": spec.options, "cloud": cloud})
 
     @contextmanager
-    def _writer(self, entry: Entry) -> Iterator[Writer]:
-        config = self.config_of(entry)
-        if entry.kind == STANDARD:
-            with _StandardWriter.open(config) as standard:
+    def _writer(self, spec: StrategySpec) -> Iterator[Writer]:
+        config = self.config_of(spec)
+        if spec.kind == BASELINE:
+            with _BaselineWriter.open(config) as standard:
                 yield standard
             return
-        meter = self.link() if entry.calls else None
+        meter = self.link() if spec.calls else None
         with ExitStack() as stack:
             # What policies learnt elsewhere is not taken up, nor kept.
             state = stack.enter_context(TemporaryDirectory())
             environment = {**os.environ, "XDG_STATE_HOME": state}
             assistant = stack.enter_context(assemble(config, self.tell, meter, environment))
-            assistant.strategy = entry.own_strategy() or assistant.strategy
+            assistant.strategy = spec.own_strategy() or assistant.strategy
             yield _LoopWriter(self, assistant, meter, config)
 
     def _scored(self, outcome: Outcome, case: Case) -> Outcome:
@@ -184,24 +184,24 @@ class _LoopWriter:
             raise CloudError(f"the verifier was away: {loop.stats.offline_reason}")
         raise DataError(f"the row of line {case.line}: {notice}")
 
-    def _llm_work(self) -> Work | None:
+    def _llm_work(self) -> PassCount | None:
         """By the verifier's counters; nothing if it is never asked."""
         if self._meter is None:
-            return Work(0, 0)
+            return PassCount(0, 0)
         return self._bench.counters.read() if self._bench.counters else None
 
     def _look(self, outcome: Outcome, case: Case, loop: ReplyLoop) -> Outcome:
-        onlooker = self._bench.onlooker
-        if onlooker is None:
+        shadow = self._bench.shadow
+        if shadow is None:
             return outcome
         system = [Message(role="system", content=self._chat.system)] if self._chat.system else []
         ids = [token.id for token in loop.tokens]
-        prompt = onlooker.prompt([*system, *case.messages])
-        betas = onlooker.betas(prompt, ids, loop.text.proposed)
+        prompt = shadow.prompt([*system, *case.messages])
+        betas = shadow.betas(prompt, ids, loop.text.proposed)
         return shadow_counts(outcome, loop, betas)
 
 
-class _StandardWriter:
+class _BaselineWriter:
     """Both models at each token, in this process."""
 
     def __init__(self, config: Config, models: Sequence[CountingEngine]) -> None:
@@ -210,7 +210,7 @@ class _StandardWriter:
 
     @staticmethod
     @contextmanager
-    def open(config: Config) -> Iterator[_StandardWriter]:
+    def open(config: Config) -> Iterator[_BaselineWriter]:
         """Load both models for as long as the context lasts."""
         from ...lm.engines.llama import LlamaEngine
 
@@ -220,7 +220,7 @@ class _StandardWriter:
         )
         models = [CountingEngine(LlamaEngine(find_model(name), opts)) for name, opts in places]
         try:
-            yield _StandardWriter(config, models)
+            yield _BaselineWriter(config, models)
         finally:
             for model in models:
                 model.close()
@@ -236,7 +236,7 @@ class _StandardWriter:
         weight = config.strategy.weight
         before = [model.work for model in self._models]
         begun = time.perf_counter()
-        ids = write_standard(
+        ids = write_baseline(
             self._models, prompts, [weight, 1.0 - weight], config.sampler, config.device.wire_top,
             seed, chat.max_tokens,
         )  # fmt: skip

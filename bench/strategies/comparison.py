@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ...common.errors import DataError
+from ...common.prompts import Case
 from ...configs.config import Config
-from ..harness.cases import Case, digest_of
 from ..harness.scoring import Outcome, seed_row, summary
-from .specs import Entry
+from .specs import StrategySpec
 
 __all__ = ["Comparison", "Journal", "Runner", "Units", "unit_key"]
 
@@ -34,7 +34,7 @@ class Runner(Protocol):
         ...
 
     def run(
-        self, entry: Entry, cases: Sequence[Case], seed: int, start: int = 0
+        self, spec: StrategySpec, cases: Sequence[Case], seed: int, start: int = 0
     ) -> Generator[Outcome, None, None]:
         """The outcomes of the rows from `start` on, in turn."""
         ...
@@ -58,9 +58,9 @@ class Journal:
             return
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                entry = json.loads(line)
-                outcomes = self._units.setdefault(str(entry["key"]), [])
-                row, outcome = entry["row"], Outcome.from_json(entry["outcome"])
+                known = json.loads(line)
+                outcomes = self._units.setdefault(str(known["key"]), [])
+                row, outcome = known["row"], Outcome.from_json(known["outcome"])
             except (ValueError, KeyError, TypeError):
                 continue  # the last line of a process that was killed
             if 0 <= row <= len(outcomes):  # a unit that began anew overwrites what it had
@@ -78,12 +78,19 @@ class Journal:
                 file.write(line + "\n")
 
 
-def unit_key(config: Config, entry: Entry, cases: Sequence[Case], seed: int, more: str = "") -> str:
+def unit_key(
+    config: Config, spec: StrategySpec, cases: Sequence[Case], seed: int, more: str = ""
+) -> str:
     """What a unit depends on, hashed: settings, rows, seed, and `more` (models, version, link)."""
-    settings = config.model_copy(update={"strategy": entry.options}).model_dump(mode="json")
+    settings = config.model_copy(update={"strategy": spec.options}).model_dump(mode="json")
     del settings["chat"]["seed"]
-    whole = json.dumps([settings, entry.kind, digest_of(cases), seed, more], sort_keys=True)
+    whole = json.dumps([settings, spec.kind, _digest(cases), seed, more], sort_keys=True)
     return hashlib.blake2b(whole.encode(), digest_size=12).hexdigest()
+
+
+def _digest(cases: Sequence[Case]) -> str:
+    """What tells these rows from others."""
+    return hashlib.blake2b(repr(cases).encode(), digest_size=8).hexdigest()
 
 
 @dataclass
@@ -92,7 +99,7 @@ class Comparison:
 
     Attributes:
         runner: answers rows.
-        entries: the strategies, in the order of the table.
+        specs: the strategies, in the order of the table.
         cases: the rows.
         seeds: one run over the rows for each.
         journal: what is finished.
@@ -103,11 +110,11 @@ class Comparison:
     """
 
     runner: Runner
-    entries: Sequence[Entry]
+    specs: Sequence[StrategySpec]
     cases: Sequence[Case]
     seeds: Sequence[int]
     journal: Journal
-    more: Callable[[Entry], str] = lambda entry: ""
+    more: Callable[[StrategySpec], str] = lambda spec: ""
     units: Units = field(default_factory=dict)
     reused: int = 0
     partial: bool = False
@@ -122,12 +129,12 @@ class Comparison:
             advance: told the strategy and the number of rows that are done.
         """
         try:
-            for entries in self._batches():
+            for specs in self._batches():
                 for seed in self.seeds:
                     with ExitStack() as stack:
-                        units = [self._unit(self._with_rate(e), seed, stack) for e in entries]
+                        units = [self._unit(self._with_rate(e), seed, stack) for e in specs]
                         for unit in units:
-                            advance(unit.entry.label, len(unit.outcomes))
+                            advance(unit.spec.label, len(unit.outcomes))
                         self._take_turns(units, advance)
         except KeyboardInterrupt:
             self.partial = True
@@ -138,54 +145,54 @@ class Comparison:
                 if len(unit.outcomes) == row:
                     unit.outcomes.append(next(unit.replies))
                     self.journal.add(unit.key, row, unit.outcomes[-1])
-                    advance(unit.entry.label, 1)
+                    advance(unit.spec.label, 1)
 
     def rows(self) -> list[dict[str, Any]]:
         """The table, in the order of the list; `partial` marks what lacks rows or seeds."""
         found = []
-        for entry in self.entries:
-            seeds = {s: outcomes for s, outcomes in self.units.get(entry.label, {}).items()}
+        for spec in self.specs:
+            seeds = {s: outcomes for s, outcomes in self.units.get(spec.label, {}).items()}
             seeds = {s: outcomes for s, outcomes in seeds.items() if outcomes}
             if not seeds:
                 continue
             whole = len(seeds) == len(self.seeds) and all(
                 len(outcomes) == len(self.cases) for outcomes in seeds.values()
             )
-            found.append({**summary(entry.label, seeds), "partial": not whole})
+            found.append({**summary(spec.label, seeds), "partial": not whole})
         return found
 
-    def _batches(self) -> list[list[Entry]]:
+    def _batches(self) -> list[list[StrategySpec]]:
         """Who takes turns. `rand` without a rate comes after the `uhlm` that it takes it from."""
-        parts = [[e for e in self.entries if e.borrows is late] for late in (False, True)]
+        parts = [[e for e in self.specs if e.borrows is late] for late in (False, True)]
         return [part[at : at + AT_ONCE] for part in parts for at in range(0, len(part), AT_ONCE)]
 
-    def _with_rate(self, entry: Entry) -> Entry:
-        if not entry.borrows:
-            return entry
-        model = next(e for e in self.entries if e.kind == "uhlm")
+    def _with_rate(self, spec: StrategySpec) -> StrategySpec:
+        if not spec.borrows:
+            return spec
+        model = next(e for e in self.specs if e.kind == "uhlm")
         rates = [seed_row(each)["transmission_rate"] for each in self.units[model.label].values()]
         known = [rate for rate in rates if rate is not None]
         if not known:
-            raise DataError(f"{model.label} wrote no token: there is no rate for {entry.label}")
-        return entry.at_rate(sum(known) / len(known))
+            raise DataError(f"{model.label} wrote no token: there is no rate for {spec.label}")
+        return spec.at_rate(sum(known) / len(known))
 
-    def _unit(self, entry: Entry, seed: int, stack: ExitStack) -> _Unit:
+    def _unit(self, spec: StrategySpec, seed: int, stack: ExitStack) -> _Unit:
         """One strategy under one seed, from where an earlier run left it."""
-        key = unit_key(self.runner.config, entry, self.cases, seed, self.more(entry))
+        key = unit_key(self.runner.config, spec, self.cases, seed, self.more(spec))
         known = self.journal.get(key)
-        if entry.learns and len(known) < len(self.cases):
+        if spec.learns and len(known) < len(self.cases):
             known = []  # what its policy had learnt is gone
         self.reused += len(known)
-        self.units.setdefault(entry.label, {})[seed] = known
-        replies = self.runner.run(entry, self.cases, seed, len(known))
-        return _Unit(entry, key, known, stack.enter_context(closing(replies)))
+        self.units.setdefault(spec.label, {})[seed] = known
+        replies = self.runner.run(spec, self.cases, seed, len(known))
+        return _Unit(spec, key, known, stack.enter_context(closing(replies)))
 
 
 @dataclass(frozen=True)
 class _Unit:
     """Replies under way, and what they have come to so far."""
 
-    entry: Entry
+    spec: StrategySpec
     key: str
     outcomes: list[Outcome]
     replies: Generator[Outcome, None, None]

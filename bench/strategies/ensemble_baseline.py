@@ -1,4 +1,4 @@
-"""The standard ensemble: both models at each token, the next one drawn from the mixture.
+"""The ensemble baseline: both models at each token, the next one drawn from the mixture.
 
 The reference that a speculative ensemble is measured against. In one process, with nothing between
 the models, so that no protocol weighs on it.
@@ -16,10 +16,10 @@ from ...lm.sampling import Sampler, resample
 from ...lm.targets import Weighted, sampler_of_parts
 from ...lm.verification import mixture
 
-__all__ = ["write_standard"]
+__all__ = ["write_baseline"]
 
 
-def write_standard(
+def write_baseline(
     models: Sequence[Engine],
     prompts: Sequence[Sequence[int]],
     weights: Sequence[float],

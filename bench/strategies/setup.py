@@ -1,4 +1,4 @@
-"""What a comparison needs around it: a verifier, an onlooker, embeddings."""
+"""What a comparison needs around it: a verifier, a shadow verifier, embeddings."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from ...cloud.keys import Keys
 from ...cloud.service import load_service
 from ...common.errors import ResourceError, UsageError
+from ...common.prompts import Case
 from ...configs.config import Config
 from ...configs.layers import as_environment
 from ...edge.chat.assemble import api_key
@@ -20,7 +21,6 @@ from ...edge.link.in_process import LocalLink
 from ...lm.engines.llama import LlamaEngine
 from ...lm.engines.llama_embed import LlamaEmbedder
 from ...models.resolve import find_model
-from ..harness.cases import Case
 from ..harness.meter import HttpCounters, LocalCounters, Meter, VerifierCounters
 from ..harness.scoring import cosine
 from ..harness.shadow_verifier import ROWS, ShadowVerifier
@@ -40,7 +40,7 @@ def open_bench(
     embeddings: str | None = None,
     keep: bool = False,
 ) -> Iterator[Bench]:
-    """Verifier, onlooker and embeddings, for as long as the context lasts.
+    """Verifier, shadow verifier and embeddings, for as long as the context lasts.
 
     Args:
         config: all options.
@@ -48,7 +48,7 @@ def open_bench(
         needed: whether any strategy calls the verifier.
         tell: takes a line for the user.
         in_process: no network in between.
-        shadow: load the onlooker.
+        shadow: load the LLM once more, for the shadow verification.
         embeddings: model for the similarity to references; None: the LLM.
         keep: links keep the requests they send.
 
@@ -77,10 +77,10 @@ def open_bench(
             def link() -> Meter:
                 return Meter(HttpLink(url, key, cloud.connect_timeout, ca_file), keep=keep)
 
-        onlooker = _onlooker(config, stack) if shadow else None
+        reader = _shadow_verifier(config, stack) if shadow else None
         wanted = any(case.reference is not None for case in cases)
         similarity = _similarity(config, embeddings, stack) if wanted else None
-        yield Bench(config, link, counters, onlooker, similarity, tell)
+        yield Bench(config, link, counters, reader, similarity, tell)
 
 
 def _no_verifier() -> Any:
@@ -99,7 +99,7 @@ def _own_verifier(config: Config) -> Iterator[tuple[str, str]]:
         yield verifier.url, verifier.key
 
 
-def _onlooker(config: Config, stack: ExitStack) -> ShadowVerifier:
+def _shadow_verifier(config: Config, stack: ExitStack) -> ShadowVerifier:
     options = config.verifier.engine
     engine = LlamaEngine(find_model(config.verifier.model), options, max_rows=ROWS)
     stack.callback(engine.close)

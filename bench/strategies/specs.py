@@ -14,9 +14,9 @@ from ...edge.policy.policies import Always
 from ...edge.policy.strategy import STRATEGIES, Strategy
 from ...lm.targets import Weighted
 
-__all__ = ["LOCKSTEP", "STANDARD", "Entry", "parse_lineup"]
+__all__ = ["BASELINE", "LOCKSTEP", "StrategySpec", "parse_specs"]
 
-STANDARD = "standard-ensemble"
+BASELINE = "ensemble-baseline"
 """Benchmark only: both models at each token, in this process, drawn from the mixture."""
 
 LOCKSTEP = "lockstep"
@@ -26,7 +26,7 @@ _NAMED = ("averse", "prone", "risk", "adaptive")
 
 
 @dataclass(frozen=True)
-class Entry:
+class StrategySpec:
     """One strategy of the list.
 
     Attributes:
@@ -44,16 +44,16 @@ class Entry:
     @property
     def calls(self) -> bool:
         """Does it talk to a verifier?"""
-        return self.kind not in ("local", STANDARD)
+        return self.kind not in ("local", BASELINE)
 
     @property
     def learns(self) -> bool:
         """Does what it does depend on replies before?"""
         return self.options.threshold == "adaptive" and self.kind in ("uhlm", "spec")
 
-    def at_rate(self, rate: float) -> Entry:
+    def at_rate(self, rate: float) -> StrategySpec:
         """The same `rand` with a rate of its own."""
-        return Entry(self.label, self.kind, self.options.model_copy(update={"rate": rate}))
+        return StrategySpec(self.label, self.kind, self.options.model_copy(update={"rate": rate}))
 
     def own_strategy(self) -> Strategy | None:
         """A strategy that only benchmarks have; None: as the options say."""
@@ -62,11 +62,11 @@ class Entry:
         return Strategy(LOCKSTEP, Always(), "last", Weighted(weight=self.options.weight))
 
 
-def parse_lineup(text: str, options: StrategyOptions) -> list[Entry]:
-    """The entries of a list with commas; `options` are what no entry says.
+def parse_specs(text: str, options: StrategyOptions) -> list[StrategySpec]:
+    """The specs of a list with commas; `options` are what no spec says.
 
     Raises:
-        UsageError: an unknown name, a parameter that does not fit, an entry twice, or a `rand`
+        UsageError: an unknown name, a parameter that does not fit, an spec twice, or a `rand`
             without a rate and without a `uhlm` to take it from.
     """
     labels = [part.strip() for part in text.split(",") if part.strip()]
@@ -75,16 +75,16 @@ def parse_lineup(text: str, options: StrategyOptions) -> list[Entry]:
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
         raise UsageError(f"{', '.join(twice)} is in the list twice")
-    entries = [_entry(label, options) for label in labels]
-    if any(entry.borrows for entry in entries) and not any(e.kind == "uhlm" for e in entries):
+    specs = [_spec(label, options) for label in labels]
+    if any(spec.borrows for spec in specs) and not any(e.kind == "uhlm" for e in specs):
         raise UsageError("rand runs at the upload rate of a uhlm: list one, or give rand@RATE")
-    return entries
+    return specs
 
 
-def _entry(label: str, options: StrategyOptions) -> Entry:
+def _spec(label: str, options: StrategyOptions) -> StrategySpec:
     kind, at, parameter = label.partition("@")
-    if kind not in (*STRATEGIES, STANDARD, LOCKSTEP):
-        known = ", ".join((*STRATEGIES, STANDARD, LOCKSTEP))
+    if kind not in (*STRATEGIES, BASELINE, LOCKSTEP):
+        known = ", ".join((*STRATEGIES, BASELINE, LOCKSTEP))
         raise UsageError(f"no strategy {kind!r}; there are {known}")
     changes = _PARAMETERS[kind](parameter, label) if at else {}
     values: dict[str, Any] = options.model_dump()
@@ -94,7 +94,7 @@ def _entry(label: str, options: StrategyOptions) -> Entry:
         made = StrategyOptions.model_validate({**values, **changes})
     except ValidationError as error:
         raise UsageError(f"{label}: {error.errors()[0]['msg'].lower()}") from None
-    return Entry(label, kind, made, borrows=kind == "rand" and not at)
+    return StrategySpec(label, kind, made, borrows=kind == "rand" and not at)
 
 
 def _number(text: str, label: str) -> float:
@@ -132,6 +132,6 @@ _PARAMETERS: dict[str, Callable[[str, str], dict[str, Any]]] = {
     "spec": _threshold,
     "reward": lambda text, label: {"reward_threshold": _number(text, label)},
     "ensemble": _weight,
-    STANDARD: lambda text, label: {"weight": _number(text, label)},
+    BASELINE: lambda text, label: {"weight": _number(text, label)},
     LOCKSTEP: lambda text, label: {"weight": _number(text, label)},
 }

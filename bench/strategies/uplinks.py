@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...common.prompts import Case
 from ...edge.decode.loop import ReplyLoop
 from ...lm.engines.protocol import Logits
 from ...lm.row import Row
 from ...lm.sampling import Distribution, Probs, Sampler
 from ...lm.template import Message
-from ..harness.cases import Case
 from ..harness.scoring import Outcome
 from ..harness.shadow_verifier import ShadowVerifier
 from ..network.channel import published_bytes
@@ -67,13 +67,13 @@ class Uploads:
     """Collects what each uploaded draft would have weighed.
 
     Args:
-        onlooker: the device model once more, to see the full law behind a draft; outside the timed
-            path.
+        reader: the device model once more, to see the full distribution behind a draft; outside
+            the timed path.
         sampler: that of the session.
         system: the system message, "" for none.
     """
 
-    onlooker: ShadowVerifier
+    reader: ShadowVerifier
     sampler: Sampler
     system: str = ""
     sizes: list[list[int]] = field(default_factory=list)
@@ -86,22 +86,25 @@ class Uploads:
             return
         ids = [token.id for token in loop.tokens]
         system = [Message(role="system", content=self.system)] if self.system else []
-        prompt = self.onlooker.prompt([*system, *case.messages])
-        rows = self.onlooker.rows(prompt, ids)
+        prompt = self.reader.prompt([*system, *case.messages])
+        rows = self.reader.rows(prompt, ids)
         self.sizes += [draft_bytes(self.sampler.probs(Row(rows[token.index]))) for token in judged]
 
 
-def uplink_rows(
-    uploads: Uploads, outcomes: Sequence[Outcome], header: int | None
-) -> list[dict[str, Any]]:
+def uplink_rows(uploads: Uploads, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     """One row per format: bytes per upload and per generated id, without and with HTTP.
 
     Args:
         uploads: sizes of the other formats, of every uploaded draft.
         outcomes: what was really sent.
-        header: bytes of our own request line and headers, granted to the other formats too; None
-            without HTTP.
     """
+    heads = [
+        whole - body
+        for outcome in outcomes
+        for whole, body in zip(outcome.requests or (), outcome.bodies, strict=True)
+    ]
+    # Our own request line and headers are granted to the other formats too.
+    header = round(sum(heads) / len(heads)) if heads else None
     tokens = sum(outcome.tokens for outcome in outcomes)
     sizes = np.array(uploads.sizes, dtype=np.int64).reshape(-1, len(FORMATS))
     rows = [

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ...common.errors import DataError
+from ...common.prompts import json_rows, messages_of, read_text
 from ...lm.chat import ChatEncoder
 from ...lm.engines.generate import generate
 from ...lm.engines.protocol import Engine
@@ -25,8 +26,6 @@ LONGEST = 512
 
 REPLY = 64
 """Most ids that a model writes where a sample has no reply."""
-
-_FILE_LIMIT = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -92,47 +91,22 @@ def read_samples(path: Path | None) -> list[Sample]:
     """
     if path is None:
         return list(BUILT_IN)
-    try:
-        if path.stat().st_size > _FILE_LIMIT:
-            raise DataError(f"{path}: is larger than {_FILE_LIMIT >> 20} MiB; use a part of it")
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8 text") from error
-    if path.suffix != ".jsonl":
-        found = [Sample(reply=text)] if text.strip() else []
+    if path.suffix == ".jsonl":
+        found = [_sample(row, f"{path}:{line}") for line, row in json_rows(path)]
     else:
-        lines = text.splitlines()
-        found = [_read_line(f"{path}:{n}", line) for n, line in enumerate(lines, 1) if line.strip()]
+        text = read_text(path)
+        found = [Sample(reply=text)] if text.strip() else []
     if not found:
         raise DataError(f"{path}: is empty")
     return found
 
 
-def _read_line(place: str, line: str) -> Sample:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{place}: is not JSON") from error
-    if not isinstance(row, dict):
-        raise DataError(f"{place}: is not an object")
+def _sample(row: dict[str, Any], place: str) -> Sample:
     if isinstance(row.get("text"), str):
         return Sample(reply=row["text"])
     if isinstance(row.get("prompt"), str):
         return _ask(row["prompt"])
-    messages = row.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise DataError(f"{place}: has neither messages nor prompt nor text")
-    read: list[Message] = []
-    for message in messages:
-        if not (
-            isinstance(message, dict)
-            and isinstance(message.get("role"), str)
-            and isinstance(message.get("content"), str)
-        ):
-            raise DataError(f"{place}: a message needs a role and a content, both text")
-        read.append(Message(role=message["role"], content=message["content"]))
+    read = messages_of(row, place)
     reply = row.get("answer", row.get("reference"))
     if reply is None and read[-1]["role"] == "assistant":
         reply = read.pop()["content"]

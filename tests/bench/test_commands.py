@@ -62,7 +62,7 @@ def test_latency_prints_a_table_and_nothing_else_on_stdout() -> None:
 def test_latency_of_a_shape_says_that_its_weights_are_random() -> None:
     out, err = run(
         "latency", "--shape", "smollm2-135m", "--prompts", "4", "--depths", "", "--repeats", "2",
-        "--output", "jsonl",
+        "--format", "jsonl",
     )  # fmt: skip
     rows = [json.loads(line) for line in out.splitlines()]
     assert all(row["random_weights"] for row in rows)
@@ -80,7 +80,7 @@ def test_an_interrupted_run_writes_what_it_has_and_marks_it(
 
     monkeypatch.setattr(rates, "measure_rates", two_rows)
     path = tmp_path / "rows.json"
-    words = ["bench", "latency", "--output", "json", "--out", str(path)]
+    words = ["bench", "latency", "--out", str(path)]
     result = CliRunner().invoke(app, words)
     assert result.exit_code != 0
     rows = json.loads(path.read_text())
@@ -90,7 +90,7 @@ def test_an_interrupted_run_writes_what_it_has_and_marks_it(
 def test_the_channel_is_computed_from_measured_costs(costs: Path, tmp_path: Path) -> None:
     out, err = run(
         "channel", "--costs", str(costs), "--snr", "0,20", "--round-trip", "50",
-        "--output", "json", "--plot", str(tmp_path / "plots"),
+        "--format", "json", "--plot", str(tmp_path / "plots"),
     )  # fmt: skip
     rows = json.loads(out)
     assert len(rows) == 2 * 2 * 3
@@ -101,8 +101,8 @@ def test_the_channel_is_computed_from_measured_costs(costs: Path, tmp_path: Path
 
 
 def test_energy_without_a_sensor_is_null_and_says_why(tmp_path: Path) -> None:
-    words = ["energy", "--strategy", "local", "--replies", "1", "--idle", "0.1"]
-    out, err = run(*words, "--output", "json")
+    words = ["energy", "--strategies", "local", "--replies", "1", "--idle", "0.1"]
+    out, err = run(*words, "--format", "json")
     (row,) = json.loads(out)
     if row["status"] == "measured":
         pytest.skip("this machine has a power sensor")
@@ -113,7 +113,7 @@ def test_energy_without_a_sensor_is_null_and_says_why(tmp_path: Path) -> None:
 
 
 def test_uncertainty_is_timed_on_the_models_own_rows() -> None:
-    out, _ = run("uncertainty", "--vocab", "8192", "--rows", "2", "--output", "csv")
+    out, _ = run("uncertainty", "--vocab", "8192", "--rows", "2", "--format", "csv")
     assert out.startswith("vocab,rows,way,n,us")
     assert len(out.splitlines()) == 1 + 8
 
@@ -122,10 +122,9 @@ def test_uncertainty_is_timed_on_the_models_own_rows() -> None:
     ("words", "said"),
     [
         (["latency", "--prompts", "8,x"], "not a list of numbers"),
-        (["latency", "--repeats", "1"], "at least 2 repeats"),
         (["latency", "--shape", "gpt-9"], "no shape 'gpt-9'"),
         (["latency", "--shape", "smollm2-135m", "--model", "demo-slm"], "exclude each other"),
-        (["energy", "--strategy", "local", "--hz", "5"], "10 to 1000 are possible"),
+        (["energy", "--strategies", "local", "--hz", "5"], "10 to 1000 are possible"),
     ],
 )
 def test_what_cannot_be_measured_as_asked_is_refused(words: list[str], said: str) -> None:
@@ -139,7 +138,7 @@ def test_wrong_channels_and_links_are_refused(costs: Path) -> None:
     with pytest.raises(UsageError, match="kinds of links"):
         run("channel", "--costs", str(costs), "--real", "--link", "satellite")
     with pytest.raises(UsageError, match="no format"):
-        run("channel", "--costs", str(costs), "--output", "xml")
+        run("channel", "--costs", str(costs), "--format", "xml")
 
 
 @pytest.mark.slow
@@ -148,7 +147,7 @@ def test_a_real_link_is_put_beside_the_model(tmp_path: Path) -> None:
     save_costs([Measured(StrategyCost("hlm", 2.0, 5.0, 1.0, 250, 90), 100, None)], costs)
     out, err = run(
         "channel", "--costs", str(costs), "--real", "--round-trip", "40", "--link", "proxy",
-        "--prompt", "What is 7 times 8?", "--output", "json",
+        "--prompt", "What is 7 times 8?", "--format", "json",
     )  # fmt: skip
     (row,) = json.loads(out)
     assert row["link"] == "proxy"

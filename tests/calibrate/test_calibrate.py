@@ -15,8 +15,9 @@ from uhlm_edge.calibrate import run as bench
 from uhlm_edge.calibrate.fit import MIN_TOKENS, fit_law, fit_line, require_enough
 from uhlm_edge.calibrate.head import features, train
 from uhlm_edge.calibrate.scores import auroc, calibration_error, risk_curve
-from uhlm_edge.calibrate.shadow import Conversation, Replay, Setting, read_prompts, shadow_run
+from uhlm_edge.calibrate.shadow import Replay, Setting, shadow_run
 from uhlm_edge.common.errors import DataError
+from uhlm_edge.common.prompts import Case, read_prompts
 from uhlm_edge.edge.policy.calibration import ModelKey, load
 from uhlm_edge.edge.policy.reward import FEATURES
 from uhlm_edge.lm.chat import ChatEncoder
@@ -341,7 +342,7 @@ def test_a_text_file_holds_a_prompt_per_line(tmp_path: Path) -> None:
 def test_prompts_that_name_control_tokens_are_read_as_the_product_reads_them() -> None:
     messages = (Message(role="user", content=f"what does {END} mean?"),)
     device, cloud = FakeEngine(DEVICE, 4096), FakeEngine(CLOUD, 4096)
-    next(shadow_run(device, cloud, [Conversation(0, messages)], SETTING))
+    next(shadow_run(device, cloud, [Case(1, messages)], SETTING))
     prompt = ChatEncoder(DEVICE.vocab).encode(messages)
     assert not DEVICE.vocab.end_ids & set(prompt)
     assert device.ids[: len(prompt)] == cloud.ids[: len(prompt)] == prompt

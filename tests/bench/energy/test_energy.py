@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from uhlm_edge.bench.energy.measure import EnergyReport, Phases, Work, measure_energy
+from uhlm_edge.bench.energy.measure import EnergyReport, Phases, WorkDone, measure_energy
 from uhlm_edge.bench.energy.radio import RadioModel, busy_seconds
 from uhlm_edge.bench.energy.recorder import Recorder
 from uhlm_edge.common.errors import UsageError
@@ -50,7 +50,7 @@ class Bench:
             if self.recorder is not None:
                 self.recorder.take()
 
-    def measure(self, workload: Callable[[Phases], Work], **options: object) -> EnergyReport:
+    def measure(self, workload: Callable[[Phases], WorkDone], **options: object) -> EnergyReport:
         return measure_energy(
             workload,
             sampling=self.sampling,
@@ -66,10 +66,10 @@ def no_command(command: Sequence[str]) -> str:
     raise SensorError(f"{command[0]} is not installed")
 
 
-def jetson_chat(bench: Bench) -> Callable[[Phases], Work]:
+def jetson_chat(bench: Bench) -> Callable[[Phases], WorkDone]:
     """1 s of prompt at 3 A, 4 s of generation at 2 A, on a 5 V rail that idles at 1 A."""
 
-    def run(phases: Phases) -> Work:
+    def run(phases: Phases) -> WorkDone:
         with phases("prompt"):
             bench.put(RAIL, 3000)
             bench.wait(1)
@@ -78,7 +78,7 @@ def jetson_chat(bench: Bench) -> Callable[[Phases], Work]:
             bench.wait(2)
             bench.put(RAIL, 2002)
             bench.wait(2)
-        return Work(prompt_tokens=50, generated_tokens=20)
+        return WorkDone(prompt_tokens=50, generated_tokens=20)
 
     return run
 
@@ -119,7 +119,7 @@ def test_a_cloud_machine_runs_the_workload_and_reports_null_with_reasons(tmp_pat
     bench = Bench(tmp_path, "cloud")
     report = bench.measure(jetson_chat(bench))
     assert report.status == "not measured"
-    assert report.work == Work(50, 20)
+    assert report.work == WorkDone(50, 20)
     assert report.seconds == pytest.approx(5.0)
     row = json.loads(json.dumps(report.row()))
     for name in ("idle_w", "gross_j", "net_j", "j_per_token", "j_per_reply", "battery", "radio"):
@@ -133,7 +133,7 @@ def test_a_cloud_machine_runs_the_workload_and_reports_null_with_reasons(tmp_pat
 def test_a_sensor_that_vanishes_in_the_middle_makes_the_result_partial_not_wrong(
     orin: Bench,
 ) -> None:
-    def run(phases: Phases) -> Work:
+    def run(phases: Phases) -> WorkDone:
         with phases("prompt"):
             orin.put(RAIL, 3000)
             orin.wait(1)
@@ -141,7 +141,7 @@ def test_a_sensor_that_vanishes_in_the_middle_makes_the_result_partial_not_wrong
             orin.wait(1)
             (orin.root / RAIL).unlink()
             orin.wait(3)
-        return Work(50, 20)
+        return WorkDone(50, 20)
 
     report = orin.measure(run, idle_s=2.0)
     assert report.status == "partial"
@@ -158,7 +158,7 @@ def test_a_sensor_that_vanishes_in_the_middle_makes_the_result_partial_not_wrong
 
 
 def test_a_sensor_that_comes_back_does_not_hide_that_it_was_gone(orin: Bench) -> None:
-    def run(phases: Phases) -> Work:
+    def run(phases: Phases) -> WorkDone:
         with phases("generation"):
             orin.put(RAIL, 2000)
             orin.wait(1)
@@ -166,7 +166,7 @@ def test_a_sensor_that_comes_back_does_not_hide_that_it_was_gone(orin: Bench) ->
             orin.wait(1)
             orin.put(RAIL, 2000)
             orin.wait(1)
-        return Work(0, 20)
+        return WorkDone(0, 20)
 
     assert orin.measure(run, idle_s=2.0).status == "partial"
 
@@ -186,11 +186,11 @@ def test_a_counter_that_wraps_during_the_run_changes_nothing(tmp_path: Path) -> 
     bench.each_tick = tick
     tick()
 
-    def run(phases: Phases) -> Work:
+    def run(phases: Phases) -> WorkDone:
         with phases("generation"):
             state["watts"] = 12.0
             bench.wait(5)
-        return Work(0, 10)
+        return WorkDone(0, 10)
 
     report = bench.measure(run, idle_s=3.0)
     assert report.status == "measured"
@@ -205,13 +205,13 @@ def test_a_counter_that_is_reset_is_a_fault_and_not_a_wrap(tmp_path: Path) -> No
     bench.put("sys/class/power_supply/BAT0/status", "Full")
     counter = "sys/class/powercap/intel-rapl:0/energy_uj"
 
-    def run(phases: Phases) -> Work:
+    def run(phases: Phases) -> WorkDone:
         with phases("generation"):
             bench.put(counter, 1_500_000)
             bench.wait(1)
             bench.put(counter, 0)
             bench.wait(1)
-        return Work(0, 10)
+        return WorkDone(0, 10)
 
     report = bench.measure(run, idle_s=2.0)
     assert report.net_j is None
@@ -222,13 +222,13 @@ def test_a_counter_that_is_reset_is_a_fault_and_not_a_wrap(tmp_path: Path) -> No
 def test_a_charger_plugged_in_during_the_run_ends_the_measurement(tmp_path: Path) -> None:
     bench = Bench(tmp_path, "laptop")
 
-    def run(phases: Phases) -> Work:
+    def run(phases: Phases) -> WorkDone:
         with phases("generation"):
             bench.put("sys/class/power_supply/BAT0/power_now", 20_000_000)
             bench.wait(1)
             bench.put("sys/class/power_supply/BAT0/status", "Charging")
             bench.wait(1)
-        return Work(0, 10)
+        return WorkDone(0, 10)
 
     report = bench.measure(run, idle_s=2.0)
     assert report.status == "partial"
@@ -240,13 +240,13 @@ def test_a_ups_battery_gives_drain_and_hours_of_chat(tmp_path: Path) -> None:
     bench = Bench(tmp_path, "pi4-ups")
     battery = "sys/class/power_supply/battery"
 
-    def run(phases: Phases) -> Work:
+    def run(phases: Phases) -> WorkDone:
         with phases("generation"):
             for milliamps in (2000, 2001, 2002, 1997):
                 bench.put(f"{battery}/current_now", -1000 * milliamps)
                 bench.wait(5)
         bench.put(f"{battery}/charge_now", 7_990_000)
-        return Work(0, 40)
+        return WorkDone(0, 40)
 
     report = bench.measure(run, idle_s=5.0)
     assert report.status == "measured"
@@ -259,14 +259,14 @@ def test_a_ups_battery_gives_drain_and_hours_of_chat(tmp_path: Path) -> None:
 
 
 def test_a_gauge_too_slow_for_a_phase_is_not_split(orin: Bench) -> None:
-    def run(phases: Phases) -> Work:
+    def run(phases: Phases) -> WorkDone:
         orin.put(RAIL, 2000)
         orin.wait(1)
         with phases("prompt"):
             orin.wait(1)
         with phases("generation"):
             orin.wait(1)
-        return Work(50, 20)
+        return WorkDone(50, 20)
 
     report = orin.measure(run, idle_s=2.0)
     assert report.net_j == pytest.approx(15, rel=0.03)
@@ -278,11 +278,11 @@ def test_a_gauge_too_slow_for_a_phase_is_not_split(orin: Bench) -> None:
 
 
 def test_a_run_below_the_idle_baseline_gives_no_net_energy(orin: Bench) -> None:
-    def run(phases: Phases) -> Work:
+    def run(phases: Phases) -> WorkDone:
         with phases("generation"):
             orin.put(RAIL, 900)
             orin.wait(2)
-        return Work(0, 5)
+        return WorkDone(0, 5)
 
     report = orin.measure(run, idle_s=2.0)
     assert report.gross_j is not None
@@ -292,7 +292,7 @@ def test_a_run_below_the_idle_baseline_gives_no_net_energy(orin: Bench) -> None:
 
 
 def test_throttling_flags_the_run(orin: Bench) -> None:
-    def run(phases: Phases) -> Work:
+    def run(phases: Phases) -> WorkDone:
         work = jetson_chat(orin)(phases)
         orin.put("sys/class/hwmon/hwmon2/oc1_event_cnt", 4)
         return work
@@ -303,9 +303,9 @@ def test_throttling_flags_the_run(orin: Bench) -> None:
 
 
 def test_an_interrupted_run_is_marked_partial_and_keeps_its_numbers(orin: Bench) -> None:
-    def run(phases: Phases) -> Work:
+    def run(phases: Phases) -> WorkDone:
         work = jetson_chat(orin)(phases)
-        return Work(work.prompt_tokens, work.generated_tokens, interrupted=True)
+        return WorkDone(work.prompt_tokens, work.generated_tokens, interrupted=True)
 
     report = orin.measure(run, idle_s=2.0)
     assert report.status == "partial"
@@ -314,14 +314,14 @@ def test_an_interrupted_run_is_marked_partial_and_keeps_its_numbers(orin: Bench)
 
 
 def test_several_replies_give_a_spread(orin: Bench) -> None:
-    def run(phases: Phases) -> Work:
+    def run(phases: Phases) -> WorkDone:
         for milliamps in (2000, 2200, 2100):
             with phases("generation"):
                 orin.put(RAIL, milliamps)
                 orin.wait(1)
                 orin.put(RAIL, milliamps + 1)
                 orin.wait(1)
-        return Work(0, 30, replies=3)
+        return WorkDone(0, 30, replies=3)
 
     report = orin.measure(run, idle_s=2.0)
     assert report.generation is not None
@@ -340,9 +340,9 @@ def test_an_unknown_source_is_not_replaced_by_another(orin: Bench) -> None:
 def test_radio_energy_is_a_model_with_its_numbers_and_never_added_to_the_measured(
     orin: Bench,
 ) -> None:
-    def counted(phases: Phases) -> Work:
+    def counted(phases: Phases) -> WorkDone:
         jetson_chat(orin)(phases)
-        return Work(50, 20, uplink_bytes=1000, downlink_bytes=500, radio_s=0.5)
+        return WorkDone(50, 20, uplink_bytes=1000, downlink_bytes=500, radio_s=0.5)
 
     model = RadioModel(j_per_byte_up=1e-5, j_per_byte_down=2e-6, active_w=0.8)
     report = orin.measure(counted, idle_s=2.0, radio=model)

@@ -32,7 +32,7 @@ def test_nothing_may_be_uploaded_while_the_device_is_timed() -> None:
 
 @pytest.mark.slow
 def test_the_demo_model_beside_bare_llama_cpp() -> None:
-    arguments = ["bench", "overhead", "--limit", "1", "--rounds", "1", "-o", "json"]
+    arguments = ["bench", "overhead", "--limit", "1", "--rounds", "1", "--format", "json"]
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     rows = {(row["loop"], row["clock"]): row for row in json.loads(result.stdout)}
     assert rows.keys() == {(n, c) for n in ("bare", "local", "uhlm@1") for c in ("cpu", "wall")}

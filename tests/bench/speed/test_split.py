@@ -23,10 +23,11 @@ from uhlm_edge.bench.network.costs import (
 )
 from uhlm_edge.bench.network.link_spec import LinkSpec
 from uhlm_edge.bench.network.side_by_side import as_channel
-from uhlm_edge.bench.network.slow_engine import StretchedEngine
+from uhlm_edge.bench.network.slow_engine import SlowEngine
 from uhlm_edge.bench.speed.rows import model_rows
 from uhlm_edge.bench.speed.split import SPLIT, split_rows, time_tokens
 from uhlm_edge.common.errors import DataError, UsageError
+from uhlm_edge.common.prompts import asked
 from uhlm_edge.configs.config import Config
 from uhlm_edge.configs.layers import load_config
 from uhlm_edge.edge.chat.assemble import assemble
@@ -131,15 +132,15 @@ def test_real_rows_are_rows_of_the_model() -> None:
 
 
 def test_the_cost_of_the_device_alone_has_no_calls() -> None:
-    measured = measure_cost(config("local"), "local", PROMPTS[:1])
+    measured = measure_cost(config("local"), "local", asked(PROMPTS[:1]))
     assert measured.cost.calls_per_token == 0
     assert measured.cost.device_ms_per_token > 0
     assert measured.tokens_per_s is not None
     with pytest.raises(UsageError, match="no strategy 'best'"):
-        measure_cost(config("local"), "best", PROMPTS)
+        measure_cost(config("local"), "best", asked(PROMPTS))
 
 
-def test_a_stretched_device_sleeps_the_rest_of_its_step_and_not_for_prompts() -> None:
+def test_a_slowed_device_sleeps_the_rest_of_its_step_and_not_for_prompts() -> None:
     now, slept = [0.0], []
 
     def work(seconds: float) -> None:
@@ -150,28 +151,28 @@ def test_a_stretched_device_sleeps_the_rest_of_its_step_and_not_for_prompts() ->
             now[0] += 0.010
             return super().eval(tokens, rows)
 
-    engine = StretchedEngine(Quick(), 0.030, lambda: now[0], work)
+    engine = SlowEngine(Quick(), 0.030, lambda: now[0], work)
     engine.eval([1, 2, 3])
     assert slept == []
     engine.eval([4])
     assert slept == pytest.approx([0.020])
     assert engine.length == 4
-    slow = StretchedEngine(Quick(), 0.005, lambda: now[0], work)
+    slow = SlowEngine(Quick(), 0.005, lambda: now[0], work)
     slow.eval([1])
     assert slept[-1] == 0.0
     for seconds in (0.0, -1.0, float("nan"), 60.0):
         with pytest.raises(UsageError):
-            StretchedEngine(Quick(), seconds)
+            SlowEngine(Quick(), seconds)
 
 
-def test_the_cost_of_a_stretched_device_is_its_pace() -> None:
-    measured = measure_cost(config("local"), "local", PROMPTS[1:2], 0.010)
+def test_the_cost_of_a_slowed_device_is_its_time_per_token() -> None:
+    measured = measure_cost(config("local"), "local", asked(PROMPTS[1:2]), 0.010)
     assert measured.cost.device_ms_per_token > 9
 
 
 @pytest.mark.slow
 def test_costs_over_loopback_are_those_of_the_strategy(tmp_path: Path) -> None:
-    found = measure_all(config("uhlm"), ["hlm", "cloud"], PROMPTS[2:], lambda _: None)
+    found = measure_all(config("uhlm"), ["hlm", "cloud"], asked(PROMPTS[2:]), lambda _: None)
     assert [item.cost.strategy for item in found] == ["hlm", "hlm pipelined", "cloud"]
     hlm, pipelined, cloud = (item.cost for item in found)
     assert hlm.calls_per_token == pytest.approx(1.0)

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from uhlm_edge.bench.harness.cases import Case, read_cases
 from uhlm_edge.bench.harness.scoring import METRICS, Outcome
 from uhlm_edge.bench.strategies.command import plot_row
 from uhlm_edge.bench.strategies.comparison import Comparison, Journal
-from uhlm_edge.bench.strategies.specs import Entry, parse_lineup
+from uhlm_edge.bench.strategies.specs import StrategySpec, parse_specs
 from uhlm_edge.cli import app
 from uhlm_edge.common.errors import DataError, UsageError
+from uhlm_edge.common.prompts import Case, read_prompts
 from uhlm_edge.configs.config import Config, StrategyOptions
 
 GOOD = {"messages": [{"role": "user", "content": "hi"}], "answer": "hello"}
@@ -43,7 +43,7 @@ def test_a_wrong_row_is_named_by_line_and_reason(tmp_path: Path, row: object, re
     text = row if isinstance(row, str) else json.dumps(row)
     file.write_text(f"{json.dumps(GOOD)}\n\n{text}\n")
     with pytest.raises(DataError, match=r"rows\.jsonl:3: ") as error:
-        read_cases(file, limit=1)
+        read_prompts(file, 1, scored=True)
     assert reason in str(error.value)
     result = CliRunner().invoke(app, ["bench", "strategies", "--data", str(file)])
     assert isinstance(result.exception, DataError)
@@ -52,27 +52,27 @@ def test_a_wrong_row_is_named_by_line_and_reason(tmp_path: Path, row: object, re
 
 def test_files_without_rows_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
-        read_cases(tmp_path / "none")
+        read_prompts(tmp_path / "none")
     (tmp_path / "empty").write_text("\n")
-    with pytest.raises(DataError, match="holds no rows"):
-        read_cases(tmp_path / "empty")
+    with pytest.raises(DataError, match="holds no prompts"):
+        read_prompts(tmp_path / "empty")
     (tmp_path / "latin").write_bytes(b"{}\n\xff\n")
     with pytest.raises(DataError, match="latin:2: not UTF-8"):
-        read_cases(tmp_path / "latin")
+        read_prompts(tmp_path / "latin")
     with pytest.raises(DataError, match="limit"):
-        read_cases(ROWS, 0)
+        read_prompts(ROWS, 0)
 
 
 def test_rows_keep_their_line(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text(f"\n{json.dumps(GOOD)}\n{json.dumps(GOOD)}\n")
-    assert [case.line for case in read_cases(file)] == [2, 3]
-    assert len(read_cases(file, 1)) == 1
+    assert [case.line for case in read_prompts(file)] == [2, 3]
+    assert len(read_prompts(file, 1)) == 1
 
 
 def test_a_list_of_strategies_becomes_configurations() -> None:
     text = "local,uhlm@0.073,uhlm@averse,rand@0.2,rand,reward@0.7,ensemble@0.3,spec@0.1,hlm"
-    entries = {entry.label: entry for entry in parse_lineup(text, StrategyOptions())}
+    entries = {entry.label: entry for entry in parse_specs(text, StrategyOptions())}
     assert entries["uhlm@0.073"].options.threshold == 0.073
     assert entries["uhlm@averse"].options.threshold == "averse"
     assert entries["rand@0.2"].options.rate == 0.2
@@ -99,7 +99,7 @@ def test_a_list_of_strategies_becomes_configurations() -> None:
 )
 def test_a_wrong_list_says_what_is_wrong(text: str, reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
-        parse_lineup(text, StrategyOptions())
+        parse_specs(text, StrategyOptions())
 
 
 CASES = [Case(line, ({"role": "user", "content": "?"},), answer="a") for line in (1, 2, 3, 4)]
@@ -116,7 +116,7 @@ class FakeRunner:
         self._left = stop_after
 
     def run(
-        self, entry: Entry, cases: Sequence[Case], seed: int, start: int = 0
+        self, entry: StrategySpec, cases: Sequence[Case], seed: int, start: int = 0
     ) -> Generator[Outcome, None, None]:
         self.open += 1
         try:
@@ -133,7 +133,7 @@ class FakeRunner:
 def compare(
     runner: FakeRunner, journal: Journal, text: str = "rand,uhlm@0.1", seeds: int = 2
 ) -> Comparison:
-    entries = parse_lineup(text, StrategyOptions())
+    entries = parse_specs(text, StrategyOptions())
     comparison = Comparison(runner, entries, CASES, range(seeds), journal)
     comparison.run()
     assert runner.open == 0
@@ -194,7 +194,7 @@ def test_replies_are_reused_only_under_the_same_settings(tmp_path: Path) -> None
     compare(again, Journal(path), "uhlm@0.1,uhlm@0.2", seeds=1)
     assert {label for label, *_ in again.wrote} == {"uhlm@0.2"}
     other = FakeRunner()
-    entries = parse_lineup("uhlm@0.1", StrategyOptions())
+    entries = parse_specs("uhlm@0.1", StrategyOptions())
     Comparison(other, entries, CASES[:2], [0], Journal(path)).run()
     assert len(other.wrote) == 2
     fresh = FakeRunner()
@@ -227,7 +227,7 @@ def test_the_pair_over_http_gives_the_table(tmp_path: Path) -> None:
     arguments = [
         "bench", "strategies", "--data", str(ROWS), "--strategies", ",".join(names),
         "--limit", "2", "--temperature", "1", "--top-k", "0", "--top-p", "1",
-        "--max-tokens", "24", "--no-pipelined", "--json", str(out),
+        "--max-tokens", "24", "--no-pipelined", "--out", str(out),
     ]  # fmt: skip
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0

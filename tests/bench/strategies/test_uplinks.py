@@ -75,14 +75,14 @@ def test_what_was_uploaded_is_weighed_in_all_formats() -> None:
     sampler = Sampler(temperature=1.0, top_k=8, top_p=1.0)
     uploads = Uploads(ShadowVerifier(FakeEngine(DEVICE, 2048), sampler), sampler)
     with pair(sampler=sampler) as both:
-        prompt = uploads.onlooker.prompt(CASES[0].messages)
+        prompt = uploads.reader.prompt(CASES[0].messages)
         loop = both.loop(make_strategy("uhlm", threshold=0.3), prompt, seed=2)
         list(loop.events())
         uploads.watch(CASES[0], loop)
         calls = loop.stats.uploads
     assert len(uploads.sizes) == calls > 0
     outcome = Outcome(1, 20, 1.0, bodies=[50] * calls, requests=[250] * calls)
-    rows = {row["uplink"]: row for row in uplink_rows(uploads, [outcome], 200)}
+    rows = {row["uplink"]: row for row in uplink_rows(uploads, [outcome])}
     assert list(rows) == [*FORMATS, "ours"]
     assert rows["published"]["per_upload_median"] == published_bytes(257)
     assert rows["published"]["wire_per_upload_p95"] == published_bytes(257) + 200

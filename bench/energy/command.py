@@ -1,0 +1,78 @@
+"""`uhlm-edge bench energy`: joules of strategies on this device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..harness.output import Row, Table, measurement, say
+
+if TYPE_CHECKING:
+    from ...configs.config import Config
+    from .radio import RadioModel
+
+__all__ = ["energy", "register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `bench`."""
+    app.command()(energy)
+
+
+@measurement("model", "cloud")
+def energy(
+    config: Config,
+    strategies: Annotated[str, typer.Option(help="With commas; empty: the profile's.")] = "",
+    prompt: Annotated[
+        list[str] | None, typer.Option("--prompt", help="What to ask; repeatable.")
+    ] = None,
+    replies: Annotated[int, typer.Option(min=1, help="How often to go through the prompts.")] = 3,
+    source: Annotated[
+        str | None, typer.Option(help="battery, jetson, pi5-pmic, rapl or jtop.")
+    ] = None,
+    idle: Annotated[float, typer.Option(min=0, help="Seconds of doing nothing, first.")] = 10.0,
+    hz: Annotated[float, typer.Option(help="Samples a second, 10 or more.")] = 20.0,
+    radio_up: Annotated[float, typer.Option(help="Radio model: joules per byte up.")] = 0.0,
+    radio_down: Annotated[float, typer.Option(help="Radio model: joules per byte down.")] = 0.0,
+    radio_active: Annotated[float, typer.Option(help="Radio model: watts while active.")] = 0.0,
+    radio_tail: Annotated[float, typer.Option(help="Seconds it stays active.")] = 0.0,
+    plot: Annotated[Path | None, typer.Option(help="Folder for the picture.")] = None,
+) -> Table:
+    """Joules per token and per reply above the idle baseline; "not measured" with a reason."""
+    from ...common.plots import energy_bars
+    from ...edge.chat.assemble import assemble
+    from ..harness.machine import build_info, machine_info
+    from .measure import measure_energy
+    from .radio import RadioModel
+    from .rows import COLUMNS, bar_row, flat_row
+    from .workload import PROMPTS, chat_workload, seeded
+
+    radio: RadioModel | None = None
+    if radio_up or radio_down or radio_active:
+        radio = RadioModel(radio_up, radio_down, radio_active)
+    bars: list[dict[str, Any]] = []
+    about = {**machine_info(), **build_info()}
+
+    def rows() -> Iterator[Row]:
+        for name in strategies.split(",") if strategies else [config.strategy.name]:
+            mine = seeded(config, name)
+            say(f"{name}: {idle:g} s idle, then {replies} rounds")
+            with assemble(mine, say) as assistant:
+                workload = chat_workload(assistant, [*(prompt or PROMPTS)] * replies, radio_tail)
+                report = measure_energy(workload, source=source, idle_s=idle, hz=hz, radio=radio)
+            if report.reason is not None:
+                say(f"{name}: {report.status}: {report.reason}")
+            bars.append(bar_row(name, report))
+            yield {"strategy": name, **flat_row(report), **about}
+            if report.work is not None and report.work.interrupted:
+                raise KeyboardInterrupt
+
+    return Table(
+        rows(),
+        ("strategy", *COLUMNS),
+        picture=lambda _, folder: energy_bars(bars, folder / "energy.png"),
+        plot=plot,
+    )

@@ -1,0 +1,87 @@
+"""`uhlm-edge bench channel`: throughput over a channel, modelled or real."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..harness.output import Table, measurement, numbers, say
+
+if TYPE_CHECKING:
+    from ...configs.config import Config
+
+__all__ = ["channel", "register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `bench`."""
+    app.command()(channel)
+
+
+@measurement("model", "cloud", "llm", "temperature", "top_k", "top_p")
+def channel(
+    config: Config,
+    costs: Annotated[Path | None, typer.Option(help="Measured costs (JSON) to use.")] = None,
+    save_costs: Annotated[Path | None, typer.Option(help="Write the costs measured.")] = None,
+    strategies: Annotated[str, typer.Option(help="Strategies, with commas.")] = (
+        "local,cloud,hlm,uhlm,rand,spec"
+    ),
+    prompt: Annotated[
+        list[str] | None, typer.Option("--prompt", help="What to ask; repeatable.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Prompts: JSON lines, or a shipped name.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Of --data, the first rows.")] = 12,
+    snr: Annotated[str, typer.Option(help="Signal-to-noise ratios, dB.")] = "0,5,10,15,20",
+    bandwidth: Annotated[float, typer.Option(help="Hz.")] = 10e6,
+    fading: Annotated[str, typer.Option(help="rayleigh or none.")] = "rayleigh",
+    mean: Annotated[str, typer.Option(help="ergodic or block.")] = "ergodic",
+    round_trip: Annotated[float, typer.Option(help="Milliseconds beyond transmission.")] = 0.0,
+    vocabulary: Annotated[int, typer.Option(help="Ids, of the published upload.")] = 32_000,
+    device_ms: Annotated[
+        float | None, typer.Option(help="Slow the device down to this time per token.")
+    ] = None,
+    real: Annotated[bool, typer.Option("--real", help="A real slow link, beside the model.")] = (
+        False
+    ),
+    link: Annotated[str, typer.Option(help="Kinds of real link to try.")] = "netem,proxy",
+    loss: Annotated[float, typer.Option(help="Share of packets lost (--real).")] = 0.0,
+    rate: Annotated[float | None, typer.Option(help="Uplink bits per second (--real).")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Folder for the picture.")] = None,
+) -> Table:
+    """Throughput over SNR from measured costs, by the paper's channel; or over a real slow link."""
+    from ...common.plots import throughput_over_snr
+    from ...common.prompts import asked, read_prompts, shipped_prompts
+    from ..energy.workload import PROMPTS, seeded
+    from .channel import COLUMNS, Channel, throughput_rows
+    from .costs import load_costs, measure_all
+    from .costs import save_costs as save
+    from .real_link import LinkSpec
+    from .side_by_side import COLUMNS as SIDE_COLUMNS
+    from .side_by_side import compare
+
+    config = seeded(config)
+    messages = asked(prompt or PROMPTS)
+    if data is not None:
+        messages = [list(p.messages) for p in read_prompts(shipped_prompts(data), limit)]
+    slow = None if device_ms is None else device_ms / 1000
+    names = tuple(strategies.split(","))
+    known = load_costs(costs) if costs else measure_all(config, names, messages, say, slow)
+    if save_costs is not None:
+        save(known, save_costs)
+    if real:
+        spec = LinkSpec(delay_ms=round_trip / 2, loss=loss, up_bps=rate)
+        return Table(
+            compare(config, known, spec, link.split(","), messages, say, slow), SIDE_COLUMNS
+        )
+    about: dict[str, Any] = {"fading": fading, "mean": mean, "round_trip_s": round_trip / 1000}
+    channels = [Channel(value, bandwidth, **about) for value in numbers(snr, float)]
+    return Table(
+        throughput_rows([item.cost for item in known], channels, vocabulary),
+        COLUMNS,
+        picture=lambda rows, folder: throughput_over_snr(rows, folder / "throughput.png"),
+        plot=plot,
+    )

@@ -1,0 +1,111 @@
+"""`uhlm-edge bench latency|split|uncertainty|overhead`: how long things take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ...common.errors import UsageError
+from ..harness.output import Table, measurement, numbers, say
+
+if TYPE_CHECKING:
+    from ...configs.config import Config
+
+__all__ = ["latency", "overhead", "register", "split", "uncertainty"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `bench`."""
+    for command in (latency, split, uncertainty, overhead):
+        app.command()(command)
+
+
+@measurement("model", "gpu_layers")
+def latency(
+    config: Config,
+    shape: Annotated[
+        str | None, typer.Option(help="Random numbers in the shape of a real model, by its name.")
+    ] = None,
+    quantisation: Annotated[str, typer.Option(help="Of --shape.")] = "Q4_K_M",
+    prompts: Annotated[str, typer.Option(help="Prompt lengths.")] = "32,128,512",
+    depths: Annotated[str, typer.Option(help="Context lengths before generating.")] = "0,256,768",
+    generate: Annotated[int, typer.Option(min=1, help="Tokens to generate.")] = 32,
+    repeats: Annotated[
+        int, typer.Option(min=2, help="Timed repeats; a spread needs at least 2.")
+    ] = 5,
+    threads: Annotated[str, typer.Option(help="Numbers of threads; empty: the profile's.")] = "",
+) -> Table:
+    """Prefill and decode rates, beside bare llama.cpp in the same run."""
+    from ...models.resolve import find_model
+    from .latency import COLUMNS, Plan, measure_rates
+    from .shapes import make_shape
+
+    plan = Plan(numbers(prompts), numbers(depths), generate, repeats, numbers(threads))
+    if shape is None:
+        path = find_model(config.device.model)
+    elif config.device.model != type(config.device)().model:
+        raise UsageError("--model and --shape exclude each other")
+    else:
+        path = make_shape(shape, quantisation)
+        say(f"{path}: random numbers in the shape of {shape}; only its speed means something")
+    return Table(measure_rates(path, config.device.engine, plan, say), COLUMNS)
+
+
+@measurement("model", "cloud", "strategy", "pipelined")
+def split(
+    config: Config,
+    prompt: Annotated[
+        list[str] | None, typer.Option("--prompt", help="What to ask; repeatable.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Folder for the picture.")] = None,
+) -> Table:
+    """Time to first token, and the time of each token by what the device did in it."""
+    from ...common.plots import latency_histogram
+    from ...edge.chat.assemble import assemble
+    from ..energy.workload import PROMPTS, seeded
+    from .split import COLUMNS, split_rows, time_tokens
+
+    with assemble(seeded(config), say) as assistant:
+        times = time_tokens(assistant, prompt or PROMPTS)
+    later = [1e3 * token.total for token in times if token.index > 0]
+    return Table(
+        [{"strategy": config.strategy.name, **row} for row in split_rows(times)],
+        ("strategy", *COLUMNS),
+        picture=lambda _, folder: latency_histogram(later, folder / "latency.png"),
+        plot=plot,
+    )
+
+
+@measurement("model")
+def uncertainty(
+    config: Config,
+    vocab: Annotated[str, typer.Option(help="Vocabulary sizes.")] = "8192,32000,151936",
+    rows: Annotated[int, typer.Option(min=1, help="Rows of logits per size.")] = 20,
+) -> Table:
+    """What each way to get the uncertainty costs, over vocabulary sizes."""
+    from ...models.resolve import find_model
+    from .rows import model_rows
+    from .uncertainty import measure
+
+    real = model_rows(find_model(config.device.model), config.device.engine, rows)
+    return Table(dict(cost) for cost in measure(real, vocab_sizes=numbers(vocab), rows=rows))
+
+
+@measurement("model", "estimator", "temperature", "top_k", "top_p")
+def overhead(
+    config: Config,
+    data: Annotated[str, typer.Option(help="Prompts: JSON lines, or a shipped name.")] = "tasks",
+    limit: Annotated[int, typer.Option(min=1, help="Only the first rows.")] = 12,
+    rounds: Annotated[int, typer.Option(min=1, help="How often to go through them.")] = 5,
+) -> Table:
+    """Time per token of local and uhlm beside a bare llama.cpp loop, in the same run."""
+    from ...common.prompts import read_prompts, shipped_prompts
+    from ..harness.machine import machine_info
+    from .overhead import COLUMNS, overhead_rows, time_replies
+
+    for times in time_replies(config, read_prompts(shipped_prompts(data), limit), rounds):
+        found = times
+    about = machine_info()
+    return Table([{**row, **about} for row in overhead_rows(found)], COLUMNS)
