@@ -11,14 +11,9 @@ from typing import Any, TypedDict
 from .errors import DataError
 
 __all__ = [
-    "Case",
-    "Message",
-    "json_rows",
-    "messages_of",
-    "read_prompts",
-    "read_text",
+    "Case", "Message", "asked", "json_rows", "messages_of", "read_prompts", "read_text",
     "shipped_prompts",
-]
+]  # fmt: skip
 
 _ROLES = ("system", "user", "assistant")
 _MOST_BYTES = 256 << 20

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -310,26 +309,6 @@ def test_too_few_prompts_are_refused_before_anything_runs(tmp_path: Path) -> Non
     with pytest.raises(DataError, match=r"10 conversations are too few.*20 more"):
         bench.calibrate(fake_pair(), path, tmp_path / "mine.json", SETTING)
     assert not bench.rows_path(tmp_path / "mine.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("lines", "message"),
-    [
-        (["{"], ":1: want"),
-        (['{"messages": [{"role": "user", "content": "a"}]}', "[]"], ":2: want"),
-        (['{"messages": []}'], ":1: the last message"),
-        (['{"messages": [{"role": "assistant", "content": "a"}]}'], ":1: the last message"),
-        (['{"messages": "hello"}'], ":1: want"),
-        ([""], "no prompts"),
-    ],
-)
-def test_bad_prompts_are_named_by_file_and_line(
-    tmp_path: Path, lines: Sequence[str], message: str
-) -> None:
-    path = tmp_path / "p.jsonl"
-    path.write_text("\n".join(lines))
-    with pytest.raises(DataError, match=rf"p\.jsonl.*{message}|p\.jsonl{message}"):
-        read_prompts(path)
 
 
 def test_a_text_file_holds_a_prompt_per_line(tmp_path: Path) -> None:

@@ -14,60 +14,11 @@ from uhlm_edge.bench.strategies.command import plot_row
 from uhlm_edge.bench.strategies.comparison import Comparison, Journal
 from uhlm_edge.bench.strategies.specs import StrategySpec, parse_specs
 from uhlm_edge.cli import app
-from uhlm_edge.common.errors import DataError, UsageError
-from uhlm_edge.common.prompts import Case, read_prompts
+from uhlm_edge.common.errors import UsageError
+from uhlm_edge.common.prompts import Case
 from uhlm_edge.configs.config import Config, StrategyOptions
 
-GOOD = {"messages": [{"role": "user", "content": "hi"}], "answer": "hello"}
 ROWS = Path(__file__).parents[3] / "common" / "data" / "tasks.jsonl"
-
-
-@pytest.mark.parametrize(
-    ("row", "reason"),
-    [
-        ("{", "not JSON"),
-        ("[1]", "not a JSON object"),
-        ('{"answer": "x"}', '"messages" must be a list'),
-        ({**GOOD, "messages": []}, '"messages" must be a list'),
-        ({**GOOD, "messages": [{"role": "me", "content": "x"}]}, "message 1: role"),
-        ({**GOOD, "messages": [{"role": "user", "content": 3}]}, "message 1: content"),
-        ({**GOOD, "messages": [{"role": "assistant", "content": "x"}]}, "the last message"),
-        ({"messages": GOOD["messages"]}, 'either "answer" or "reference"'),
-        ({**GOOD, "reference": "x"}, 'either "answer" or "reference"'),
-        ({**GOOD, "answer": 4}, '"answer" must be text'),
-        ({**GOOD, "answer": " "}, '"answer" must be text'),
-    ],
-)
-def test_a_wrong_row_is_named_by_line_and_reason(tmp_path: Path, row: object, reason: str) -> None:
-    file = tmp_path / "rows.jsonl"
-    text = row if isinstance(row, str) else json.dumps(row)
-    file.write_text(f"{json.dumps(GOOD)}\n\n{text}\n")
-    with pytest.raises(DataError, match=r"rows\.jsonl:3: ") as error:
-        read_prompts(file, 1, scored=True)
-    assert reason in str(error.value)
-    result = CliRunner().invoke(app, ["bench", "strategies", "--data", str(file)])
-    assert isinstance(result.exception, DataError)
-    assert result.exception.exit_code == 2
-
-
-def test_files_without_rows_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot be read"):
-        read_prompts(tmp_path / "none")
-    (tmp_path / "empty").write_text("\n")
-    with pytest.raises(DataError, match="holds no prompts"):
-        read_prompts(tmp_path / "empty")
-    (tmp_path / "latin").write_bytes(b"{}\n\xff\n")
-    with pytest.raises(DataError, match="latin:2: not UTF-8"):
-        read_prompts(tmp_path / "latin")
-    with pytest.raises(DataError, match="limit"):
-        read_prompts(ROWS, 0)
-
-
-def test_rows_keep_their_line(tmp_path: Path) -> None:
-    file = tmp_path / "rows.jsonl"
-    file.write_text(f"\n{json.dumps(GOOD)}\n{json.dumps(GOOD)}\n")
-    assert [case.line for case in read_prompts(file)] == [2, 3]
-    assert len(read_prompts(file, 1)) == 1
 
 
 def test_a_list_of_strategies_becomes_configurations() -> None:
