@@ -7,7 +7,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 
 .PHONY: help chat test fast lint types reference coverage fuzz test-matrix test-browser test-parity \
-	wheel-arm64 install install-service test-arm64 clean FORCE
+	docs wheel-arm64 cuda install install-service test-arm64 clean FORCE
 
 help:
 	@echo 'make chat         chat with the demo pair'
@@ -17,7 +17,9 @@ help:
 	@echo 'make reference    write docs/cli.md anew from the commands'
 	@echo 'make coverage     all tests, and which lines they ran'
 	@echo 'make test-matrix  make test on each Python from 3.10 to 3.13 that is installed'
+	@echo 'make docs         the site of the documents, into .site/html'
 	@echo 'make wheel-arm64  all that a board needs in one archive: TARGET=pi4, pi5 or generic'
+	@echo 'make cuda         llama.cpp anew for the GPU of this machine'
 	@echo 'make install      install such an archive here: FROM=ARCHIVE, no compiler, no network'
 	@echo 'make install-service  run it from the start of the machine on: SERVICE=serve or cloud'
 	@echo 'make test-arm64   the archive and the tests on an emulated board: CPU=cortex-a76 ...'
@@ -70,11 +72,24 @@ fuzz: $(VENV)/.ready-test
 test-parity: $(VENV)/.ready-parity
 	@$(BIN)/pytest
 
+docs: $(VENV)/.ready-docs
+	@rm -rf .site/pages .site/python && mkdir -p .site/pages .site/python && ln -s ../.. .site/python/uhlm_edge
+	@git ls-files -z -- '*.md' docs LICENSE examples | xargs -0 cp --parents -t .site/pages
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 # On x86-64 Debian, for a board: needs crossbuild-essential-arm64 and the wheel package.
 TARGET ?= generic
 wheel-arm64:
 	@set -e; wheel=$$($(PYTHON) tools/arm64/build_wheel.py $(TARGET) build/arm64/$(TARGET)); \
 		$(PYTHON) tools/arm64/bundle.py $(TARGET) "$$wheel" dist
+
+# With the system's compiler: others link the C++ runtime statically, which crashes beside numpy.
+CUDA_ARCH ?= native
+cuda: $(VENV)/.ready-cloud
+	@CC=/usr/bin/gcc CXX=/usr/bin/g++ CUDAHOSTCXX=/usr/bin/g++ \
+		CMAKE_ARGS='-DGGML_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=$(CUDA_ARCH) -DLLAVA_BUILD=OFF' \
+		$(BIN)/python -m pip install --force-reinstall --no-deps --no-cache-dir --no-binary llama-cpp-python \
+		"$$($(BIN)/python -m pip freeze | grep -i '^llama.cpp.python==')"
 
 install:
 	@test -f '$(FROM)' || { echo 'install: name the archive: make install FROM=uhlm-edge-...tar' >&2; exit 2; }
@@ -86,7 +101,7 @@ install-service:
 	@sh tools/service/install.sh '$(SERVICE)' '$(if $(filter .venv,$(VENV)),/opt/uhlm-edge,$(abspath $(VENV)))/bin/uhlm-edge'
 
 clean:
-	rm -rf $(VENV) .typecheck build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .typecheck build dist *.egg-info .site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .typecheck/uhlm_edge:
 	@mkdir -p .typecheck && ln -s .. $@
@@ -94,6 +109,7 @@ clean:
 # What each set of extras is for. A stamp is the last thing written, so a broken setup is resumed.
 EXTRAS_cloud = cloud
 EXTRAS_test = cloud,quantize,bench,dev
+EXTRAS_docs = cloud,serve,docs
 EXTRAS_parity = $(EXTRAS_test),parity
 
 # A virtual environment knows its own path: one that was moved or copied is made anew.
