@@ -248,8 +248,9 @@ class Scheduler:
         self._running = [call for call in self._running if not self._is_over(call)]
         n_ids, n_rows = self._context.n_batch, self._context.max_rows
         turn = self._in_turn(self._running)
-        short = [call for call in turn if call.left <= _SHORT or call.silent <= 0]
-        long = [call for call in turn if call.left > _SHORT and call.silent > 0]
+        most = min(_SHORT, n_ids)
+        short = [call for call in turn if call.left <= most or call.silent <= 0]
+        long = [call for call in turn if call.left > most and call.silent > 0]
         parts: list[Part] = []
         for call in short:
             if call.left <= n_ids and call.ask.rows <= n_rows:

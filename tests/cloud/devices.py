@@ -1,0 +1,88 @@
+"""A device without a network: ids, calls made of them, and what each must be answered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from uhlm_edge.cloud.sessions import SessionKey
+from uhlm_edge.cloud.verifier import Verifier
+from uhlm_edge.lm.draws import Purpose, uniform
+from uhlm_edge.lm.row import Row
+from uhlm_edge.lm.sampling import Distribution, Sampler
+from uhlm_edge.lm.verification import bonus_token, judge
+from uhlm_edge.wire.messages import Reply, Request, Settings, prefix_hash
+
+from ..fakes import CLOUD, DEVICE
+
+KEY: SessionKey = ("owner", "a" * 32)
+SAMPLER = Sampler()
+PROMPT = list(b"hello, world")
+REPLY = Settings(sampler=SAMPLER, seed=11, origin=len(PROMPT))
+
+
+def q_after(ids: Sequence[int]) -> Distribution:
+    return SAMPLER.distribution(Row(DEVICE.row(ids)))
+
+
+def p_after(ids: Sequence[int]) -> NDArray[Any]:
+    return SAMPLER.probs(Row(CLOUD.row(ids)))
+
+
+def draft_after(ids: Sequence[int], seed: int = 11) -> int:
+    at = len(ids) - len(PROMPT)
+    return q_after(ids).draw(uniform(seed, Purpose.DRAFT, at))
+
+
+class Device:
+    """What a device knows: ids, and calls made of them."""
+
+    def __init__(self, of: Verifier, key: SessionKey = KEY, prompt: Sequence[int] = PROMPT) -> None:
+        self.verifier, self.key = of, key
+        self.ids = list(prompt)
+        self.held = 0
+        self.calls = 0
+
+    def request(
+        self, drafts: int = 0, skipped: int = 0, supply: int = 0, start: int | None = None
+    ) -> Request:
+        self.calls += 1
+        ids, laws, weights = list(self.ids), [], []
+        for i in range(skipped + drafts):
+            q = q_after(ids)
+            ids.append(draft_after(ids))
+            if i < skipped:
+                weights.append(q.weight(ids[-1]))
+            else:
+                laws.append(q)
+        start = self.held if start is None else start
+        return Request(
+            id=self.calls, start=start, prefix=prefix_hash(ids[:start]), tokens=ids[start:],
+            weights=weights, drafts=laws, supply=supply, settings=None if start else REPLY,
+        )  # fmt: skip
+
+    def ask(self, request: Request) -> Reply:
+        return self.hear(request, self.verifier.verify(self.key, request))
+
+    def hear(self, request: Request, reply: object) -> Reply:
+        """Take an answer into the books."""
+        assert isinstance(reply, Reply), reply
+        whole = self.ids[: request.start] + list(request.tokens)
+        self.ids = whole[: len(whole) - len(request.drafts) + reply.accepted] + list(reply.tokens)
+        self.held = reply.held
+        return reply
+
+
+def expected(device: Device, request: Request) -> tuple[int, list[int]]:
+    """The verdict by the rule itself, from nothing but the ids."""
+    whole = device.ids[: request.start] + list(request.tokens)
+    first = len(whole) - len(request.drafts)
+    rs = [p_after(whole[: first + i]) for i in range(len(request.drafts))]
+    verdict = judge(whole[first:], request.drafts, rs, REPLY.seed, first - REPLY.origin)
+    tokens = [] if verdict.replacement is None else [verdict.replacement]
+    while verdict.replacement is None and len(tokens) < request.supply:
+        text = whole + tokens
+        tokens.append(bonus_token(p_after(text), REPLY.seed, len(text) - REPLY.origin))
+    return verdict.accepted, tokens
