@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import re
+import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -142,11 +143,14 @@ class App:
     async def _submit(
         self, key: tuple[str, str], request: Request, deadline: float, receive: Receive
     ) -> Reply | Conflict:
-        loop = asyncio.get_running_loop()
+        loop, home = asyncio.get_running_loop(), threading.get_ident()
         answer: asyncio.Future[Outcome] = loop.create_future()
 
         def deliver(outcome: Outcome) -> None:
-            _tell(loop, _settle, answer, outcome)
+            if threading.get_ident() == home:
+                _settle(answer, outcome)
+            else:
+                _tell(loop, _settle, answer, outcome)
 
         try:
             call = self._scheduler.submit(key, request, deliver, deadline)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,9 +11,12 @@ from ..wire.messages import Conflict, Reply, Request
 from .judge import Answer, Ask
 from .sessions import Session, SessionKey
 
-__all__ = ["Call", "Outcome", "Part"]
+__all__ = ["SHORT", "Call", "Outcome", "Part", "by_length", "pack"]
 
 Outcome = Reply | Conflict | Exception
+SHORT = 32
+"""Ids: a wish for more is a long one."""
+
 _NOTHING = Ask(0, [], 0)
 
 
@@ -77,3 +80,35 @@ class Part(NamedTuple):
         return Part(
             call, Work(call.session.sequence, tokens, call.ask.rows if is_last else 0), is_last
         )
+
+
+def by_length(calls: Sequence[Call], n_batch: int) -> tuple[list[Call], list[Call]]:
+    """Those with short wishes, which go whole, and those that can go in slices."""
+    most = min(SHORT, n_batch)
+    short = [call for call in calls if call.left <= most or call.silent <= 0]
+    return short, [call for call in calls if call.left > most and call.silent > 0]
+
+
+def pack(
+    short: Sequence[Call], long: Sequence[Call], n_ids: int, n_rows: int, budget: int
+) -> list[Part]:
+    """One pass: short wishes whole, then slices of the long ones, as far as they fit.
+
+    Args:
+        short, long: in turn.
+        n_ids, n_rows: that fit into a pass.
+        budget: most ids of the long ones.
+    """
+    parts: list[Part] = []
+    for call in short:
+        if call.left <= n_ids and call.ask.rows <= n_rows:
+            parts.append(Part.of(call, call.left))
+            n_ids, n_rows = n_ids - call.left, n_rows - call.ask.rows
+    n_ids = min(n_ids, budget)
+    for call in long:
+        n = call.left if call.left <= n_ids and call.ask.rows <= n_rows else 0
+        n = n or min(n_ids, call.silent)
+        if n:
+            parts.append(Part.of(call, n))
+            n_ids, n_rows = n_ids - n, n_rows - parts[-1].work.rows
+    return parts

@@ -7,6 +7,7 @@ __all__ = ["LEAST_SLICE", "Pace"]
 LEAST_SLICE = 8
 """Ids of a prompt that go into a pass, at least."""
 
+_LUCK, _TRY_EACH = 0.4, 32  # waits in vain: below which share they are left out, but each n-th
 _QUIET = 1.0  # seconds without short calls, after which prompts get whole passes
 
 
@@ -24,6 +25,9 @@ class Pace:
         self.per_id = 0.0
         self.per_answer = 0.005
         self._served: dict[str, float] = {}
+        self._faded = 0.0
+        self._short_ids = 1.0
+        self._luck, self._refrained = 1.0, 0
         self._last_short = self._last_answer = float("-inf")
 
     def slice(self, n_batch: int, n_short: int, now: float) -> int:
@@ -42,6 +46,7 @@ class Pace:
         """A pass took so long."""
         if is_short:
             self.short_pass += 0.1 * (seconds - self.short_pass)
+            self._short_ids += 0.1 * (n_ids - self._short_ids)
         elif n_ids >= LEAST_SLICE:
             cost = seconds / n_ids
             self.per_id += 0.2 * (cost - self.per_id) if self.per_id else cost
@@ -52,9 +57,26 @@ class Pace:
             self.per_answer += 0.02 * (min(1.0, now - self._last_answer) - self.per_answer)
         self._last_answer = now
 
-    def fade(self, seconds: float) -> None:
+    def patience(self, n_missing: int) -> float:
+        """Seconds to wait for calls that may be about to come, so that they share the next pass.
+
+        Half of what a pass costs whatever is in it; and only while such waits are mostly not in
+        vain, with a new try now and then.
+        """
+        fixed = self.short_pass - self.per_id * self._short_ids
+        if self._luck < _LUCK and self._refrained < _TRY_EACH:
+            self._refrained += 1
+            return 0.0
+        self._refrained = 0
+        return 0.5 * max(0.0, fixed) if n_missing and self.per_id else 0.0
+
+    def waited(self, came: float) -> None:
+        """That share of the missing calls came in time."""
+        self._luck += 0.2 * (came - self._luck)
+
+    def fade(self, now: float) -> None:
         """What an owner had counts half after a second."""
-        factor = 0.5**seconds
+        factor, self._faded = 0.5 ** max(0.0, now - self._faded), now
         self._served = {o: n * factor for o, n in self._served.items() if n * factor > 0.01}
 
     def serve(self, owner: str, n_ids: int) -> None:

@@ -9,12 +9,14 @@ token never waits for more than one slice.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import queue
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from ..common.errors import DeadlineExceeded, EngineError
@@ -22,7 +24,7 @@ from ..common.worker import Closed, Full
 from ..lm.engines.protocol import Context, Logits
 from ..wire.codec import OutOfRange, prefix_hash
 from ..wire.messages import Conflict, Reply, Request, Timing
-from .call import Call, Outcome, Part
+from .call import SHORT, Call, Outcome, Part, by_length, pack
 from .judge import Judge
 from .metrics import Counters, Observed
 from .pace import Pace
@@ -31,7 +33,8 @@ from .sessions import Session, SessionKey, SessionStore
 __all__ = ["Scheduler"]
 
 _log = logging.getLogger("uhlm_edge.cloud")
-_SHORT = 32  # ids: a wish for more is a long one
+_LOOK_AGAIN = 0.02  # seconds, while calls wait for room
+_SWEEP = 5.0  # seconds, while none do
 
 
 class Scheduler:
@@ -67,6 +70,8 @@ class Scheduler:
         self._open = 0  # calls submitted and not answered
         self._closed = False
         self._lock = threading.Lock()
+        self._bell: asyncio.Future[None] | None = None
+        self._just_answered: set[SessionKey] = set()
         self._thread: threading.Thread | None = None
 
     # From any thread
@@ -103,6 +108,7 @@ class Scheduler:
                 raise Full
             self._open += 1
             self._inbox.put(call)
+        self._notify()
         return call
 
     def forget(self, key: SessionKey, done: Callable[[], None] = lambda: None) -> None:
@@ -113,7 +119,8 @@ class Scheduler:
             done()
 
         self._inbox.put(drop)
-        if self._thread is None:
+        self._notify()
+        if self._thread is None and self._bell is None:
             self._take_in()
 
     @property
@@ -132,37 +139,43 @@ class Scheduler:
         self._thread.start()
 
     def close(self) -> None:
-        """Answer what was submitted, take nothing new, end the thread."""
+        """Take nothing new; answer what was submitted, then end."""
         with self._lock:
             self._closed = True
             self._inbox.put(None)
+        self._notify()
         if self._thread is not None:
             self._thread.join()
 
-    # In the owner's thread
+    # Where the steps are done: the caller's thread, a thread of their own, or an event loop
 
     def step(self) -> bool:
         """One pass of the model; False if there is nothing to do."""
-        self._take_in()
-        self._admit()
-        parts = self._pack()
-        if not parts:
-            return False
-        begun = self._clock()
-        try:
-            blocks = self._context.decode([part.work for part in parts])
-        except EngineError as error:
-            for part in parts:
-                self._end(part.call, error)
-            return True
-        decoded = self._clock()
-        for part, rows in zip(parts, blocks, strict=True):
-            part.call.fed += len(part.work.tokens)
-            part.call.model += decoded - begun
-            if part.is_last:
-                self._resume(part.call, rows)
-        self._note(parts, begun, decoded)
-        return True
+        parts = self._plan()
+        if parts:
+            self._hand_out(parts, *self._decode(parts))
+        return bool(parts)
+
+    async def run(self) -> None:
+        """Do the steps in this event loop, until it is closed and all is answered.
+
+        Only the model's passes run in another thread, without the interpreter's lock. Everything
+        else shares one thread with the network, so that none waits for the other's lock.
+        """
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(1, "uhlm-model") as model:
+            while not (self._closed and self._open == 0):
+                try:
+                    await self._gather(loop)
+                    parts = self._plan()
+                    if parts:
+                        passed = await loop.run_in_executor(model, self._decode, parts)
+                        self._hand_out(parts, *passed)
+                    else:
+                        self._store.sweep()
+                        await self._ring(loop, _LOOK_AGAIN if self._waiting else _SWEEP)
+                except Exception as error:  # a fault of our own ends the calls of now, no more
+                    self._fail(error)
 
     def _run(self) -> None:
         while not (self._closed and self._open == 0):
@@ -170,15 +183,77 @@ class Scheduler:
                 if not self.step():
                     self._take(self._wait())
                     self._store.sweep()
-            except Exception as error:  # a fault of our own ends the calls of now, not the thread
-                _log.exception("the scheduler failed")
-                for call in [*self._running, *self._waiting]:
-                    self._end(call, error)
-                self._running, self._waiting = [], []
+            except Exception as error:
+                self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        _log.exception("the scheduler failed")
+        for call in [*self._running, *self._waiting]:
+            self._end(call, error)
+        self._running, self._waiting = [], []
+
+    async def _ring(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+        """Wait until something is submitted, at most so long."""
+        self._bell = loop.create_future()
+        timer = loop.call_later(seconds, self._notify)
+        try:
+            await self._bell
+        finally:
+            self._bell = None
+            timer.cancel()
+
+    def _notify(self) -> None:
+        if self._bell is not None and not self._bell.done():
+            self._bell.set_result(None)
+
+    async def _gather(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Wait a moment for those just answered: together they cost less than one after another."""
+        self._take_in()
+        here = {call.key for call in [*self._running, *self._waiting]}
+        missing = self._just_answered - here
+        self._just_answered = set()
+        patience = self.pace.patience(len(missing)) if here and missing else 0.0
+        end = self._clock() + patience
+        came = 0
+        while patience and came < len(missing) and (left := end - self._clock()) > 0:
+            await self._ring(loop, left)
+            self._take_in()
+            came = len(missing & {call.key for call in self._waiting})
+        if patience:
+            self.pace.waited(came / len(missing))
+
+    def _plan(self) -> list[Part]:
+        self._take_in()
+        self._admit()
+        return self._pack()
+
+    def _decode(self, parts: list[Part]) -> tuple[list[Logits] | EngineError, float]:
+        """One pass, and how long it took."""
+        begun = self._clock()
+        try:
+            blocks = self._context.decode([part.work for part in parts])
+        except EngineError as error:
+            return error, self._clock() - begun
+        return blocks, self._clock() - begun
+
+    def _hand_out(
+        self, parts: list[Part], blocks: list[Logits] | EngineError, seconds: float
+    ) -> None:
+        """Give each call its rows; those that have what they wanted are answered at once."""
+        if isinstance(blocks, EngineError):
+            for part in parts:
+                self._end(part.call, blocks)
+            return
+        self._note(parts, seconds)
+        for part, rows in zip(parts, blocks, strict=True):
+            part.call.fed += len(part.work.tokens)
+            part.call.model += seconds
+            if part.is_last:
+                self._resume(part.call, rows)
 
     def _wait(self) -> Call | Callable[[], object] | None:
-        try:  # calls that wait for room look again soon
-            return self._inbox.get(timeout=0.02 if self._waiting else 5.0)
+        try:
+            return self._inbox.get(timeout=_LOOK_AGAIN if self._waiting else _SWEEP)
         except queue.Empty:
             return None
 
@@ -244,26 +319,11 @@ class Scheduler:
         return True
 
     def _pack(self) -> list[Part]:
-        """The next pass: short wishes whole, then slices of the long ones as far as they fit."""
+        """The next pass."""
         self._running = [call for call in self._running if not self._is_over(call)]
-        n_ids, n_rows = self._context.n_batch, self._context.max_rows
-        turn = self._in_turn(self._running)
-        most = min(_SHORT, n_ids)
-        short = [call for call in turn if call.left <= most or call.silent <= 0]
-        long = [call for call in turn if call.left > most and call.silent > 0]
-        parts: list[Part] = []
-        for call in short:
-            if call.left <= n_ids and call.ask.rows <= n_rows:
-                parts.append(Part.of(call, call.left))
-                n_ids, n_rows = n_ids - call.left, n_rows - call.ask.rows
-        n_ids = min(n_ids, self.pace.slice(self._context.n_batch, len(short), self._clock()))
-        for call in long:
-            n = call.left if call.left <= n_ids and call.ask.rows <= n_rows else 0
-            n = n or min(n_ids, call.silent)
-            if n:
-                parts.append(Part.of(call, n))
-                n_ids, n_rows = n_ids - n, n_rows - parts[-1].work.rows
-        return parts
+        short, long = by_length(self._in_turn(self._running), self._context.n_batch)
+        budget = self.pace.slice(self._context.n_batch, len(short), self._clock())
+        return pack(short, long, self._context.n_batch, self._context.max_rows, budget)
 
     def _resume(self, call: Call, rows: Logits | None) -> None:
         """Send the rows into the call, and see what it wishes for next."""
@@ -311,6 +371,7 @@ class Scheduler:
         with self._lock:
             self._open -= 1
         self.pace.answered(self._clock(), self._open)
+        self._just_answered.add(call.key)
         call.outcome = outcome
         call.deliver(outcome)
 
@@ -320,16 +381,15 @@ class Scheduler:
             return calls
         return sorted(calls, key=lambda call: (self.pace.served(call.key[0]), call.arrived))
 
-    def _note(self, parts: list[Part], begun: float, decoded: float) -> None:
+    def _note(self, parts: list[Part], seconds: float) -> None:
         """Learn what passes cost, and who had how much of them."""
         n = sum(len(part.work.tokens) for part in parts)
-        took, now = decoded - begun, self._clock()
         self.counters.passes += 1
         self.counters.positions += n
         self.observed.width.observe(len(parts))
-        self.observed.model.observe(took)
-        is_short = all(len(part.work.tokens) <= _SHORT and part.is_last for part in parts)
-        self.pace.passed(took, n, is_short)
-        self.pace.fade(max(0.0, now - begun))
+        self.observed.model.observe(seconds)
+        is_short = all(len(part.work.tokens) <= SHORT and part.is_last for part in parts)
+        self.pace.passed(seconds, n, is_short)
+        self.pace.fade(self._clock())
         for part in parts:
             self.pace.serve(part.call.key[0], len(part.work.tokens))

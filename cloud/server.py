@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
@@ -64,14 +65,12 @@ def serve(service: Service, options: VerifierOptions, listener: socket.socket) -
         raise ConfigError(f"the TLS certificate or its key cannot be used: {error}") from None
     if options.log_calls:
         _log_to_stderr()
-    # The model's thread must not wait 5 ms for the network's thread each time it comes back.
+    # A pass that is done must not wait 5 ms for the interpreter while the network is busy.
     sys.setswitchinterval(0.0005)
-    service.verifier.scheduler.start()
     try:
         _Server(config, service, options.drain_seconds).run(sockets=[listener])
     finally:
         service.ready = False
-        service.verifier.scheduler.close()
 
 
 def _require_files(listener: socket.socket) -> None:
@@ -98,6 +97,15 @@ class _Server(uvicorn.Server):
         self._service = service
         self._seconds = seconds
         self._end: float | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._steps = asyncio.create_task(self._service.verifier.scheduler.run())
+        await super().startup(sockets)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        self._service.verifier.scheduler.close()
+        await self._steps
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._end is not None:  # a second signal means it

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,8 +35,8 @@ class Clock:
 class TimedContext(FakeContext):
     """A context whose passes take a millisecond, and one more for every ten ids."""
 
-    def __init__(self, clock: Clock, **more: int) -> None:
-        super().__init__(n_ctx=20_000, n_sequences=40, **more)
+    def __init__(self, clock: Clock, n_batch: int = 512) -> None:
+        super().__init__(n_ctx=20_000, n_sequences=40, n_batch=n_batch)
         self.clock = clock
 
     def decode(self, works: Sequence[Work]) -> list[Logits]:
@@ -82,7 +84,8 @@ def test_a_short_call_never_waits_for_more_than_one_slice_of_a_prompt() -> None:
         submit(one, one.request(), [])
     of.scheduler.step()  # the first prompt has the pass for itself: nobody else was there
     for _ in range(40):
-        begun, into = clock.now, []
+        begun = clock.now
+        into: list[Any] = []
         submit(short, request := short.request(drafts=1), into)
         while not into:
             of.scheduler.step()
@@ -181,6 +184,45 @@ def test_a_session_forgotten_while_a_call_waits_is_a_new_one() -> None:
     run(of)
     assert [type(outcome) for outcome in into] == [Conflict]
     one.ask(one.request(drafts=1, start=0))
+
+
+def test_in_an_event_loop_only_the_passes_run_elsewhere() -> None:
+    context = FakeContext()
+    of = Verifier(context, 200, 8)
+    devices = [device(of, i) for i in range(6)]
+    threads: set[int] = set()
+    home: set[int] = set()
+
+    async def ask(one: Device) -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(3):
+            answer: asyncio.Future[Any] = loop.create_future()
+            request = one.request(drafts=1, supply=1)
+            wanted = expected(one, request)
+
+            def deliver(outcome: Any, answer: asyncio.Future[Any] = answer) -> None:
+                home.add(threading.get_ident())
+                answer.set_result(outcome)
+
+            of.scheduler.submit(one.key, request, deliver)
+            reply = one.hear(request, await answer)
+            assert (reply.accepted, reply.tokens) == wanted
+
+    async def serve() -> None:
+        steps = asyncio.create_task(of.scheduler.run())
+        await asyncio.gather(*map(ask, devices))
+        of.scheduler.close()
+        await steps
+
+    def decode(works: Sequence[Work]) -> list[Logits]:
+        threads.add(threading.get_ident())
+        return FakeContext.decode(context, works)
+
+    context.decode = decode  # type: ignore[method-assign]
+    asyncio.run(serve())
+    assert home == {threading.get_ident()}
+    assert len(threads) == 1
+    assert not threads & home
 
 
 # Places
@@ -297,8 +339,9 @@ def test_whatever_goes_together_every_verdict_is_that_of_the_rule(
             if len(one.ids) + drafts + skipped + supply > 65:
                 continue
             request = one.request(drafts, skipped, supply)
-            asked.append((one, request, expected(one, request), into := []))
-            submit(one, request, into)  # type: ignore[arg-type]
+            into: list[Any] = []
+            asked.append((one, request, expected(one, request), into))
+            submit(one, request, into)
         run(of)
         for one, request, wanted, (outcome,) in asked:
             if isinstance(outcome, Conflict):  # forgotten; the device sends everything again
