@@ -142,7 +142,7 @@ def shadow(
     """
     room = min(tape.engine.n_ctx - len(own), cloud.n_ctx - len(other), setting.max_tokens)
     if room < 1:
-        raise DataError(f"a prompt of {len(own)} ids leaves no room for a reply; shorten it")
+        raise DataError(f"a prompt of {len(own)} tokens leaves no room for a reply; shorten it")
     draws = Draws(seed, setting.k)
     ends = tape.engine.vocab.end_ids | cloud.vocab.end_ids
     tape.restart(own)

@@ -144,7 +144,7 @@ class Judge:
         if (request.drafts or request.supply) and draft < settings.origin:
             raise OutOfRange("drafts before the origin of the reply")
         if len(ids) + request.supply > self.n_ctx:
-            raise OutOfRange(f"the text is longer than the context of {self.n_ctx} ids")
+            raise OutOfRange(f"the text is longer than the context of {self.n_ctx} tokens")
 
     def _is_over(self, request: Request, ids: list[int]) -> bool:
         """Has an accepted draft ended the text?"""

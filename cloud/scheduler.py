@@ -309,7 +309,7 @@ class Scheduler:
             return True
         text = held + list(request.tokens)
         if len(text) + request.supply > self._judge.n_ctx:
-            raise OutOfRange(f"the text is longer than the context of {self._judge.n_ctx} ids")
+            raise OutOfRange(f"the text is longer than the context of {self._judge.n_ctx} tokens")
         if not self._store.seat(call.key, text, len(text) + request.supply):
             return False
         self._running.append(call)

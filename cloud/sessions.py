@@ -147,7 +147,7 @@ class SessionStore:
             ContextFull: not even the whole pool would do.
         """
         if cells > self._context.n_ctx:
-            raise ContextFull(f"no room for {cells} ids in a pool of {self._context.n_ctx}")
+            raise ContextFull(f"no room for {cells} tokens in a pool of {self._context.n_ctx}")
         session = self._sessions[key]
         cells = max(cells, session.cached, session.parked)
         if not self._make_room(key, session, cells):

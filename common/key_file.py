@@ -26,6 +26,8 @@ def read_key_file(path: Path) -> list[str]:
     try:
         content = _read(path)
         lines = [line.strip() for line in content.decode("utf-8").splitlines()]
+    except FileNotFoundError:
+        raise ConfigError(f"key file {path} not found") from None
     except OSError as error:
         raise ConfigError(f"key file {path}: {error.strerror or error}") from None
     except UnicodeDecodeError:

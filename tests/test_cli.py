@@ -171,6 +171,8 @@ def test_a_long_conversation_keeps_the_system_message_and_the_newest_turns(
         (["run", "hi", "--draft-limit", "no"], ["must be a whole number or auto\n"]),
         (["run", "hi", "--cloud", "verifier"], ["not a verifier URL: write https://host:8787\n"]),
         (["run", "hi", "--cloud", "ftp://example.org"], ["not a verifier URL"]),
+        (["run", "hi", "--offline", "--calibration", "nosuch"], ["nosuch"]),
+        (["cloud", "--key-file", "nowhere"], ["key file nowhere not found\n"]),
         (["run", "hi", "--pair", "qwen"], ["no pair named 'qwen'", "qwen2.5"]),
         (["run", "hi", "--cloud", "http://example.org/api"], ["without path"]),
         (["run", "hi", "--cloud", "http://u:secret@example.org"], ["without path"]),

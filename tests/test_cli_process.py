@@ -26,6 +26,17 @@ finally:
     print(*sorted(sys.modules), file=sys.stderr)
 """
 
+NO_SOCKETS = """
+import sys
+def refuse(event, arguments):
+    if event == "socket.__new__" and arguments[1] in (2, 10):  # AF_INET, AF_INET6
+        raise SystemExit("a socket was opened")
+sys.addaudithook(refuse)
+from uhlm_edge.cli import main
+sys.argv = ["uhlm-edge", *{arguments!r}]
+main()
+"""
+
 NO_CONNECTIONS = """
 import socket, sys
 class Refused(socket.socket):
@@ -73,15 +84,17 @@ OFFLINE = [
 @pytest.mark.parametrize(("flags", "more"), OFFLINE, ids=["flag", "none", "local", "key"])
 def test_offline_connects_nowhere(flags: list[str], more: dict[str, str], tmp_path: Path) -> None:
     asked = ["run", "What is the capital of Peru?", "--seed", "1"]
-    code, out, err = python(NO_CONNECTIONS, [*asked, *flags], tmp_path, **more)
+    script = NO_SOCKETS if sys.platform == "linux" else NO_CONNECTIONS
+    code, out, err = python(script, [*asked, *flags], tmp_path, **more)
     assert (code, out, err) == (0, "The capital of Peru is Lima.\n", "")
 
 
 def test_online_a_connection_is_opened(tmp_path: Path) -> None:
     """The test above can fail."""
-    code, _, err = python(NO_CONNECTIONS, ["run", "Hello!"], tmp_path)
-    assert code == 1
-    assert "a connection was opened" in err
+    for script in (NO_CONNECTIONS, NO_SOCKETS):
+        code, _, err = python(script, ["run", "Hello!"], tmp_path)
+        assert code == 1
+        assert "was opened" in err
 
 
 def test_a_closed_stdout_pipe_is_told_in_one_line(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ class UpstreamContext:
         """
         new = sum(len(work.tokens) for work in works)
         if sum(map(len, self._texts)) + new > self.n_ctx:
-            raise ContextFull(f"no room for {new} more ids of {self.n_ctx}")
+            raise ContextFull(f"no room for {new} more tokens of {self.n_ctx}")
         before = {work.sequence: self.length(work.sequence) for work in works}
         for work in works:
             self._texts[work.sequence] += work.tokens
@@ -115,7 +115,7 @@ class UpstreamContext:
             ContextFull: no room; the sequence is empty.
         """
         if sum(map(len, self._texts)) + n > self.n_ctx:
-            raise ContextFull(f"no room for {n} more ids of {self.n_ctx}")
+            raise ContextFull(f"no room for {n} more tokens of {self.n_ctx}")
         self._texts[sequence] = np.frombuffer(state, dtype="<u4")[:n].tolist()
 
     def close(self) -> None:

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from ...common.errors import CloudError, ConfigError
 from ...common.key_file import read_key_file
+from ...common.listen import is_loopback
 from ...configs.config import Config
 from ...configs.layers import as_environment
 from ...lm.engines.protocol import Engine
@@ -22,7 +24,6 @@ from ..decode.loop import GOING_ON
 from ..device.prompt_cache import PromptCache, prompt_folder
 from ..device.watch import Watch
 from ..link.budget import Budget, BudgetedLink, budget_file
-from ..link.http import HttpLink, is_loopback
 from ..link.protocol import Link
 from ..link.session import Session
 from ..policy.calibration import ModelKey, model_digest
@@ -77,6 +78,8 @@ def assemble(
             tuning, options = None, config.strategy
             if session.is_offline:  # nobody to ask, so it does not matter when
                 options = options.model_copy(update={"threshold": PUBLISHED_THRESHOLD})
+                if options.calibration is not None:  # a name that is wrong is told all the same
+                    find_tuning(config, pair_of(config, device, session)[0], None, environment)
             elif needs_calibration(options):
                 tuning = find_tuning(config, *pair_of(config, device, session), environment)
             if tuning is not None and (advice := tuning.advice(options)):
@@ -106,7 +109,7 @@ def assemble(
 @contextmanager
 def _verifier(
     config: Config, notify: Callable[[str], None], environment: Mapping[str, str]
-) -> Iterator[HttpLink | None]:
+) -> Iterator[Link | None]:
     """A link to the verifier that the configuration names, or to the demo's own."""
     cloud = config.cloud
     reason = "--offline or UHLM_NO_CLOUD is set" if cloud.offline else "no verifier is configured"
@@ -117,6 +120,8 @@ def _verifier(
             notify(f"{reason}; the device answers alone (give --cloud URL)")
         yield None
         return
+    from ..link.http import HttpLink  # its library opens a socket when it is imported
+
     ca_file = str(cloud.ca_file) if cloud.ca_file else None
     if cloud.url:
         yield HttpLink(cloud.url, api_key(config, environment), cloud.connect_timeout, ca_file)
@@ -196,7 +201,7 @@ def _has_company(config: Config) -> bool:
     cloud = config.cloud
     if config.strategy.name == "local" or cloud.offline:
         return False
-    return is_loopback(cloud.url) if cloud.url else cloud.demo
+    return is_loopback(urlsplit(cloud.url).hostname or "") if cloud.url else cloud.demo
 
 
 def _connect(config: Config, session: Session) -> str | None:

@@ -110,7 +110,8 @@ def exchange(call: Call, link: Link, info: Info, n_vocab: int) -> Reply:
     if room < min(call.bonus, 1):
         raise CloudError(f"the text is longer than the context of {info.model} (cloud)")
     if any(len(call.sent(draft).ids) > info.limits.wire_top for draft in call.drafts):
-        raise CloudError(f"{info.model} (cloud) takes {info.limits.wire_top} ids in a distribution")
+        limit = info.limits.wire_top
+        raise CloudError(f"{info.model} (cloud) takes {limit} tokens in a distribution")
     weighed = [*call.skipped, *call.drafts] if call.is_contrast else call.skipped
     request = Request(
         id=call.id,

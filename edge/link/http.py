@@ -31,7 +31,7 @@ from ..stats import Traffic
 from .protocol import Deadline
 from .sockets import ClosableAdapter
 
-__all__ = ["HttpLink", "is_loopback"]
+__all__ = ["HttpLink"]
 
 _RETRIED = {408, 429, 502, 503, 504}
 _MORE_TRIES = 2
@@ -185,11 +185,6 @@ class HttpLink:
         except (requests.exceptions.RequestException, HTTPError, OSError) as error:
             deadline.check()
             raise Unreachable(f"cannot reach the verifier at {self.url} ({_root(error)})") from None
-
-
-def is_loopback(url: str) -> bool:
-    """Does the URL lead to this machine?"""
-    return urlsplit(url).hostname in _LOOPBACK
 
 
 def _checked_url(url: str, key: str | None) -> str:

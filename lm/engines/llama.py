@@ -73,7 +73,7 @@ class LlamaContext:
         self._handle = ll.llama_init_from_model(model.handle, params)
         if not self._handle:
             raise ModelError(
-                f"{model.path}: llama.cpp cannot make a context of {n_ctx} ids with cache types "
+                f"{model.path}: llama.cpp cannot make a context of {n_ctx} tokens with cache types "
                 f"{options.cache_type_k}/{options.cache_type_v}; try a smaller n_ctx, f16 caches, "
                 "or flash_attention = 'on'"
             )
@@ -123,7 +123,7 @@ class LlamaContext:
         buffer = ctypes.cast(ctypes.c_char_p(state), ctypes.POINTER(ctypes.c_uint8))
         if not ll.llama_state_seq_set_data(self._handle, buffer, len(state), sequence):
             self._remove(sequence, 0)
-            raise ContextFull(f"no room for {n} more ids in a context of {self.n_ctx}")
+            raise ContextFull(f"no room for {n} more tokens in a context of {self.n_ctx}")
         self._lengths[sequence] = n
 
     def decode(self, works: Sequence[Work]) -> list[Logits]:
@@ -176,7 +176,7 @@ class LlamaContext:
         self._settled = False
         code = ll.llama_decode(self._handle, self._batch.struct)
         if code == 1:
-            raise ContextFull(f"no room for {n} more ids in a context of {self.n_ctx}")
+            raise ContextFull(f"no room for {n} more tokens in a context of {self.n_ctx}")
         if code != 0:
             raise EngineError(f"llama.cpp failed to run the model (code {code})")
         for work in works:
@@ -203,7 +203,7 @@ class LlamaContext:
 
     def _remove(self, sequence: int, n: int) -> None:
         if not ll.llama_memory_seq_rm(self._memory, sequence, n, -1):
-            raise EngineError(f"llama.cpp refused to roll sequence {sequence} back to {n} ids")
+            raise EngineError(f"llama.cpp refused to roll sequence {sequence} back to {n} tokens")
 
     def close(self) -> None:
         """Free keys and values; the model stays."""
@@ -291,7 +291,7 @@ class LlamaEngine:
 
     def eval(self, tokens: Sequence[int], rows: int = 1) -> Logits:
         if self.length + len(tokens) > self.n_ctx:
-            raise ContextFull(f"no room for {len(tokens)} more ids in a context of {self.n_ctx}")
+            raise ContextFull(f"no room for {len(tokens)} more tokens in a context of {self.n_ctx}")
         return self._context.decode([Work(0, tokens, rows)])[0]
 
     def truncate(self, n: int) -> None:

@@ -39,7 +39,7 @@ class BareContext:
         self._context: Any = ll.llama_init_from_model(self._model, params)
         if not self._context:
             ll.llama_model_free(self._model)
-            raise ModelError(f"{path}: llama.cpp cannot make a context of {n_ctx} ids")
+            raise ModelError(f"{path}: llama.cpp cannot make a context of {n_ctx} tokens")
         self._n_batch = params.n_batch
         self._n_vocab = ll.llama_vocab_n_tokens(ll.llama_model_get_vocab(self._model))
         self._one = (ll.llama_token * 1)()

@@ -98,9 +98,9 @@ class OnnxEngine:
     def eval(self, tokens: Sequence[int], rows: int = 1) -> Logits:
         before = self.length
         if before + len(tokens) > self.n_ctx:
-            raise ContextFull(f"no room for {len(tokens)} more ids in a context of {self.n_ctx}")
+            raise ContextFull(f"no room for {len(tokens)} more tokens in a context of {self.n_ctx}")
         if not 0 <= rows <= len(tokens):
-            raise EngineError(f"{rows} rows of {len(tokens)} ids were asked for")
+            raise EngineError(f"{rows} rows of {len(tokens)} tokens were asked for")
         if any(not 0 <= token < len(self.vocab.pieces) for token in tokens):
             raise EngineError("an id outside the vocabulary")
         parts: list[Logits] = []

@@ -144,7 +144,7 @@ def test_a_full_context_is_said_and_nothing_is_appended(
     engine: LlamaEngine, ids: list[int]
 ) -> None:
     engine.eval((ids * 5)[:90])
-    with pytest.raises(ContextFull, match="7 more ids in a context of 96"):
+    with pytest.raises(ContextFull, match="7 more tokens in a context of 96"):
         engine.eval(ids[:7])
     assert engine.length == 90
     rest = engine.eval(ids[:6], rows=6).copy()

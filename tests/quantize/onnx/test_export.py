@@ -200,7 +200,7 @@ def test_a_context_of_thousands_is_grown_into(tmp_path: Path) -> None:
 
 def test_too_many_ids_change_nothing(engine: OnnxEngine) -> None:
     engine.eval(list(range(10, 45)))
-    with pytest.raises(ContextFull, match="no room for 6 more ids in a context of 40"):
+    with pytest.raises(ContextFull, match="no room for 6 more tokens in a context of 40"):
         engine.eval([1] * 6)
     assert engine.length == 35
     engine.eval([1] * 5)
