@@ -17,7 +17,13 @@ from . import __version__
 from .bench.command import register as register_bench
 from .calibrate.command import register as register_calibrate
 from .common.errors import UhlmError, UsageError
-from .common.streams import complain, discard_stdout, open_closed_streams, write_failure
+from .common.streams import (
+    complain,
+    discard_stdout,
+    emit,
+    open_closed_streams,
+    write_failure,
+)
 from .configs.flags import conversation
 from .lm.engines.llama_files import prepare_process
 from .models.command import register as register_models
@@ -227,13 +233,13 @@ def completion(
 
     if shell not in SHELLS:
         raise UsageError(f"no completion for {shell}; there is one for {', '.join(SHELLS)}")
-    typer.echo(script(_tree(), shell), nl=False)
+    emit(script(_tree(), shell), end="")
 
 
 @app.command()
 def man() -> None:
     """Print the manual page: uhlm-edge man | man -l -"""
-    typer.echo(pages("man"), nl=False)
+    emit(pages("man"), end="")
 
 
 def pages(form: Literal["man", "markdown"]) -> str:
@@ -253,7 +259,7 @@ def _tree() -> Command:
 def config_show(profile: Profile = None, config: ConfigFile = None) -> None:
     """Print each value and where it came from."""
     for key, value, origin in _load(profile, config, {}).rows():
-        typer.echo(f"{key} = {value!r}  # {origin}")
+        emit(f"{key} = {value!r}  # {origin}")
 
 
 def _load(profile: str | None, file: Path | None, flags: dict[tuple[str, ...], Any]) -> Loaded:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from ..common.streams import emit
 
 if TYPE_CHECKING:
     from ..edge.policy.calibration import EstimatorName, ModelKey
@@ -159,7 +160,7 @@ def _print(result: Result, target: Path, pictures: list[Path]) -> None:
     """The result on stdout; what was written and what to beware of on stderr."""
     from .run import describe
 
-    sys.stdout.write(describe(result.calibration))
+    emit(describe(result.calibration), end="")
     for path in (target, *pictures):
         _say(f"wrote {path}")
     for name, law in result.calibration.laws.items():
@@ -168,6 +169,5 @@ def _print(result: Result, target: Path, pictures: list[Path]) -> None:
 
 
 def _say(text: str) -> None:
-    from ..common.text import harmless
 
-    sys.stderr.write(harmless(text) + "\n")
+    emit(text, err=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Mapping
 
 from ..common.errors import ConfigError
 from ..common.key_file import MIN_KEY, read_key_file
 from ..common.listen import is_loopback, url_of
+from ..common.streams import complain
 from ..models.resolve import find_model
 from .keys import Keys
 from .options import VerifierOptions
@@ -60,14 +60,13 @@ def run_verifier(
                 "" if keys else ", open to every program on this machine (set UHLM_API_KEY to lock)"
             )
             url = url_of(listener, options.tls_certificate is not None)
-            print(f"uhlm-edge: {service.model_name} at {url}{key}", file=sys.stderr, flush=True)
+            complain(f"{service.model_name} at {url}{key}")
             if keys and not options.tls_certificate and not is_loopback(options.host):
-                print(
-                    "uhlm-edge: without TLS, keys and texts can be read on their way; set"
-                    " tls_certificate and tls_key, or put a TLS proxy in front",
-                    file=sys.stderr,
+                complain(
+                    "without TLS, keys and texts can be read on their way; set tls_certificate"
+                    " and tls_key, or put a TLS proxy in front"
                 )
-            print(f"uhlm-edge: {service.backend}", file=sys.stderr, flush=True)
+            complain(service.backend)
         serve(service, options, listener)
 
 

@@ -8,9 +8,9 @@ import os
 import sys
 import textwrap
 
-from .text import one_line
+from .text import harmless, one_line
 
-__all__ = ["complain", "discard_stdout", "open_closed_streams", "write_failure"]
+__all__ = ["complain", "discard_stdout", "emit", "open_closed_streams", "write_failure"]
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
@@ -38,6 +38,11 @@ def discard_stdout() -> None:
     """Let stdout lead nowhere: Python would complain again when it flushes it at the end."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def emit(text: object, err: bool = False, end: str = "\n") -> None:
+    """Print, made harmless to a terminal: the one way out for what may come from outside."""
+    print(harmless(str(text)), file=sys.stderr if err else sys.stdout, end=end, flush=True)
 
 
 def complain(text: str) -> None:

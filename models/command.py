@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..common.streams import emit
+
 if TYPE_CHECKING:
     from .download import Progress
 
@@ -35,9 +37,9 @@ def pull(
     with _progress() as progress:
         pulled = run(name, revision=revision, progress=progress)
     stored = pulled.stored
-    typer.echo(str(stored.path))
+    emit(stored.path)
     licence = f", licence {stored.licence}" if stored.licence else ""
-    typer.echo(f"{stored.repo}:{stored.type} at {stored.commit[:12]}{licence}", err=True)
+    emit(f"{stored.repo}:{stored.type} at {stored.commit[:12]}{licence}", err=True)
 
 
 def pull_missing(*names: str) -> None:
@@ -65,7 +67,7 @@ def inspect(
     """Check a GGUF file and print its header."""
     from .inspect import inspect as render
 
-    typer.echo(render(file, tensors))
+    emit(render(file, tensors))
 
 
 @models_app.command("list")
@@ -77,15 +79,15 @@ def list_models() -> None:
 
     store = Store(default_folder(os.environ))
     for stored in store.models():
-        typer.echo(f"{stored.repo}:{stored.type}  {human_bytes(stored.n_bytes)}  {stored.path}")
+        emit(f"{stored.repo}:{stored.type}  {human_bytes(stored.n_bytes)}  {stored.path}")
     whole, partial = store.disk_use()
-    typer.echo(f"pulled: {human_bytes(whole)}, partial downloads: {human_bytes(partial)}", err=True)
+    emit(f"pulled: {human_bytes(whole)}, partial downloads: {human_bytes(partial)}", err=True)
     for entry in load().values():
         types = ", ".join(f"{type_} {human_bytes(n)}" for type_, n in entry.sizes.items())
         gated = ", asks for a login" if entry.gated else ""
-        typer.echo(f"offered: {entry.name}  {entry.licence}{gated}  {types}", err=True)
+        emit(f"offered: {entry.name}  {entry.licence}{gated}  {types}", err=True)
     for name, (device, cloud) in pairs().items():
-        typer.echo(f"pair: {name}  device {device}, cloud {cloud}", err=True)
+        emit(f"pair: {name}  device {device}, cloud {cloud}", err=True)
 
 
 @models_app.command("remove")
@@ -99,7 +101,7 @@ def remove_model(
 
     asked = parse_name(name)
     freed = Store(default_folder(os.environ)).remove(asked.repo, asked.type)
-    typer.echo(f"{human_bytes(freed)} set free", err=True)
+    emit(f"{human_bytes(freed)} set free", err=True)
 
 
 @contextmanager

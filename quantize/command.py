@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..common.streams import emit
+from ..common.text import one_line
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -110,7 +113,7 @@ def _progress() -> Iterator[tuple[Console, Callable[[str], Progress]]]:
 
     def stage(title: str) -> Callable[[int, int, str], None]:
         if not console.is_terminal:
-            console.print(title, highlight=False, markup=False)
+            console.print(one_line(title), highlight=False, markup=False)
         task = bars.add_task(title, total=None, what="")
 
         def update(done: int, total: int, what: str) -> None:
@@ -129,7 +132,7 @@ def _print_plan(console: Console, files: Sequence[Planned]) -> None:
     for file in files:
         note = f", {file.fallbacks} tensors in another type" if file.fallbacks else ""
         line = f"{file.path.name}: {human_bytes(file.nbytes)}{note}"
-        console.print(line, highlight=False, markup=False)
+        console.print(one_line(line), highlight=False, markup=False)
 
 
 def _print_result(
@@ -146,4 +149,4 @@ def _print_result(
 
             plot_report(report, png)
     for path in (*prepared.files, *([prepared.imatrix] if prepared.imatrix else [])):
-        typer.echo(path)
+        emit(path)

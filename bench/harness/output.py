@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from ...common.errors import UsageError
+from ...common.streams import complain, emit
 from ...configs.flags import configured
 
 __all__ = ["Row", "Table", "measurement", "numbers", "say"]
@@ -107,7 +107,7 @@ def numbers(text: str, kind: Callable[[str], Any] = int) -> tuple[Any, ...]:
 
 def say(line: str) -> None:
     """A line about the progress, on stderr."""
-    print(f"uhlm-edge: {line}", file=sys.stderr, flush=True)
+    complain(line)
 
 
 def _form_of(path: Path) -> str:
@@ -152,7 +152,7 @@ def _write(
         return render(rows, form, columns)
 
     if not outs:
-        sys.stdout.write(text(form))
+        emit(text(form), end="")
     for path, ending in outs:
         with atomic_output(path) as part:
             part.write_text(text(ending), encoding="utf-8")

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ...common.streams import complain
+
 __all__ = ["register", "report"]
 
 
@@ -28,4 +30,4 @@ def report(
     page = render_page(title, {**machine_info(), **build_info()}, read_sections(folder))
     with atomic_output(out) as part:
         part.write_text(page, encoding="utf-8")
-    typer.echo(f"uhlm-edge: {out}", err=True)
+    complain(str(out))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import ssl
-import sys
 from collections.abc import Mapping
 
 import uvicorn
@@ -13,7 +12,7 @@ from ...common.errors import ConfigError
 from ...common.key_file import read_key_file
 from ...common.keys import Keys
 from ...common.listen import bind, is_loopback, url_of
-from ...common.text import one_line
+from ...common.streams import complain
 from ...configs.config import Config
 from ..link.protocol import Link
 from .app import make_app
@@ -71,4 +70,4 @@ def serve(
 
 
 def _notify(text: str) -> None:
-    print(f"uhlm-edge: {one_line(text)}", file=sys.stderr, flush=True)
+    complain(text)

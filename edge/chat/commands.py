@@ -11,6 +11,7 @@ from typing import Any
 
 from ...common.errors import DataError, UsageError
 from ...common.files import atomic_output
+from ...common.streams import emit
 from ...common.text import harmless, human_bytes, one_line
 from ...configs.config import Config
 from ...configs.layers import changed, keys
@@ -257,4 +258,4 @@ def _read(path: Path) -> tuple[str, list[Any]]:
 
 
 def _print(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    emit(text, err=True)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 from ...common.errors import CloudError, UhlmError, UsageError
+from ...common.streams import emit
 from ...common.text import one_line
 from ...configs.config import Config
 from ..link.protocol import Link
@@ -62,9 +63,9 @@ def chat(
         if verbose:
             tell(_backend(assistant))
         if interactive:
-            print(_banner(config, assistant), file=sys.stderr)
+            emit(_banner(config, assistant), err=True)
             if text := legend(status):
-                print(text, file=sys.stderr)
+                emit(text, err=True)
 
         def say(said: str) -> None:
             _turn(assistant, commands, said, as_json, interactive)

@@ -13,6 +13,7 @@ import typer
 
 from ...common.errors import CloudError, UhlmError
 from ...common.machine import read_machine
+from ...common.streams import emit
 from ...configs.config import Config
 from ...configs.layers import load_config
 from ...lm.engines.fit import fit
@@ -188,6 +189,6 @@ def run_doctor(
         rows = [finding.row() for finding in findings]
         typer.echo(json.dumps({"level": level, "findings": rows}))
     else:
-        typer.echo(render(findings))
+        emit(render(findings))
     if level == "fail":
         raise typer.Exit(1)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ...common.streams import emit
+
 __all__ = ["onnx", "register"]
 
 
@@ -34,6 +36,6 @@ def onnx(
     except ImportError as error:
         missing = f"{error.name} is missing; run: pip install 'uhlm-edge[quantize]'"
         raise UsageError(missing) from None
-    typer.echo(str(folder))
+    emit(folder)
     total = sum(file.stat().st_size for file in folder.iterdir())
-    typer.echo(f"{human_bytes(total)}; run it with --engine onnx --model {folder}", err=True)
+    emit(f"{human_bytes(total)}; run it with --engine onnx --model {folder}", err=True)

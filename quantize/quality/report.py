@@ -19,7 +19,7 @@ import numpy as np
 
 from ...common.errors import DataError, UsageError
 from ...common.files import atomic_output
-from ...common.text import human_bytes
+from ...common.text import human_bytes, one_line
 from ...lm.engines.llama import LlamaEngine
 from ...lm.engines.options import EngineOptions
 from ...lm.engines.protocol import Logits
@@ -73,8 +73,10 @@ class Report:
         from rich.table import Table
 
         table = Table(
-            title=f"against {self.original} on {self.texts}, {self.positions} positions"
-            + (f"; pair with {self.cloud}" if self.cloud else "")
+            title=one_line(
+                f"against {self.original} on {self.texts}, {self.positions} positions"
+                + (f"; pair with {self.cloud}" if self.cloud else "")
+            )
         )
         table.add_column("file")
         for title in (
@@ -91,7 +93,7 @@ class Report:
             table.add_column(title, justify="right")
         for row in self.rows:
             table.add_row(
-                row.name,
+                one_line(row.name),
                 human_bytes(row.nbytes),
                 f"{row.bits_per_weight:.2f}",
                 f"{row.perplexity:.3f}",
