@@ -178,6 +178,16 @@ def cloud_command(
     model: Annotated[str | None, typer.Option(help="The large model: a GGUF file.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 is any free one.")] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="llama|vllm|sglang",
+            help="What runs the model: llama.cpp here, or a server of vLLM or SGLang (--upstream).",
+        ),
+    ] = None,
+    upstream: Annotated[
+        str | None, typer.Option(help="URL of the vLLM or SGLang server that runs the model.")
+    ] = None,
     sessions: Annotated[int | None, typer.Option(help="Conversations held at once.")] = None,
     key_file: Annotated[Path | None, typer.Option(help="File with API keys, mode 600.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads for single tokens.")] = None,
@@ -190,6 +200,8 @@ def cloud_command(
         ("verifier", "model"): model,
         ("verifier", "host"): host,
         ("verifier", "port"): port,
+        ("verifier", "runtime"): engine,
+        ("verifier", "upstream", "url"): upstream,
         ("verifier", "sessions"): sessions,
         ("verifier", "key_file"): key_file,
         ("verifier", "engine", "n_threads"): threads,

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..lm.engines.options import EngineOptions
 from ..wire.messages import Limits
 
-__all__ = ["VerifierOptions"]
+__all__ = ["UpstreamOptions", "VerifierOptions"]
+
+
+class UpstreamOptions(BaseModel):
+    """The engine that `runtime` names, when it is not llama.cpp in this process."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str | None = Field(None, description="where it listens")
+    model: str | None = Field(None, description="as it calls it; unset: the first that it serves")
+    key_file: Path | None = Field(None, description="file with its key")
+    top: int = Field(
+        20, ge=1, le=1000, description="most likely ids told of a position: the largest top-k"
+    )
+    timeout: float = Field(30.0, gt=0.0, le=600.0, description="seconds for one question")
 
 
 class VerifierOptions(BaseModel):
@@ -17,7 +32,15 @@ class VerifierOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str = Field("demo-llm", description="GGUF file, or the name of a shipped model")
+    model: str = Field(
+        "demo-llm",
+        description="GGUF file, or the name of a shipped model; with another runtime than llama "
+        "only its vocabulary and template are used",
+    )
+    runtime: Literal["llama", "vllm", "sglang"] = Field(
+        "llama", description="what runs the model; vllm and sglang: a server of theirs"
+    )
+    upstream: UpstreamOptions = UpstreamOptions()
     host: str = "127.0.0.1"
     port: int = Field(8787, ge=0, le=65535, description="0: any free one")
     sessions: int = Field(64, ge=1, le=256, description="conversations held at once")

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+from ..common.errors import ConfigError
+from ..common.key_file import read_key_file
 from ..lm.engines.fit import chosen
 from ..lm.engines.llama import LlamaContext
 from ..lm.engines.llama_model import LlamaModel
 from ..lm.vocabulary import Vocabulary
 from ..wire.messages import Info, Limits
+from .engines.context import UpstreamContext
+from .engines.upstream import open_upstream
 from .guard import Guard
 from .keys import Keys
 from .options import VerifierOptions
@@ -28,6 +33,8 @@ class Service:
     """What the routes work with.
 
     Attributes:
+        backend: where the layers are, threads and context, for the user.
+        level: of the verifier, see `Info`.
         ready: goes false when the server begins to stop.
         call_seconds: most time that a call may take, whatever its device would wait.
         calls_per_s: of one key; 0: as many as it likes.
@@ -37,9 +44,9 @@ class Service:
     vocab: Vocabulary
     model_name: str
     backend: str
-    """Where the layers are, threads and context."""
     limits: Limits
     keys: Keys
+    level: int = 3
     ready: bool = True
     call_seconds: float = 60.0
     calls_per_s: float = 0.0
@@ -49,7 +56,8 @@ class Service:
 
     def info(self) -> Info:
         """What a device must know before it can ask."""
-        return Info.of(self.model_name, self.vocab, self.verifier.n_ctx, self.limits)
+        info = Info.of(self.model_name, self.vocab, self.verifier.n_ctx, self.limits)
+        return info.model_copy(update={"level": self.level})
 
     def gauges(self) -> dict[str, float]:
         """How things stand now."""
@@ -69,7 +77,11 @@ def load_service(model: Path, options: VerifierOptions, keys: Keys) -> Service:
 
     Raises:
         ModelError: the model is refused.
+        ConfigError: an engine that runs elsewhere is configured, and not where.
+        EngineError: it does not answer.
     """
+    if options.runtime != "llama":
+        return _with_upstream(options.runtime, model, options, keys)
     llm = LlamaModel(model, options.engine)
     engine = llm.fitted(options.engine, contexts=1 if options.cells else _CONTEXTS)
     n_ctx = engine.n_ctx
@@ -91,3 +103,29 @@ def load_service(model: Path, options: VerifierOptions, keys: Keys) -> Service:
     )
     backend = f"{llm.backend}; {chosen(engine)}"
     return Service(verifier, llm.vocab, llm.name, backend, options.limits, keys)
+
+
+def _with_upstream(
+    kind: Literal["vllm", "sglang"], model: Path, options: VerifierOptions, keys: Keys
+) -> Service:
+    """Sessions and the law here, the model in an engine that runs elsewhere."""
+    given = options.upstream
+    if given.url is None:
+        raise ConfigError(f"where is {kind}? give --upstream URL")
+    key = read_key_file(given.key_file.expanduser())[0] if given.key_file else None
+    upstream = open_upstream(kind, given.url, key, given.top, given.model, given.timeout)
+    family = LlamaModel(model, options.engine, vocabulary_only=True)
+    cells = options.cells or options.sessions * upstream.n_ctx  # ids only: no keys, no values
+    context = UpstreamContext(upstream, family.vocab, cells, options.sessions)
+    verifier = Verifier(
+        context,
+        min(upstream.n_ctx, cells),
+        options.sessions,
+        options.sessions_per_key,
+        idle_seconds=options.idle_seconds,
+        quantum=options.quantum,
+        queue=options.queue,
+    )
+    limits = options.limits.model_copy(update={"sampler_top_k": upstream.top})
+    where = f"{kind} at {given.url}"
+    return Service(verifier, family.vocab, upstream.name, where, limits, keys, upstream.level)

@@ -175,6 +175,8 @@ class Request:
 
     def check(self, limits: Limits, n_vocab: int) -> None:
         """Refuse what no honest device would send."""
+        if self.settings is not None:
+            self.settings.check(limits)
         require(0 <= self.id < 2**32, OutOfRange, "id must be 32 bits")
         require(0 <= self.start < 2**31, OutOfRange, "start out of range")
         require(len(self.prefix) == PREFIX_BYTES, Malformed, "prefix must be 8 bytes")

@@ -33,6 +33,9 @@ class Limits(BaseModel):
     weights_per_call: int = Field(256, ge=1, description="skipped tokens weighed: a row each")
     supply_per_call: int = Field(64, ge=1)
     wire_top: int = Field(256, ge=1, description="ids in one Distribution")
+    sampler_top_k: int = Field(
+        0, ge=0, description="largest top-k of a session's sampler, which must have one; 0: any"
+    )
 
 
 class Settings(BaseModel):
@@ -60,6 +63,16 @@ class Settings(BaseModel):
     def parts(self) -> Sampler:
         """How each side makes its distribution from logits."""
         return sampler_of_parts(self.sampler, self.target)
+
+    def check(self, limits: Limits) -> None:
+        """Refuse what the verifier's engine cannot tell exactly: it sees the likeliest ids only."""
+        most = limits.sampler_top_k
+        is_greedy = self.sampler.greedy and self.target == LLM
+        require(
+            not most or is_greedy or 1 <= self.sampler.top_k <= most,
+            OutOfRange,
+            f"this verifier's engine tells {most} ids of a position: set top_k from 1 to {most}",
+        )
 
     def pack(self) -> list[Any]:
         """Positional: half the bytes of the names."""

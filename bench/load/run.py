@@ -28,6 +28,14 @@ COLUMNS = (
     "queue_p95_ms", "model_p50_ms", "around_p50_ms", "first_p95_ms", "errors", "busy_429",
     "batch_width", "cells",
 )  # fmt: skip
+_GAUGES = {
+    "cells": "uhlm_cells_used",
+    "sessions": "uhlm_sessions",
+    "seated": "uhlm_seated_sessions",
+    "open_calls": "uhlm_open_calls",
+    "parked_bytes": "uhlm_parked_bytes",
+}
+"""The largest value seen of each stands in the row."""
 _NOT_ERRORS = {"429", "409"}
 _WARM_UP = 2.0
 _LONGEST_WARM_UP = 15.0
@@ -145,8 +153,10 @@ async def drive(
         probe.close()
     row = _row(plan, log, seconds)
     row["batch_width"] = _batch_width(before, after)
-    for name in ("cells", "sessions", "waiting"):
-        known = [gauge(text, f"uhlm_{name}") for text in (*seen, after)]
+    for name in ("passes", "positions", "dropped"):
+        row[name] = _growth(before, after, f"uhlm_{name}_total")
+    for name, metric in _GAUGES.items():
+        known = [gauge(text, metric) for text in (*seen, after)]
         row[name] = max((value for value in known if value is not None), default=None)
     n = len(log.samples)
     row["tool_cpu_ms_per_call"] = 1e3 * own / n if n else None
@@ -260,20 +270,15 @@ def gauge(text: str, name: str) -> float | None:
 
 
 def _batch_width(before: str, after: str) -> float | None:
-    """Ids per pass of the model between two readings."""
-    for total, count in (
-        ("uhlm_batch_width_sum", "uhlm_batch_width_count"),
-        ("uhlm_positions_total", "uhlm_passes_total"),
-    ):
-        ends = [gauge(after, name) for name in (total, count)]
-        if ends[0] is not None and ends[1] is not None:
-            ids, passes = (
-                end - (gauge(before, name) or 0.0)
-                for end, name in zip(ends, (total, count), strict=True)
-                if end is not None
-            )
-            return ids / passes if passes else None
-    return None
+    """Calls per pass of the model between two readings."""
+    calls = _growth(before, after, "uhlm_batch_width_sum")
+    passes = _growth(before, after, "uhlm_batch_width_count")
+    return calls / passes if calls is not None and passes else None
+
+
+def _growth(before: str, after: str, name: str) -> float | None:
+    end = gauge(after, name)
+    return None if end is None else end - (gauge(before, name) or 0.0)
 
 
 def _usage(pid: int | None) -> tuple[float, float] | None:

@@ -111,12 +111,13 @@ class LlamaModel:
     Args:
         path: a GGUF file; it is checked before llama.cpp opens it.
         options: where the layers go and how the file is mapped.
+        vocabulary_only: load no weights; no context can be made.
 
     Raises:
         ModelError: the file is missing, damaged, or a model whose cache cannot be rolled back.
     """
 
-    def __init__(self, path: Path, options: EngineOptions) -> None:
+    def __init__(self, path: Path, options: EngineOptions, vocabulary_only: bool = False) -> None:
         self.handle: Any = None
         self.path = path
         self.header = check(path)
@@ -124,6 +125,7 @@ class LlamaModel:
         options = self.fitted(options)
         params = ll.llama_model_default_params()
         params.n_gpu_layers = options.n_gpu_layers or 0
+        params.vocab_only = vocabulary_only
         params.load_mode = {
             (False, False): ll.LLAMA_LOAD_MODE_NONE,
             (True, False): ll.LLAMA_LOAD_MODE_MMAP,

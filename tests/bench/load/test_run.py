@@ -27,9 +27,9 @@ def test_a_row_counts_calls_tokens_errors_and_what_metrics_say() -> None:
     def answer(asked: Asked) -> bytes:
         nonlocal passes
         if not asked.body:  # /metrics and the end of sessions
-            text = f"uhlm_positions_total {30 * passes}\nuhlm_passes_total {10 * passes}\n"
+            text = f"uhlm_batch_width_sum {30 * passes}\nuhlm_batch_width_count {10 * passes}\n"
             passes += 1
-            return http(200, f"{text}uhlm_cells 7\n".encode())
+            return http(200, f"{text}uhlm_cells_used 7\n".encode())
         if asked.number % 50 == 49:
             return http(429, b"{}", "retry-after: 0")
         return accepting(asked)
@@ -47,6 +47,7 @@ def test_a_row_counts_calls_tokens_errors_and_what_metrics_say() -> None:
     assert row["batch_width"] == pytest.approx(3.0)
     assert row["cells"] == 7
     assert row["sessions"] is None
+    assert row["passes"] is None
     assert row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"]  # type: ignore[operator]
     assert row["tokens_per_s"] > row["drafts_per_s"]  # type: ignore[operator]
 

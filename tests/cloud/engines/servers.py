@@ -16,7 +16,7 @@ from ...fakes import CLOUD, FakeModel
 
 N_CTX = 64
 VLLM_MAX_LOGPROBS = 20  # its default
-KEY = "sk-engine"
+KEY = "sk-engine-0123456789abcdef"
 
 
 @dataclass
