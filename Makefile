@@ -7,7 +7,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 
 .PHONY: help chat test fast lint types reference coverage fuzz test-matrix test-browser test-parity \
-	docs wheel-arm64 cuda install install-service test-arm64 clean FORCE
+	docs cluster-demo wheel-arm64 cuda install install-service test-arm64 clean FORCE
 
 help:
 	@echo 'make chat         chat with the demo pair'
@@ -26,6 +26,7 @@ help:
 	@echo 'make test-browser the web page in a headless Chromium, which is installed (Debian)'
 	@echo 'make test-parity  the tests against torch and transformers too (a large download)'
 	@echo 'make fuzz         hostile bytes for SECONDS=600 a target: ARGS="wire gguf" for some of them'
+	@echo 'make cluster-demo  two replicas on this machine with Ray Serve, one of them killed'
 	@echo 'make clean        remove what was built'
 
 chat: $(VENV)/.ready-cloud
@@ -100,6 +101,9 @@ install:
 install-service:
 	@sh tools/service/install.sh '$(SERVICE)' '$(if $(filter .venv,$(VENV)),/opt/uhlm-edge,$(abspath $(VENV)))/bin/uhlm-edge'
 
+cluster-demo: $(VENV)/.ready-ray
+	@$(BIN)/python -m uhlm_edge.experiments.cluster_demo
+
 clean:
 	rm -rf $(VENV) .typecheck build dist *.egg-info .site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
@@ -110,6 +114,7 @@ clean:
 EXTRAS_cloud = cloud
 EXTRAS_test = cloud,quantize,bench,dev
 EXTRAS_docs = cloud,serve,docs
+EXTRAS_ray = cloud,ray,bench
 EXTRAS_parity = $(EXTRAS_test),parity
 
 # A virtual environment knows its own path: one that was moved or copied is made anew.

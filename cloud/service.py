@@ -102,7 +102,16 @@ def load_service(model: Path, options: VerifierOptions, keys: Keys) -> Service:
         queue=options.queue,
     )
     backend = f"{llm.backend}; {chosen(engine)}"
-    return Service(verifier, llm.vocab, llm.name, backend, options.limits, keys)
+    return Service(
+        verifier,
+        llm.vocab,
+        llm.name,
+        backend,
+        options.limits,
+        keys,
+        call_seconds=options.call_seconds,
+        calls_per_s=options.calls_per_s,
+    )
 
 
 def _with_upstream(
@@ -127,5 +136,14 @@ def _with_upstream(
         queue=options.queue,
     )
     limits = options.limits.model_copy(update={"sampler_top_k": upstream.top})
-    where = f"{kind} at {given.url}"
-    return Service(verifier, family.vocab, upstream.name, where, limits, keys, upstream.level)
+    return Service(
+        verifier,
+        family.vocab,
+        upstream.name,
+        f"{kind} at {given.url}",
+        limits,
+        keys,
+        upstream.level,
+        call_seconds=options.call_seconds,
+        calls_per_s=options.calls_per_s,
+    )

@@ -1,0 +1,1 @@
+"""The verifier on a cluster, as a Ray Serve application."""
