@@ -84,6 +84,11 @@ wheel-arm64:
 	@set -e; wheel=$$($(PYTHON) tools/arm64/build_wheel.py $(TARGET) build/arm64/$(TARGET)); \
 		$(PYTHON) tools/arm64/bundle.py $(TARGET) "$$wheel" dist
 
+# Needs root: it mounts, and changes its root. CPU=cortex-a72 (Pi 4), cortex-a76 (Pi 5) or max.
+test-arm64: TARGET = generic
+test-arm64: wheel-arm64
+	@CPU=$(CPU) PYTHON=$(PYTHON) tools/arm64/test_board.sh "$$(ls -t dist/uhlm-edge-*-generic-*.tar | head -1)" $(TESTS)
+
 # With the system's compiler: others link the C++ runtime statically, which crashes beside numpy.
 CUDA_ARCH ?= native
 cuda: $(VENV)/.ready-cloud

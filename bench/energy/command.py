@@ -34,6 +34,10 @@ def energy(
         str | None, typer.Option(help="battery, jetson, pi5-pmic, rapl or jtop.")
     ] = None,
     idle: Annotated[float, typer.Option(min=0, help="Seconds of doing nothing, first.")] = 10.0,
+    meter: Annotated[
+        Path | None,
+        typer.Option(help="Readings of a meter at the plug: begun here, filled in by you."),
+    ] = None,
     hz: Annotated[float, typer.Option(help="Samples a second, 10 or more.")] = 20.0,
     radio_up: Annotated[float, typer.Option(help="Radio model: joules per byte up.")] = 0.0,
     radio_down: Annotated[float, typer.Option(help="Radio model: joules per byte down.")] = 0.0,
@@ -46,10 +50,23 @@ def energy(
     from ...edge.chat.assemble import assemble
     from ..harness.machine import build_info, machine_info
     from .measure import measure_energy
+    from .plug_meter import evaluate, fill_form, read_form
     from .radio import RadioModel
     from .rows import COLUMNS, bar_row, flat_row
     from .workload import PROMPTS, chat_workload, seeded
 
+    if meter is not None and meter.exists():
+        row = evaluate(read_form(meter))
+        return Table(iter([row]), tuple(row))
+
+    def by_hand(file: Path) -> Iterator[Row]:
+        with assemble(seeded(config, strategies or config.strategy.name), say) as assistant:
+            prompts = [*(prompt or PROMPTS)] * replies
+            fill_form(file, chat_workload(assistant, prompts), max(idle, 30.0), say)
+        yield from ()
+
+    if meter is not None:
+        return Table(by_hand(meter), ())
     radio: RadioModel | None = None
     if radio_up or radio_down or radio_active:
         radio = RadioModel(radio_up, radio_down, radio_active)

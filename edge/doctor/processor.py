@@ -96,9 +96,9 @@ def check_build(machine: Machine, trial: Trial) -> Finding:
             f"compile it here: {command}",
             facts,
         )
-    known = [n for n in names if n in used]
+    used_names = ", ".join(n for n in names if n in used) or "the baseline"
     return Finding(
-        "processor", "ok", f"{machine.architecture}, build fits: {', '.join(known)}", "", facts
+        "processor", "ok", f"{machine.architecture}, build fits: {used_names}", "", facts
     )
 
 
