@@ -1,4 +1,4 @@
-"""The channel of the paper's figure: how long an upload takes, and what that makes of throughput.
+"""A fading uplink: how long an upload takes, and what that makes of throughput.
 
 Uplink rate W log2(1 + SNR |h|^2) (arXiv 2412.12687), with |h|^2 = 1 or exponential with mean 1
 (Rayleigh). Pure functions; compute times and byte counts are measured elsewhere and come in as
@@ -66,9 +66,9 @@ class Channel:
     fading: Fading = "rayleigh"
     mean: Literal["ergodic", "block"] = "ergodic"
     round_trip_s: float = 0.0
-    """Delay of a call beyond its transmission times. The paper has none."""
+    """Delay of a call beyond its transmission times. The published setting has none."""
     downlink_bps: float | None = None
-    """None: the reply takes no time, as in the paper."""
+    """None: the reply takes no time, as in the published setting."""
     outage: float = 0.01
     """Share of fades that carry nothing, for `block`."""
     coherence_s: float = 0.01

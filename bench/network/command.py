@@ -1,4 +1,4 @@
-"""`uhlm-edge bench channel`: throughput over a channel, modelled or real."""
+"""`uhlm-edge bench channel|map`: throughput over a channel, modelled or real."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from ..harness.output import Table, measurement, numbers, say
 if TYPE_CHECKING:
     from ...configs.config import Config
 
-__all__ = ["channel", "register"]
+__all__ = ["channel", "map_strategies", "register"]
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to `bench`."""
+    """Add the commands to `bench`."""
     app.command()(channel)
+    app.command("map")(map_strategies)
 
 
 @measurement("model", "cloud", "llm", "temperature", "top_k", "top_p")
@@ -52,7 +53,7 @@ def channel(
     rate: Annotated[float | None, typer.Option(help="Uplink bits per second (--real).")] = None,
     plot: Annotated[Path | None, typer.Option(help="Folder for the picture.")] = None,
 ) -> Table:
-    """Throughput over SNR from measured costs, by the paper's channel; or over a real slow link."""
+    """Throughput over SNR from measured costs, on a modelled uplink; or over a real slow link."""
     from ...common.plots import throughput_over_snr
     from ...common.prompts import asked, read_prompts, shipped_prompts
     from ..energy.workload import PROMPTS, seeded
@@ -85,3 +86,47 @@ def channel(
         picture=lambda rows, folder: throughput_over_snr(rows, folder / "throughput.png"),
         plot=plot,
     )
+
+
+@measurement("model", "cloud", "llm", "temperature", "top_k", "top_p")
+def map_strategies(
+    config: Config,
+    costs: Annotated[
+        Path | None, typer.Option(help="Measured costs (channel --save-costs) to use.")
+    ] = None,
+    data: Annotated[
+        str, typer.Option(help="Prompts to measure with: JSON lines, or a shipped name.")
+    ] = "tasks-eval",
+    limit: Annotated[int, typer.Option(min=1, help="The first of them.")] = 12,
+    strategies: Annotated[str, typer.Option(help="Strategies, with commas.")] = (
+        "local,cloud,hlm,uhlm,spec"
+    ),
+    device_ms: Annotated[
+        str, typer.Option(help="Device times per token beside this device's own.")
+    ] = "1,5,20,50,100",
+    round_trips: Annotated[str, typer.Option(help="Milliseconds.")] = "0,10,50,100,200",
+    round_trip: Annotated[float, typer.Option(help="Of your link, for the sentence.")] = 50.0,
+    llm_ms: Annotated[
+        float | None, typer.Option(help="One pass of the LLM (default: as measured).")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Folder for the picture.")] = None,
+) -> Table:
+    """Which strategy is fastest, asks least and sends least, over round trip and device speed."""
+    from ...common.prompts import read_prompts, shipped_prompts
+    from ..energy.workload import seeded
+    from .costs import load_costs, measure_all
+    from .map import COLUMNS, draw_map, map_rows, sentence
+
+    if costs is None:
+        cases = read_prompts(shipped_prompts(data), limit)
+        asked = [list(case.messages) for case in cases]
+        known = measure_all(seeded(config), strategies.split(","), asked, say)
+    else:
+        known = load_costs(costs)
+    found = [item.cost for item in known]
+    own = next((c.device_ms_per_token for c in found if c.strategy == "local"), 1.0)
+    (here,) = map_rows(found, [own], [round_trip], llm_ms)
+    say(sentence(here))
+    times = sorted({own, *numbers(device_ms, float)})
+    rows = map_rows(found, times, numbers(round_trips, float), llm_ms)
+    return Table(rows, COLUMNS, picture=lambda rows, to: draw_map(rows, to / "map.png"), plot=plot)

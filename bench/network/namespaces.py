@@ -13,9 +13,8 @@ from dataclasses import dataclass
 
 from ...common.errors import ResourceError
 from .link_spec import LinkSpec
-from .tunnel import open_tun, relay
 
-__all__ = ["CLOUD", "DEVICE", "Namespaces", "netem_link", "tun_link"]
+__all__ = ["CLOUD", "DEVICE", "Namespaces", "netem_link"]
 
 # Addresses for documentation (RFC 5737): they exist only inside the two namespaces.
 DEVICE, CLOUD = "192.0.2.1", "192.0.2.2"
@@ -56,26 +55,6 @@ def netem_link(spec: LinkSpec) -> Iterator[Namespaces]:
             _bring_up(side, "veth0", address)
             qdisc = ["qdisc", "add", "dev", "veth0", "root", "netem", *spec.netem(up)]
             _run([_ip(), "netns", "exec", side, tc, *qdisc])
-        yield names
-
-
-@contextlib.contextmanager
-def tun_link(spec: LinkSpec) -> Iterator[Namespaces]:
-    """Namespaces joined by two TUN devices and a relay in this process.
-
-    Raises:
-        ResourceError: not root, no iproute2, or a kernel without one of the parts.
-    """
-    with _namespaces() as names, contextlib.ExitStack() as stack:
-        files = []
-        for side, address in ((names.device, DEVICE), (names.cloud, CLOUD)):
-            name = f"uhlm{os.getpid() % 100_000}x{next(_counter)}"[:15]
-            file = open_tun(name)
-            stack.callback(os.close, file)
-            files.append(file)
-            _run([_ip(), "link", "set", name, "netns", side])
-            _bring_up(side, name, address)
-        stack.enter_context(relay(files[0], files[1], spec))
         yield names
 
 

@@ -17,28 +17,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal
 
 from ...common.errors import ResourceError
 from .link_spec import LinkSpec
-from .namespaces import CLOUD, Namespaces, netem_link, tun_link
+from .namespaces import CLOUD, Namespaces, netem_link
 from .proxy import delaying_proxy
 
 __all__ = ["HOWS", "How", "LinkSpec", "SlowLink", "slow_link"]
 
-How = Literal["netem", "tun", "proxy"]
+How = Literal["netem", "proxy"]
 HOWS: dict[How, str] = {
     "netem": "network namespaces, tc netem",
-    "tun": "network namespaces, packets delayed in user space (no tc netem in this kernel)",
     "proxy": "a delaying TCP proxy on loopback (no packet loss, no TCP slow start)",
-}
-_MAKERS: dict[How, Callable[[LinkSpec], AbstractContextManager[Namespaces]]] = {
-    "netem": netem_link,
-    "tun": tun_link,
 }
 
 
@@ -86,7 +80,7 @@ def slow_link(
     spec: LinkSpec,
     server: Sequence[str],
     *,
-    kinds: Sequence[How] = ("netem", "tun", "proxy"),
+    kinds: Sequence[How] = ("netem", "proxy"),
     start_s: float = 60.0,
     env: Mapping[str, str] | None = None,
     loopback: bool = False,
@@ -108,7 +102,7 @@ def slow_link(
             if kind == "proxy":
                 break
             try:
-                names = stack.enter_context(_MAKERS[kind](spec))
+                names = stack.enter_context(netem_link(spec))
                 break
             except ResourceError as error:
                 passed_over[kind] = str(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -101,9 +102,6 @@ def usable(kind: How) -> bool:
         if kind == "netem":
             with namespaces.netem_link(LinkSpec(delay_ms=1)):
                 return True
-        if kind == "tun":
-            with namespaces.tun_link(LinkSpec(delay_ms=1)):
-                return True
     except ResourceError:
         return False
     return kind == "proxy"
@@ -111,7 +109,7 @@ def usable(kind: How) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("loopback", [False, True])
-@pytest.mark.parametrize("kind", ["netem", "tun", "proxy"])
+@pytest.mark.parametrize("kind", ["netem", "proxy"])
 def test_a_link_delays_and_limits_as_asked_and_leaves_nothing_behind(
     kind: How, loopback: bool, tmp_path: Path
 ) -> None:
@@ -138,7 +136,7 @@ def _namespaces() -> str:
 
 @pytest.mark.slow
 def test_tcp_survives_loss_on_a_link_of_packets(tmp_path: Path) -> None:
-    kinds: list[How] = [kind for kind in ("netem", "tun") if usable(kind)]
+    kinds: list[How] = [kind for kind in ("netem",) if usable(kind)]
     if not kinds:
         pytest.skip("this machine has no network namespaces")
     spec = LinkSpec(delay_ms=2, loss=0.05)
@@ -154,8 +152,8 @@ def test_what_cannot_be_had_is_passed_over_with_the_reason(
     spec = LinkSpec(delay_ms=1, loss=0.1)
     with slow_link(spec, server(tmp_path)) as link:
         assert link.kind == "proxy"
-        assert link.passed_over.keys() == {"netem", "tun"}
-        assert "need root" in link.passed_over["tun"]
+        assert link.passed_over.keys() == {"netem"}
+        assert re.search("need root|not installed", link.passed_over["netem"])
         assert "loss asked for was not applied" in link.how
         assert link.wrap(["client"]) == ["client"]
         with socket.create_connection((link.host, link.port), 5) as connection:
@@ -165,7 +163,7 @@ def test_what_cannot_be_had_is_passed_over_with_the_reason(
         socket.create_connection((link.host, link.port), 5).close()
     with (
         pytest.raises(ResourceError, match="no slow link can be made here"),
-        slow_link(spec, server(tmp_path), kinds=["netem", "tun"]),
+        slow_link(spec, server(tmp_path), kinds=["netem"]),
     ):
         pass
 
@@ -209,5 +207,4 @@ def test_a_client_that_hangs_is_ended(tmp_path: Path) -> None:
 
 def test_every_kind_of_link_says_what_it_is() -> None:
     assert "tc netem" in netlink.HOWS["netem"]
-    assert "user space" in netlink.HOWS["tun"]
     assert "proxy" in netlink.HOWS["proxy"]
