@@ -27,7 +27,9 @@ __all__ = [
     "Threshold",
 ]
 
-StrategyName = Literal["local", "cloud", "hlm", "uhlm", "rand", "spec", "reward", "ensemble"]
+StrategyName = Literal[
+    "local", "cloud", "hlm", "uhlm", "rand", "spec", "reward", "ensemble", "handoff"
+]
 Threshold = float | Literal["averse", "prone", "risk", "adaptive"]
 
 
@@ -91,6 +93,7 @@ class StrategyOptions(_Section):
     draft_limit: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
         "auto", description="drafts in one upload of spec and ensemble"
     )
+    window: int = Field(24, ge=1, le=1024, description="tokens that handoff drafts unseen")
     partner: str | None = Field(None, description="second model on this device: no verifier")
     ensemble: Literal["weighted", "contrastive"] = "weighted"
     weight: float = Field(0.5, ge=0.0, le=1.0, description="of the device in a weighted ensemble")
@@ -107,6 +110,10 @@ class CloudOptions(_Section):
     """Where the verifier is, as the device sees it."""
 
     url: Url | None = Field(None, description="of the verifier; unset: none, or the demo's own")
+    kind: Literal["auto", "verifier", "openai"] = Field(
+        "auto", description="what the url is; auto: openai for strategy handoff, else verifier"
+    )
+    model: str | None = Field(None, description="of an openai url; unset: the one that it lists")
     demo: bool = Field(False, description="start a verifier on this machine if no url is set")
     key_file: Path | None = Field(None, description="file with the API key; or UHLM_API_KEY")
     ca_file: Path | None = Field(None, description="certificates to trust instead of the system's")

@@ -40,7 +40,7 @@ class _Flags:
     strategy: Annotated[
         str | None,
         typer.Option(
-            metavar="local|cloud|hlm|uhlm|rand|spec|reward|ensemble",
+            metavar="local|cloud|hlm|uhlm|rand|spec|reward|ensemble|handoff",
             help="When to ask the cloud (default: uhlm).",
         ),
     ]
@@ -63,6 +63,12 @@ class _Flags:
     rate: Annotated[float | None, typer.Option(help="rand: share of uploads.")]
     draft_limit: Annotated[
         str | None, typer.Option(help="spec, ensemble: drafts in one upload, or auto.")
+    ]
+    window: Annotated[
+        int | None, typer.Option(help="handoff: tokens drafted unseen before it decides.")
+    ]
+    cloud_model: Annotated[
+        str | None, typer.Option(help="handoff: name of the model at the endpoint.")
     ]
     partner: Annotated[
         str | None, typer.Option(help="A second model on this device in place of a verifier.")
@@ -137,6 +143,7 @@ FLAG_KEYS: dict[str, tuple[str, ...]] = {
     "model": ("device", "model"),
     "llm": ("verifier", "model"),
     "cloud": ("cloud", "url"),
+    "cloud_model": ("cloud", "model"),
     "offline": ("cloud", "offline"),
     "require_cloud": ("cloud", "require"),
     "strategy": ("strategy", "name"),
@@ -145,6 +152,7 @@ FLAG_KEYS: dict[str, tuple[str, ...]] = {
     "reward_threshold": ("strategy", "reward_threshold"),
     "rate": ("strategy", "rate"),
     "draft_limit": ("strategy", "draft_limit"),
+    "window": ("strategy", "window"),
     "partner": ("strategy", "partner"),
     "ensemble": ("strategy", "ensemble"),
     "weight": ("strategy", "weight"),

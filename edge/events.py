@@ -58,6 +58,7 @@ class Token:
         accepted: its verdict; None if it gave none.
         unverified: the strategy wanted a verdict and there was none: the verifier was away.
         time: seconds since the reply began.
+        reason: why it has this source, where that was decided for the whole reply (`handoff`).
     """
 
     index: int
@@ -69,6 +70,7 @@ class Token:
     accepted: bool | None
     unverified: bool
     time: float
+    reason: str | None = None
 
 
 class Outcome(NamedTuple):

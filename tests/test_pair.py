@@ -20,7 +20,7 @@ from .commands import COMMAND, RunningVerifier, environment, run, verifier
 pytestmark = pytest.mark.slow
 
 QUESTION = b"What is the capital of Peru?"
-ANSWERING = [name for name in STRATEGIES if name != "local"]
+ANSWERING = [name for name in STRATEGIES if name not in ("local", "handoff")]
 ENSEMBLES = [["--ensemble", "weighted", "--weight", "0.3"], ["--ensemble", "contrastive"]]
 ANSWER = "The capital of Peru is Lima.\n"
 

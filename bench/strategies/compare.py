@@ -21,6 +21,7 @@ from ...configs.config import Config
 from ...edge.cache import TokenCache
 from ...edge.chat.assemble import assemble
 from ...edge.chat.assistant import Assistant
+from ...edge.decode.handoff import HandoffLoop
 from ...edge.decode.loop import ReplyLoop
 from ...edge.events import Notice, Token
 from ...edge.policy.strategy import Strategy, make_strategy
@@ -158,7 +159,7 @@ class _LoopWriter:
             if isinstance(event, Notice):
                 self._refuse(event.text, case, assistant.loop)
         loop = assistant.loop
-        assert loop is not None  # noqa: S101 - there was a reply
+        assert isinstance(loop, ReplyLoop)  # noqa: S101 - a strategy by token
         outcome = count_reply(case.line, assistant.text, loop)
         if (meter := self._meter) is not None:
             outcome = replace(
@@ -179,7 +180,7 @@ class _LoopWriter:
         self._bench.watch(case, loop)
         return self._look(outcome, case, loop)
 
-    def _refuse(self, notice: str, case: Case, loop: ReplyLoop | None) -> None:
+    def _refuse(self, notice: str, case: Case, loop: ReplyLoop | HandoffLoop | None) -> None:
         if loop is not None and loop.stats.offline_reason is not None:
             raise CloudError(f"the verifier was away: {loop.stats.offline_reason}")
         raise DataError(f"the row of line {case.line}: {notice}")

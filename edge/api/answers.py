@@ -31,6 +31,7 @@ def token_json(reply: Reply, token: Token) -> dict[str, Any]:
         "uncertainty": token.uncertainty,
         "uploaded": token.uploaded,
         "accepted": token.accepted,
+        **({"reason": token.reason} if token.reason else {}),
         **({"draft": reply.draft_text(token)} if written else {}),
     }
 
@@ -173,7 +174,7 @@ class ChatAnswer(Answer):
         for token in tokens:
             own, top = self._likely(token)
             others = [{**_spelt(self.reply.piece(i)), "logprob": value} for i, value in top]
-            piece = _spelt(self.reply.piece(token.id))
+            piece = _spelt(self.reply.piece(token.id) or token.text.encode())
             content.append({**piece, "logprob": own, "top_logprobs": others})
         return {"content": content, "refusal": None}
 

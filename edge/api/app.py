@@ -18,7 +18,6 @@ from starlette.routing import Route
 from ...common.errors import UhlmError, UsageError
 from ...common.keys import Keys
 from ...common.listen import is_loopback
-from ..policy.strategy import STRATEGIES
 from .answers import Answer, ChatAnswer, CompletionAnswer
 from .assistants import PromptTooLong
 from .hybrid import Hybrid
@@ -119,7 +118,7 @@ class _Api:
                 "online": self._hybrid.has_verifier,
                 "strategy": options.name,
                 "threshold": options.threshold,
-                "strategies": list(STRATEGIES),
+                "strategies": list(self._hybrid.strategies),
             }
         )
 

@@ -14,16 +14,17 @@ from dataclasses import replace
 from typing import Any
 
 from ...common.errors import ConfigError, UsageError
-from ...configs.config import Config, StrategyOptions
+from ...configs.config import Config, StrategyName, StrategyOptions
 from ...configs.layers import changed
 from ...lm.template import Message
 from ..chat.assemble import PIPELINED, assemble, pair_of, spared
 from ..chat.assistant import Assistant
+from ..decode.handoff import NO_ID, Handoff
 from ..events import Draft, Event, Token
 from ..link.protocol import Link
 from ..link.session import Prompt
 from ..policy.reward import RewardHead
-from ..policy.strategy import Strategy
+from ..policy.strategy import STRATEGIES, Strategy
 from ..policy.tuning import PUBLISHED_THRESHOLD, find_tuning, needs_calibration, strategy_of
 from ..stats import Stats
 from .options import Key
@@ -63,7 +64,7 @@ class Writing:
         finally:
             self._events.close()  # type: ignore[attr-defined]  # a generator
             if (loop := self._assistant.loop) is not None:
-                self.prompt_tokens = len(cache) - len(loop.tokens)
+                self.prompt_tokens = loop.text.origin
                 self.cached_tokens = _common(held, cache.ids[: self.prompt_tokens - 1])
 
     @property
@@ -81,11 +82,13 @@ class Writing:
     def draft(self, token: Token) -> Draft | None:
         """What the device had proposed where `token` stands; None if it proposed nothing."""
         loop = self._assistant.loop
-        known = [] if loop is None else loop.text.proposals
+        known = [] if loop is None or token.id == NO_ID else loop.text.proposals
         return known[token.index] if token.index < len(known) else None
 
     def piece(self, token_id: int) -> bytes:
         """The bytes that an id adds to a text; of a control token, nothing."""
+        if token_id == NO_ID:
+            return b""
         return self._assistant.device.vocab.text_bytes(token_id)
 
 
@@ -180,11 +183,31 @@ class Assistants:
             seed=self._seed(config),
             pipelined=PIPELINED[config.strategy.pipelined],
             budget=base.budget,
+            handoff=self._handoff(config),
         )
         try:
             return Writing(assistant, assistant.answer(messages))
         except UsageError as error:
             raise PromptTooLong(str(error)) from None
+
+    def _handoff(self, config: Config) -> Handoff | None:
+        """To whom a reply is handed over, and when, by the options of this reply."""
+        if config.strategy.name != "handoff":
+            return None
+        if self.config.strategy.name != "handoff":
+            raise ConfigError("strategy.name: handoff needs an endpoint; it must be loaded with it")
+        threshold = config.strategy.threshold
+        if isinstance(threshold, str):
+            raise ConfigError("strategy.threshold: of handoff it is a number")
+        when = replace(self._base.handoff, window=config.strategy.window)
+        return when if threshold is None else replace(when, threshold=threshold)
+
+    @property
+    def strategies(self) -> tuple[StrategyName, ...]:
+        """Those that a reply can choose from, with what was loaded."""
+        if self.config.strategy.name == "handoff":
+            return ("local", "handoff")
+        return tuple(name for name in STRATEGIES if name != "handoff")
 
     @staticmethod
     def _seed(config: Config) -> int:
@@ -228,7 +251,7 @@ class Assistants:
     @property
     def has_verifier(self) -> bool:
         """Is there a session with a verifier?"""
-        return not self._base.session.is_offline
+        return not self._base.session.is_offline or self._base.handoff.endpoint is not None
 
     @property
     def verifier_name(self) -> str | None:

@@ -178,6 +178,11 @@ class Hybrid:
         return self._assistants.has_verifier
 
     @property
+    def strategies(self) -> tuple[str, ...]:
+        """What a reply can choose from, with what was loaded."""
+        return self._assistants.strategies
+
+    @property
     def n_ctx(self) -> int:
         """Tokens that the device's context holds, prompt and reply together."""
         return self._assistants.n_ctx

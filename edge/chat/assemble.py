@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -20,6 +20,7 @@ from ...lm.uncertainty import estimator
 from ...models.resolve import find_model, locate_model
 from ..cache import TokenCache
 from ..decode.drafter import Device
+from ..decode.handoff import Handoff
 from ..decode.loop import GOING_ON
 from ..device.prompt_cache import PromptCache, prompt_folder
 from ..device.watch import Watch
@@ -33,7 +34,7 @@ from ..policy.tuning import PUBLISHED_THRESHOLD, find_tuning, needs_calibration,
 from .assistant import Assistant
 from .demo import DemoVerifier
 
-__all__ = ["PIPELINED", "api_key", "assemble", "make_device", "pair_of", "spared"]
+__all__ = ["PIPELINED", "api_key", "assemble", "handoff_of", "make_device", "pair_of", "spared"]
 
 _NO_GPU = "no layer on a GPU"
 """What a backend says of itself that took none."""
@@ -62,8 +63,8 @@ def assemble(
         ConfigError: options that do not fit each other.
     """
     found = nullcontext(link) if link else _verifier(config, notify, environment)
-    with found as link:
-        budget = Budget(config.budget, budget_file(environment))
+    budget = Budget(config.budget, budget_file(environment))
+    with found as link, handoff_of(config, notify, environment, budget) as handoff:
         if link is not None and budget.counts:
             link = BudgetedLink(link, budget)
         prompts = prompt_folder(environment.get("XDG_CACHE_HOME"))
@@ -100,6 +101,7 @@ def assemble(
                 pipelined=PIPELINED[config.strategy.pipelined],
                 known=known,
                 budget=budget if budget.counts else None,
+                handoff=handoff,
             )
         finally:
             session.close()
@@ -112,6 +114,13 @@ def _verifier(
 ) -> Iterator[Link | None]:
     """A link to the verifier that the configuration names, or to the demo's own."""
     cloud = config.cloud
+    if config.strategy.name == "handoff":
+        yield None  # it has an endpoint instead
+        return
+    if cloud.kind == "openai" and config.strategy.name != "local":
+        raise ConfigError(
+            "an openai endpoint can only be handed whole replies: give --strategy handoff"
+        )
     reason = "--offline or UHLM_NO_CLOUD is set" if cloud.offline else "no verifier is configured"
     if config.strategy.name == "local" or cloud.offline or not (cloud.url or cloud.demo):
         if cloud.require:
@@ -135,6 +144,50 @@ def _verifier(
         return
     with DemoVerifier(settings=as_environment(config, "verifier")) as verifier:
         yield HttpLink(verifier.url, verifier.key, cloud.connect_timeout)
+
+
+@contextmanager
+def handoff_of(
+    config: Config,
+    notify: Callable[[str], None],
+    environment: Mapping[str, str],
+    budget: Budget | None = None,
+) -> Iterator[Handoff | None]:
+    """To whom strategy `handoff` hands a reply over, and when; None for the other strategies.
+
+    Raises:
+        CloudError: there is nobody, and the configuration requires somebody.
+        ConfigError: the URL is a verifier's, or the threshold is no number.
+    """
+    cloud, options = config.cloud, config.strategy
+    if options.name != "handoff":
+        yield None
+        return
+    if cloud.kind == "verifier":
+        raise ConfigError("a verifier is asked token by token: use another strategy than handoff")
+    if isinstance(options.threshold, str):
+        raise ConfigError("the threshold of handoff is a number: of the mean u over the window")
+    when = Handoff(None, options.window)
+    if options.threshold is not None:
+        when = replace(when, threshold=options.threshold)
+    if cloud.offline or not cloud.url:
+        if cloud.require:
+            raise CloudError("an endpoint is required: give --cloud URL, and no --offline")
+        if not cloud.offline:
+            notify("no endpoint is configured; the device answers alone (give --cloud URL)")
+        yield when
+        return
+    from ..link.openai import OpenAiEndpoint  # its library opens a socket when it is imported
+
+    ca_file = str(cloud.ca_file) if cloud.ca_file else None
+    endpoint = OpenAiEndpoint(
+        cloud.url, cloud.model, api_key(config, environment), cloud.connect_timeout,
+        cloud.deadline, ca_file, budget=budget if budget is not None and budget.counts else None,
+    )  # fmt: skip
+    with closing(endpoint):
+        if cloud.require:
+            endpoint.connect()
+        yield replace(when, endpoint=endpoint)
 
 
 def spared(strategy: Strategy, config: Config, notify: Callable[[str], None]) -> Strategy:

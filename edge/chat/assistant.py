@@ -11,6 +11,7 @@ from ...lm.chat import ChatEncoder
 from ...lm.draws import turn_seed
 from ...lm.template import Message
 from ..decode.drafter import Device
+from ..decode.handoff import NO_ID, Handoff, HandoffLoop
 from ..decode.loop import ReplyLoop
 from ..events import Event, Notice, Token
 from ..link.budget import Budget
@@ -36,6 +37,7 @@ class Assistant:
         pipelined: see ReplyLoop.
         known: what is wrong with the verifier, if the user knows already.
         budget: what the cloud may cost; None: nothing is counted.
+        handoff: to whom strategy `handoff` hands a reply over, and when.
     """
 
     def __init__(
@@ -49,12 +51,13 @@ class Assistant:
         pipelined: bool | None = None,
         known: str | None = None,
         budget: Budget | None = None,
+        handoff: Handoff | None = None,
     ) -> None:
         self.device = device
         self.session = session
         self.strategy = strategy
         self.messages: list[Message] = []
-        self.loop: ReplyLoop | None = None
+        self.loop: ReplyLoop | HandoffLoop | None = None
         self._system: list[Message] = [{"role": "system", "content": system}] if system else []
         self._max_tokens = max_tokens
         self._seed = seed
@@ -62,6 +65,7 @@ class Assistant:
         self._pipelined = pipelined
         self._known = known
         self.budget = budget
+        self.handoff = handoff or Handoff(None)
         self._chat = ChatEncoder(device.vocab)
 
     def reset(self) -> None:
@@ -100,9 +104,7 @@ class Assistant:
             )
         if self.budget is not None:
             self.budget.begin_reply()
-        self.loop = loop = ReplyLoop(
-            self.device, self.session, self.strategy, self._prompt(ids, kept), self._pipelined
-        )
+        self.loop = loop = self._loop(self._prompt(ids, kept))
         self.messages = messages
         self._turn += 1
         try:
@@ -112,6 +114,11 @@ class Assistant:
         finally:
             self.messages.append({"role": "assistant", "content": self.text})
             self.strategy.policy.save()
+
+    def _loop(self, prompt: Prompt) -> ReplyLoop | HandoffLoop:
+        if self.strategy.name == "handoff":
+            return HandoffLoop(self.device, self.handoff, prompt)
+        return ReplyLoop(self.device, self.session, self.strategy, prompt, self._pipelined)
 
     def _prompt(self, ids: list[int], messages: list[Message]) -> Prompt:
         seed = turn_seed(self._seed, self._turn)
@@ -140,14 +147,16 @@ class Assistant:
     @property
     def finish_reason(self) -> Literal["stop", "length"] | None:
         """How the newest reply ended: by itself, at the limit; None: it was interrupted."""
-        text = self.loop.text if self.loop else None
-        if text is None or not text.ended:
+        loop = self.loop
+        if loop is None or not loop.ended:
             return None
-        return "stop" if text.tokens and text.tokens[-1].id in text.end_ids else "length"
+        return "stop" if loop.tokens and loop.tokens[-1].id in loop.text.end_ids else "length"
 
     def draft_text(self, token: Token) -> str | None:
         """What the device had proposed where `token` of the newest reply stands, if anything."""
-        draft = self.loop.text.proposed.get(token.index) if self.loop else None
+        if self.loop is None or token.id == NO_ID:
+            return None
+        draft = self.loop.text.proposed.get(token.index)
         return None if draft is None else self.device.vocab.text([draft.id])
 
     @property

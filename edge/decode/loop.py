@@ -89,6 +89,11 @@ class ReplyLoop:
             self.stats.elapsed = self.text.elapsed
             self.stats.threshold = self._strategy.policy.threshold
 
+    @property
+    def ended(self) -> bool:
+        """Does nothing follow the newest token?"""
+        return self.text.ended
+
     def _round(self) -> Iterator[Event]:
         """Draft, decide, verify or commit: the step that is due."""
         if self._call is not None:

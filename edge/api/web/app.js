@@ -112,6 +112,7 @@ class ReplyView {
     word.setAttribute("aria-expanded", "true");
     const { token } = word;
     const rows = [["written by", WHO[token.provenance]]];
+    if (token.reason) rows.push(["because", token.reason]);
     if (token.draft !== undefined && token.draft !== null) {
       rows.push(["the device's draft", token.draft ? `“${token.draft.trim() || token.draft}”` : "the end of the text"]);
     }

@@ -21,7 +21,12 @@ PERU: list[Message] = [{"role": "user", "content": "What is the capital of Peru?
 @contextmanager
 def demo(alone: bool = False, **options: Any) -> Iterator[Hybrid]:
     """The demo pair, or its device alone; nothing of the user's configuration."""
-    given = keys_of({"seed": 1, "max_tokens": 40, "offline": alone, **options})
+    fixed = {
+        "seed": 1,
+        "max_tokens": 40,
+        "threshold": 0.15,
+    }  # one that learns would not repeat itself
+    given = keys_of({**fixed, "offline": alone, **options})
     config = load_config(given, "demo", environment={}).config
     link = None if alone else load_partner(config)
     with Hybrid(config, link=link, environment={}) as hybrid:

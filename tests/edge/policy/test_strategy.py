@@ -27,6 +27,7 @@ TABLE: dict[StrategyName, tuple[type[Policy], Scope | None]] = {
     "spec": (UncertainAbove, "all"),
     "reward": (RewardBelow, "none"),
     "ensemble": (Never, "all"),
+    "handoff": (Never, None),
 }
 
 
