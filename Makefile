@@ -19,6 +19,7 @@ help:
 	@echo 'make test-matrix  make test on each Python from 3.10 to 3.13 that is installed'
 	@echo 'make docs         the site of the documents, into .site/html'
 	@echo 'make wheel-arm64  all that a board needs in one archive: TARGET=pi4, pi5 or generic'
+	@echo 'make release      wheel, archives for boards, bill of materials and checksums into dist'
 	@echo 'make cuda         llama.cpp anew for the GPU of this machine'
 	@echo 'make install      install such an archive here: FROM=ARCHIVE, no compiler, no network'
 	@echo 'make install-service  run it from the start of the machine on: SERVICE=serve or cloud'
@@ -84,6 +85,10 @@ wheel-arm64:
 	@set -e; wheel=$$($(PYTHON) tools/arm64/build_wheel.py $(TARGET) build/arm64/$(TARGET)); \
 		$(PYTHON) tools/arm64/bundle.py $(TARGET) "$$wheel" dist
 
+# Archives of boards go along if `make wheel-arm64` put them there before.
+release: $(VENV)/.ready-release
+	@$(BIN)/python tools/release.py dist
+
 # Needs root: it mounts, and changes its root. CPU=cortex-a72 (Pi 4), cortex-a76 (Pi 5) or max.
 test-arm64: TARGET = generic
 test-arm64: wheel-arm64
@@ -118,6 +123,7 @@ clean:
 # What each set of extras is for. A stamp is the last thing written, so a broken setup is resumed.
 EXTRAS_cloud = cloud
 EXTRAS_test = cloud,quantize,bench,dev
+EXTRAS_release = cloud,serve,release
 EXTRAS_docs = cloud,serve,docs
 EXTRAS_ray = cloud,ray,bench
 EXTRAS_parity = $(EXTRAS_test),parity
