@@ -6,8 +6,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help chat test fast lint types reference coverage fuzz test-matrix test-browser test-parity \
-	docs cluster-demo wheel-arm64 cuda install install-service test-arm64 clean FORCE
+.PHONY: help chat test fast lint types reference coverage fuzz faults soak test-matrix test-browser \
+	test-parity docs cluster-demo wheel-arm64 cuda install install-service test-arm64 clean FORCE
 
 help:
 	@echo 'make chat         chat with the demo pair'
@@ -25,6 +25,8 @@ help:
 	@echo 'make install-service  run it from the start of the machine on: SERVICE=serve or cloud'
 	@echo 'make test-arm64   the archive and the tests on an emulated board: CPU=cortex-a76 ...'
 	@echo 'make test-browser the web page in a headless Chromium, which is installed (Debian)'
+	@echo 'make faults       every kind of fault x every strategy; writes docs/reliability.md'
+	@echo 'make soak         eight devices and faults at random for MINUTES (30)'
 	@echo 'make test-parity  the tests against torch and transformers too (a large download)'
 	@echo 'make fuzz         hostile bytes for SECONDS=600 a target: ARGS="wire gguf" for some of them'
 	@echo 'make cluster-demo  two replicas on this machine with Ray Serve, one of them killed'
@@ -138,3 +140,10 @@ $(VENV)/.ready-%: pyproject.toml $(MOVED)
 		{ echo 'setup: Python 3.10 to 3.13 is needed and $(PYTHON) is none: name one, for instance "make $(MAKECMDGOALS) PYTHON=python3.12"' >&2; exit 2; }
 	@$(PYTHON) tools/setup_venv.py '$(VENV)' $(EXTRAS_$*)
 	@touch $(VENV)/.ready-cloud $@
+
+faults: $(VENV)/.ready-test
+	@$(BIN)/python -m uhlm_edge.tests.faults.matrix docs/reliability.md
+
+MINUTES ?= 30
+soak: $(VENV)/.ready-test
+	@$(BIN)/python -m uhlm_edge.tests.faults.soak --minutes $(MINUTES)

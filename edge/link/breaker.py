@@ -8,6 +8,7 @@ from collections.abc import Callable
 __all__ = ["Breaker"]
 
 _SHORTEST, _LONGEST = 0.1, 30.0
+_LONGEST_ASKED = 300.0  # a Retry-After of a year must not cost the rest of the session
 _SHARE = 10.0  # stay away for ten times what the failure cost: at most a tenth of the time is lost
 
 
@@ -44,7 +45,7 @@ class Breaker:
     def fail(self, cost: float, retry_after: float | None = None) -> None:
         """The call failed, and another would cost so many seconds: open, `retry_after` at least."""
         pause = min(max(cost * _SHARE, _SHORTEST), _LONGEST)
-        self._until = self._clock() + max(pause, retry_after or 0.0)
+        self._until = self._clock() + max(pause, min(retry_after or 0.0, _LONGEST_ASKED))
         self._probing = False
 
     def give_up(self) -> None:

@@ -122,3 +122,21 @@ def test_a_tried_call_that_was_answered_is_not_counted_twice() -> None:
         events = p.events(HLM, PROMPT)
         assert p.loops[0].stats.from_llm == 10
     assert ids_of(events) == reference(0).local_at(set(range(1, 20, 2)))
+
+
+@pytest.mark.parametrize("name", ["hlm", "uhlm", "spec", "ensemble", "reward"])
+@pytest.mark.parametrize("pipelined", [False, True])
+def test_after_a_fault_that_passes_the_reply_is_hybrid_again(
+    name: StrategyName, pipelined: bool
+) -> None:
+    """The breaker lets one probe through, and what is drafted meanwhile waits for its answer."""
+    strategy = make_strategy(name, threshold=-1.0, draft_limit=2, target=Weighted(weight=0.5))
+    with pair(SLM, LLM, fault=lambda n: "lost" if n == 2 else None, patient=pipelined) as p:
+        p.clock.tick = 100.0
+        p.events(strategy, PROMPT, seed=3, pipelined=pipelined, max_tokens=60)
+        loop = p.loops[0]
+    last = max(token.index for token in loop.tokens if token.unverified)
+    assert 1 <= loop.stats.unverified <= 4
+    assert len(loop.tokens) > last + 5
+    for token in loop.tokens[last + 1 :]:
+        assert token.source == "cloud" or token.accepted is not None
