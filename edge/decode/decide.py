@@ -62,8 +62,19 @@ class Decider:
         return not self._text.drafts or not self._text.is_last(self._text.drafts[-1])
 
     @property
+    def bonus(self) -> int:
+        """How many tokens of the LLM's own are asked for: no proposal where none pays."""
+        if self._proposes and self._strategy.draft_limit is None:
+            return int(self._session.latency.ensemble_step()[1])
+        return self._strategy.bonus
+
+    @property
+    def _proposes(self) -> bool:
+        return self._strategy.target != LLM and self._strategy.bonus > 0
+
+    @property
     def _pipelining(self) -> bool:
-        if self._strategy.target != LLM and self._strategy.bonus:
+        if self._proposes:
             return False  # the LLM's proposal comes after all drafts
         if self._pipelined is not None:
             return self._pipelined
@@ -72,7 +83,9 @@ class Decider:
     def _draft_limit(self) -> int:
         """As configured, or the one that commits the most tokens per second."""
         limit, info = self._strategy.draft_limit, self._session.info
-        if limit is None:
+        if limit is None and self._proposes:
+            limit, _ = self._session.latency.ensemble_step()
+        elif limit is None:
             limit = self._session.latency.draft_limit(self._pipelining)
         if info is not None:
             limit = min(limit, info.limits.drafts_per_call)

@@ -131,7 +131,7 @@ class ReplyLoop:
         """Submit a call. Its drafts are the first of those not committed."""
         judged = [] if self._strategy.scope == "none" else drafts
         room = self.text.limit - len(self.text.tokens) - len(judged)
-        bonus = 0 if audit else max(0, min(self._strategy.bonus, room))
+        bonus = 0 if audit else max(0, min(self._decide.bonus, room))
         self._call = self._session.submit(judged, bonus, audit)
         self._asked = drafts[-1] if drafts else None
         self._wait()

@@ -73,6 +73,11 @@ class Call:
         """The device judges: drafts travel as if skipped, and the LLM's p comes back for each."""
         return isinstance(self.settings.target, Contrastive)
 
+    def positions(self, reply: Reply) -> int:
+        """How many ids the LLM has evaluated for the answer, rejected drafts included."""
+        ids = len(self.prompt or ()) + len(self.reply_ids) + len(self.drafts)
+        return max(1, ids - self.held + min(self.bonus, 1), reply.held - self.held)
+
     def sent(self, draft: Draft) -> Distribution:
         """What is told of a draft: what it was drawn from; with coupled draws, only what it is."""
         coupled = self.settings.coupling == "gumbel"

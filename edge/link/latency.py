@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["LatencyModel", "best_draft_limit"]
+__all__ = ["LatencyModel", "best_draft_limit", "best_ensemble_step"]
 
 _KEEP = 0.9  # weight of the past in every running mean
 _LONGEST = 16
@@ -42,6 +42,45 @@ def best_draft_limit(
         rate = settled / time if time > 0.0 else settled
         if rate > best_rate * (1.0 + 1e-9):
             best, best_rate = k, rate
+    return best
+
+
+def best_ensemble_step(
+    acceptance: float,
+    draft: float,
+    round_trip: float,
+    fixed: float,
+    per_position: float,
+    longest: int = _LONGEST,
+) -> tuple[int, bool]:
+    """How a weighted ensemble settles the most tokens per second: drafts, and a proposal or none.
+
+    k drafts that each stand with probability alpha settle 1 + alpha + ... + alpha^(k-1) tokens, in
+    k passes of the device and one of the LLM over k positions. With a proposal of the LLM's
+    (arXiv 2502.01662, section 3) alpha^k more are settled, for as many passes of the device, which
+    judges it, and one position more. One draft and no proposal is the standard ensemble: both
+    models at each token. It is the first choice, so that another one must be faster.
+
+    Args:
+        acceptance: alpha, in [0, 1].
+        draft: seconds of a pass of the device.
+        round_trip: seconds of a call without the verifier's model.
+        fixed, per_position: seconds of the verifier's model for a call and each position in it.
+        longest: the largest k that is tried.
+    """
+    best, best_rate = (1, False), 0.0
+    settled, all_stand = 0.0, 1.0
+    for k in range(1, longest + 1):
+        settled += all_stand
+        all_stand *= acceptance
+        time = k * draft + round_trip + fixed + k * per_position
+        for tokens, seconds, proposes in (
+            (settled, time, False),
+            (settled + all_stand, time + all_stand * draft + per_position, True),
+        ):
+            rate = tokens / seconds if seconds > 0.0 else tokens
+            if rate > best_rate * (1.0 + 1e-9):
+                best, best_rate = (k, proposes), rate
     return best
 
 
@@ -107,6 +146,12 @@ class LatencyModel:
         return best_draft_limit(
             self.acceptance, self.draft, self.round_trip, fixed, per_draft, pipelined
         )
+
+    def ensemble_step(self) -> tuple[int, bool]:
+        """The best step of a weighted ensemble; both models at each token before the first call."""
+        if self.draft is None or self.round_trip is None:
+            return 1, False
+        return best_ensemble_step(self.acceptance, self.draft, self.round_trip, *self.cost)
 
 
 def _mean(old: float | None, new: float) -> float:

@@ -214,7 +214,7 @@ class Session:
         assert transcript is not None and info is not None  # noqa: S101, PT018 - it answered
         model = reply.us.model / 1e6
         self._stats.cloud_time += model
-        self.latency.called(self._clock() - call.begun, model, max(1, reply.held - call.held))
+        self.latency.called(self._clock() - call.begun, model, call.positions(reply))
         self.latency.judged(list(call.judged_betas(reply)))
         self._id, self._prompt = call.session_id, list(call.prompt or ())
         self._settings, self._settings_sent = call.settings, True
