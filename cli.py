@@ -124,12 +124,27 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would leave the device; send nothing.")
     ] = False,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Many prompts, as JSON lines or a line each (.txt).")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="For --prompts: file of JSON lines; what it holds is not done again."),
+    ] = None,
+    template: Annotated[
+        Path | None, typer.Option(help="File of text in which {prompt} stands for the prompt.")
+    ] = None,
 ) -> None:
-    """Answer one prompt; nothing but the answer goes to stdout."""
-    from .edge.chat.piped import question
+    """Answer one prompt, or those of a file; nothing but the answer goes to stdout."""
+    from .edge.chat.piped import filled, question
     from .edge.chat.repl import answer
 
-    text = question(prompt)
+    if prompts is not None:
+        from .edge.chat.batch import batch
+
+        batch(config, prompts, out, _partner(config))
+        return
+    text = filled(template, question(prompt))
     if dry_run:
         from .edge.chat.dry_run import dry_run as show_what_leaves
 

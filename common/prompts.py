@@ -60,9 +60,9 @@ def shipped_prompts(name: str) -> Path:
 def read_prompts(path: Path, limit: int | None = None, scored: bool = False) -> list[Case]:
     """All prompts, or the first `limit`; the whole file is checked either way.
 
-    A line of JSON has `messages` (role, content), perhaps `conversation` (a number that the
-    prompts of one dialogue share), and `answer` or `reference`. A file whose name ends with .txt
-    has a prompt per line.
+    A line of JSON has `messages` (role, content) or a `prompt`, perhaps `conversation` (a number
+    that the prompts of one dialogue share), and `answer` or `reference`. A file whose name ends
+    with .txt has a prompt per line.
 
     Args:
         path: the file.
@@ -112,6 +112,8 @@ def messages_of(row: dict[str, Any], place: str) -> list[Message]:
     Raises:
         DataError: there is none, or a message is wrong; the text begins with `place`.
     """
+    if isinstance(row.get("prompt"), str) and "messages" not in row:
+        return [Message(role="user", content=row["prompt"])]
     messages = row.get("messages")
     if not isinstance(messages, list) or not messages:
         raise DataError(f'{place}: "messages" must be a list of {{"role", "content"}}')

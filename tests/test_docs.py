@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 import subprocess
@@ -42,6 +43,26 @@ def test_every_link_leads_to_a_file_of_the_project() -> None:
             if "://" not in target and not (page.parent / target).exists():
                 broken.append(f"{page.relative_to(ROOT)}: {target}")
     assert not broken
+
+
+def walks() -> dict[str, list[tuple[str, str]]]:
+    """The functions of each walk of the architecture: file and name."""
+    parts = re.split(r"^## ", (ROOT / "docs" / "architecture.md").read_text("utf-8"), flags=re.M)
+    return {
+        part.splitlines()[0]: re.findall(r"^\d+\. `(\S+)\.py` `(\S+)`", part, re.M)
+        for part in parts[1:]
+    }
+
+
+def test_the_walks_of_the_architecture_pass_functions_that_are_there() -> None:
+    prompt, upload = walks().values()
+    assert 5 < len(prompt) <= 10
+    assert 5 < len(upload) <= 12
+    for file, name in [*prompt, *upload]:
+        found: Any = importlib.import_module("uhlm_edge." + file.replace("/", "."))
+        for part in name.split("."):
+            found = getattr(found, part)
+        assert callable(found)
 
 
 def sessions() -> list[tuple[str, str]]:

@@ -72,6 +72,10 @@ class Assistant:
         """Forget the conversation; the system message stays."""
         self.messages.clear()
 
+    def restart(self, turn: int) -> None:
+        """Begin anew; the next reply has the seed that a conversation's reply `turn` has."""
+        self.messages, self._turn = [], turn
+
     def reply(self, text: str) -> Iterator[Event]:
         """The reply to what the user says next, event by event.
 

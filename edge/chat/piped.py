@@ -7,13 +7,16 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
-from ...common.errors import UsageError
+from ...common.errors import DataError, UsageError
+from ...common.prompts import read_text
 from .keyboard import unquoted
 
-__all__ = ["question", "read_stdin", "turns"]
+__all__ = ["filled", "question", "read_stdin", "turns"]
 
 _QUOTES = '"""'
+_PLACE = "{prompt}"
 
 
 def question(prompt: str | None) -> str:
@@ -32,6 +35,20 @@ def question(prompt: str | None) -> str:
             raise UsageError("nothing to answer: give a prompt, or pipe one in")
         return data
     return f"{prompt}\n\n{data}" if data and prompt.strip() else prompt
+
+
+def filled(template: Path | None, prompt: str) -> str:
+    """The text of a file with the prompt where it says {prompt}; the prompt if there is no file.
+
+    Raises:
+        DataError: it cannot be read, or names no place for the prompt.
+    """
+    if template is None:
+        return prompt
+    text = read_text(template)
+    if _PLACE not in text:
+        raise DataError(f"{template} has no {_PLACE}: say where the prompt goes")
+    return text.replace(_PLACE, prompt)
 
 
 def _is_piped() -> bool:

@@ -1,0 +1,64 @@
+"""Many prompts from a file: in order, each on its own, and none twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ...commands import run
+
+pytestmark = pytest.mark.slow
+
+ROWS = [
+    {"prompt": "What is the capital of Peru?"},
+    {"messages": [{"role": "user", "content": "What is 17 plus 25?"}]},
+    {"prompt": "word " * 3000},
+]
+FLAGS = ["run", "--offline", "--seed", "1", "--prompts"]
+
+
+def test_a_run_that_was_cut_short_goes_on_where_it_was(tmp_path: Path) -> None:
+    prompts, out, whole = (tmp_path / name for name in ("in.jsonl", "out.jsonl", "whole.jsonl"))
+    prompts.write_text("\n".join(map(json.dumps, ROWS)), "utf-8")
+    first = run([*FLAGS, str(prompts), "--out", str(whole)], tmp_path)
+    assert first.code == 1
+    assert "1 of 3 rows could not be answered" in first.err
+    lines = whole.read_text("utf-8").splitlines(keepends=True)
+    rows = [json.loads(line) for line in lines]
+    assert [row["line"] for row in rows] == [1, 2, 3]
+    assert rows[0]["text"] == "The capital of Peru is Lima."
+    assert rows[0]["finish_reason"] == "stop"
+    assert "context" in rows[2]["error"]
+    out.write_text(lines[0] + lines[1][:20], "utf-8")  # killed in the middle of a line
+    again = run([*FLAGS, str(prompts), "--out", str(out)], tmp_path)
+    assert "1 of 3 are in" in again.err
+    resumed = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
+    assert [r.get("text") for r in resumed] == [r.get("text") for r in rows]
+
+
+def test_wrong_files_are_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.jsonl", tmp_path / "bad.jsonl"
+    good.write_text(json.dumps(ROWS[0]), "utf-8")
+    bad.write_text('{"text": 1}\n', "utf-8")
+    for arguments, words in (
+        ([str(bad)], "bad.jsonl:1"),
+        ([str(tmp_path / "none")], "cannot be read"),
+        ([str(good), "--out", str(bad)], "holds something else than answers"),
+    ):
+        result = run([*FLAGS, *arguments], tmp_path)
+        assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+        assert words in result.err
+    assert bad.read_text("utf-8") == '{"text": 1}\n'
+
+
+def test_a_template_says_where_the_prompt_goes(tmp_path: Path) -> None:
+    template = tmp_path / "ask.txt"
+    template.write_text("What is the capital of {prompt}?\n", "utf-8")
+    asked = ["run", "--offline", "--seed", "1", "--template", str(template), "Peru"]
+    assert run(asked, tmp_path).out == "The capital of Peru is Lima.\n"
+    template.write_text("no place\n", "utf-8")
+    refused = run(asked, tmp_path)
+    assert refused.code == 2
+    assert "has no {prompt}" in refused.err
