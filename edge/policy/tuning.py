@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -113,7 +114,7 @@ def strategy_of(
     elif options.name in ("uhlm", "spec"):
         threshold = threshold_of(options, tuning)
         if options.name == "uhlm" and options.threshold is None:
-            policy = Learning(threshold, options.target_risk)
+            policy = Learning(_just_below_next_level(threshold, options), options.target_risk)
     if options.coupling != "none" and options.name == "ensemble":
         raise ConfigError("coupled draws follow the LLM alone: use another strategy than ensemble")
     made = make_strategy(
@@ -151,6 +152,16 @@ def threshold_of(options: StrategyOptions, tuning: Tuning | None = None) -> floa
         f"threshold {choice} needs a calibration of this pair: run `uhlm-edge calibrate`, "
         "or give a number"
     )
+
+
+def _just_below_next_level(threshold: float, options: StrategyOptions) -> float:
+    """The highest threshold that asks about the same tokens: sampled u has `samples` + 1 levels.
+
+    A single rejection then moves a learning threshold within its level first, not out of it.
+    """
+    if options.estimator != "sampled":
+        return threshold
+    return (math.floor(threshold * options.samples + 1e-9) + 0.99) / options.samples
 
 
 def _by_fit(options: StrategyOptions, a: float, choice: str) -> float:
