@@ -188,13 +188,6 @@ class Store:
         partial = _size(self.folder / _PARTIAL)
         return _size(self.folder) - partial, partial
 
-    def clear_partial(self) -> int:
-        """Remove partial downloads; return the bytes set free."""
-        partial = self.folder / _PARTIAL
-        freed = _size(partial)
-        shutil.rmtree(partial, ignore_errors=True)
-        return freed
-
 
 def safe_name(name: str) -> str:
     """Return a file name from the hub if it stays inside its folder.

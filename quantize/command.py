@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from .convert.writer import Progress
-    from .pipeline import Planned, Prepared
+    from .pipeline import PlannedFile, Prepared
 
 __all__ = ["quantize", "register"]
 
@@ -58,7 +58,7 @@ def quantize(
     from ..common.errors import UsageError
     from ..common.files import interruptible
     from ..models.resolve import find_model, model_source
-    from .pipeline import Listener, ReportRequest, Request, prepare
+    from .pipeline import Listener, QuantizeRequest, ReportRequest, prepare
     from .quality.samples import read_samples
 
     if prompts is not None and imatrix is not None:
@@ -68,7 +68,7 @@ def quantize(
         raise UsageError(
             "--text and --cloud are for the report; add --report, --report-json or --report-png"
         )
-    request = Request(
+    request = QuantizeRequest(
         src=model_source(src, "safetensors"),
         types=types or ["Q4_K_M"],
         out=out,
@@ -125,7 +125,7 @@ def _progress() -> Iterator[tuple[Console, Callable[[str], Progress]]]:
         yield console, stage
 
 
-def _print_plan(console: Console, files: Sequence[Planned]) -> None:
+def _print_plan(console: Console, files: Sequence[PlannedFile]) -> None:
     """The predicted sizes, before anything is written."""
     from ..common.text import human_bytes
 

@@ -29,7 +29,7 @@ from .quality.report import Report, measure_quality
 from .quality.samples import Sample, complete, encode
 from .quant_types import require_types
 
-__all__ = ["Listener", "Planned", "Prepared", "ReportRequest", "Request", "prepare"]
+__all__ = ["Listener", "PlannedFile", "Prepared", "QuantizeRequest", "ReportRequest", "prepare"]
 
 _HEADER_ROOM = 64 << 20
 
@@ -44,7 +44,7 @@ class ReportRequest:
 
 
 @dataclass(frozen=True)
-class Request:
+class QuantizeRequest:
     """What to prepare.
 
     Args:
@@ -70,7 +70,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedFile:
     """A file to be written, its exact size, and tensors whose rows do not fit its type."""
 
     path: Path
@@ -92,12 +92,12 @@ class Prepared:
 class Listener:
     """Told what will be written, then what is at work. `stage` returns where to report it."""
 
-    planned: Callable[[Sequence[Planned]], None] = field(default=lambda files: None)
+    planned: Callable[[Sequence[PlannedFile]], None] = field(default=lambda files: None)
     stage: Callable[[str], Progress] = field(default=lambda title: lambda done, total, what: None)
 
 
 def prepare(
-    request: Request,
+    request: QuantizeRequest,
     listener: Listener | None = None,
     free: Callable[[Path], int] = free_bytes,
 ) -> Prepared:
@@ -119,7 +119,7 @@ def prepare(
     with source.outline() as outline:
         predictions = predict(outline, types, has_imatrix)
     planned = [
-        Planned(source.file(name), name, guess.nbytes, guess.fallbacks)
+        PlannedFile(source.file(name), name, guess.nbytes, guess.fallbacks)
         for name, guess in zip(types, predictions, strict=True)
     ]
     listener.planned(planned)
@@ -163,7 +163,7 @@ class _Source:
     conversion: Conversion | None = None
 
     @classmethod
-    def open(cls, request: Request) -> _Source:
+    def open(cls, request: QuantizeRequest) -> _Source:
         src = request.src
         folder = request.out or Path()
         if src.is_dir():
@@ -212,7 +212,7 @@ class _Source:
 def _make(
     source: _Source,
     original: Path,
-    file: Planned,
+    file: PlannedFile,
     matrix: Path | None,
     threads: int,
     listener: Listener,
@@ -231,7 +231,7 @@ def _make(
         quantize(original, file.path, file.type, matrix, threads, progress)
 
 
-def _make_imatrix(original: Path, path: Path, request: Request, progress: Progress) -> None:
+def _make_imatrix(original: Path, path: Path, request: QuantizeRequest, progress: Progress) -> None:
     """Run the prompts, with replies that the model writes where they have none."""
     options = EngineOptions(n_ctx=CHUNK, n_threads=request.threads, n_threads_batch=request.threads)
     engine = LlamaEngine(original, options)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NoReturn
 from ...common.errors import ModelError
 from ...common.text import one_line
 from .header import ArraySummary, Header, Scalar, Tensor, Value
-from .limits import check_sense, check_vocabulary
+from .limits import check_limits, check_vocabulary
 from .types import ARRAY, STRING, TENSOR_TYPES, VALUE_TYPES
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ class _Reader:
         )
         self.compare(tensors)
         header = Header(version, alignment, MappingProxyType(metadata), tensors, self.size)
-        check_sense(header, self.refuse)
+        check_limits(header, self.refuse)
         return header
 
     def bound(self, count: int, limit: int, smallest: int, what: str) -> None:

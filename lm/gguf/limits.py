@@ -1,4 +1,4 @@
-"""Numbers of a GGUF header that are well formed and make no sense.
+"""Limits of the numbers in a GGUF header, beyond its form.
 
 llama.cpp runs in this process and answers some of them with `abort()`, or reads where nothing is
 (a matrix of integers). So they are refused here, in words. Each rule is a case that was tried on
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from .header import Value
 
-__all__ = ["check_sense", "check_vocabulary"]
+__all__ = ["check_limits", "check_vocabulary"]
 
 MAX_LAYERS = 512  # llama.cpp's own limits
 MAX_EXPERTS = 1_024
@@ -54,7 +54,7 @@ def check_vocabulary(metadata: Mapping[str, Value], refuse: Refuse) -> None:
         refuse("tokenizer.ggml.merges is not an array of strings")
 
 
-def check_sense(header: Header, refuse: Refuse) -> None:
+def check_limits(header: Header, refuse: Refuse) -> None:
     """Refuse tensors and settings that llama.cpp does not survive."""
     for tensor in header.tensors:
         if (tensor.type[0] == "I" and tensor.type[1].isdigit()) or tensor.type == "F64":

@@ -18,7 +18,7 @@ from .checkpoint import Checkpoint
 from .families import Layout, read_layout
 from .reference import reference_tokenizer
 from .tokenizer import TokenizerData, read_tokenizer
-from .writer import DTYPES, Planned, Progress, write_gguf
+from .writer import DTYPES, PlannedTensor, Progress, write_gguf
 
 __all__ = ["Conversion", "convert", "plan_conversion"]
 
@@ -36,7 +36,7 @@ class Conversion:
     checkpoint: Checkpoint
     layout: Layout
     tokenizer: TokenizerData
-    tensors: tuple[Planned, ...]
+    tensors: tuple[PlannedTensor, ...]
     dtype: str
     ids_compared: int
 
@@ -106,7 +106,7 @@ def convert(
     return conversion
 
 
-def _plan(checkpoint: Checkpoint, layout: Layout, dtype: str) -> list[Planned]:
+def _plan(checkpoint: Checkpoint, layout: Layout, dtype: str) -> list[PlannedTensor]:
     """The tensors to write, the embedding first.
 
     Raises:
@@ -127,7 +127,7 @@ def _plan(checkpoint: Checkpoint, layout: Layout, dtype: str) -> list[Planned]:
     for layer in range(layout.layers):
         wanted |= layout.layer_shapes(layer)
         optional |= layout.layer_shapes(layer, optional=True)
-    plans: list[Planned] = []
+    plans: list[PlannedTensor] = []
     for name, shape in (wanted | optional).items():
         source = names.pop(name, None)
         if source is None:
@@ -139,7 +139,7 @@ def _plan(checkpoint: Checkpoint, layout: Layout, dtype: str) -> list[Planned]:
             raise ModelError(
                 f"{checkpoint.folder}: tensor {source} has shape {found}, config.json says {shape}"
             )
-        plans.append(Planned(name, dtype if len(shape) > 1 else "F32", shape, source))
+        plans.append(PlannedTensor(name, dtype if len(shape) > 1 else "F32", shape, source))
     names.pop("output.weight", None)  # a copy of the embedding, where the config says tied
     if names:
         raise ModelError(
@@ -148,7 +148,7 @@ def _plan(checkpoint: Checkpoint, layout: Layout, dtype: str) -> list[Planned]:
         )
     factors = layout.rope.frequency_factors(layout.head_dim)
     if factors is not None:
-        plans.append(Planned("rope_freqs.weight", "F32", factors.shape, factors))
+        plans.append(PlannedTensor("rope_freqs.weight", "F32", factors.shape, factors))
     return plans
 
 

@@ -15,7 +15,7 @@ from .checkpoint import Checkpoint
 from .families import Layout
 from .tokenizer import TokenizerData
 
-__all__ = ["DTYPES", "Planned", "Progress", "write_gguf"]
+__all__ = ["DTYPES", "PlannedTensor", "Progress", "write_gguf"]
 
 Progress = Callable[[int, int, str], None]
 """Called with what is done, what there is to do (both in bytes) and what is at work."""
@@ -34,7 +34,7 @@ _SPECIAL_KEYS = {
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedTensor:
     """One tensor to write: its GGUF name, element type and shape, and where it comes from."""
 
     name: str
@@ -52,7 +52,7 @@ def write_gguf(
     checkpoint: Checkpoint,
     layout: Layout,
     tokenizer: TokenizerData,
-    tensors: Sequence[Planned],
+    tensors: Sequence[PlannedTensor],
     dtype: str,
     progress: Progress | None = None,
     outline: bool = False,
@@ -101,7 +101,9 @@ def write_gguf(
         writer.close()
 
 
-def _blocks(checkpoint: Checkpoint, layout: Layout, tensor: Planned) -> Iterator[NDArray[Any]]:
+def _blocks(
+    checkpoint: Checkpoint, layout: Layout, tensor: PlannedTensor
+) -> Iterator[NDArray[Any]]:
     """The bytes of one tensor as they go into the file."""
     if not isinstance(tensor.source, str):
         yield tensor.source

@@ -31,11 +31,11 @@ from .samples import LONGEST, Passage, Sample, complete, encode
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["Quality", "Report", "measure_quality"]
+__all__ = ["FileQuality", "Report", "measure_quality"]
 
 
 @dataclass(frozen=True)
-class Quality:
+class FileQuality:
     """One file. KL in nats; acceptance and correlation are None without a cloud model."""
 
     name: str
@@ -61,7 +61,7 @@ class Report:
     texts: str
     passages: int
     positions: int
-    rows: tuple[Quality, ...]
+    rows: tuple[FileQuality, ...]
 
     def write_json(self, path: Path) -> None:
         """One JSON object with `"v": 1`."""
@@ -149,7 +149,7 @@ def measure_quality(
         passages = [p for p in passages if 0 < p.start < len(p.ids)]
         if not passages:
             raise DataError(f"{texts}: nothing is left to measure")
-        rows: list[Quality] = []
+        rows: list[FileQuality] = []
         for n, path in enumerate([original, *files]):
             if progress is not None:
                 progress(n, len(files) + 1, title if n == 0 else path.name)
@@ -202,10 +202,12 @@ def _rows(engine: LlamaEngine, ids: Sequence[int], count: int) -> Logits:
     return rows
 
 
-def _quality(path: Path, engine: LlamaEngine, tally: Tally, passages: Sequence[Passage]) -> Quality:
+def _quality(
+    path: Path, engine: LlamaEngine, tally: Tally, passages: Sequence[Passage]
+) -> FileQuality:
     header = engine.model.header
     weights = sum(tensor.n_bytes for tensor in header.tensors)
-    return Quality(
+    return FileQuality(
         name=path.name,
         nbytes=path.stat().st_size,
         bits_per_weight=8 * weights / max(1, header.parameters),

@@ -61,12 +61,6 @@ def test_removing_what_is_not_there_says_so(store: Store) -> None:
             store.remove(repo, type_)
 
 
-def test_partial_downloads_can_be_cleared(store: Store) -> None:
-    assert store.clear_partial() == 7
-    assert store.disk_use()[1] == 0
-    assert len(store.models()) == 2
-
-
 @pytest.mark.parametrize(
     "content",
     ["", "[]", '{"repo": 1}', '{"repo": "a/b", "commit": "c", "files": {"x": {}}}', "\xff"],

@@ -26,7 +26,7 @@ from uhlm_edge.quantize.imatrix.collect import collect_imatrix
 from uhlm_edge.quantize.imatrix.file import Imatrix, load_imatrix, save_imatrix
 from uhlm_edge.quantize.imatrix.llama_ggml import find_layout
 from uhlm_edge.quantize.llama_quantize import predict, quantize
-from uhlm_edge.quantize.pipeline import Listener, Planned, Request, prepare
+from uhlm_edge.quantize.pipeline import Listener, PlannedFile, QuantizeRequest, prepare
 from uhlm_edge.quantize.quality.samples import BUILT_IN
 from uhlm_edge.quantize.quant_types import NEEDS_IMATRIX, QUANT_TYPES, require_types
 
@@ -110,7 +110,7 @@ def test_what_is_quantised_is_not_quantised_again(original: Path, tmp_path: Path
     with pytest.raises(ModelError, match="is quantised already"):
         quantize(tmp_path / "a.gguf", tmp_path / "b.gguf", "Q8_0", threads=1)
     with pytest.raises(ModelError, match="is quantised already"):
-        prepare(Request(tmp_path / "a.gguf", ["Q8_0"], out=tmp_path))
+        prepare(QuantizeRequest(tmp_path / "a.gguf", ["Q8_0"], out=tmp_path))
     assert left(tmp_path) == ["a.gguf"]
 
 
@@ -199,8 +199,8 @@ def test_a_matrix_moves_the_error_to_where_it_costs_less(
 def test_one_command_makes_several_types_and_leaves_nothing_else(
     folder: Path, tmp_path: Path
 ) -> None:
-    planned: list[Planned] = []
-    request = Request(
+    planned: list[PlannedFile] = []
+    request = QuantizeRequest(
         folder, ["q4_k_m", "F16", "Q2_K_S"], tmp_path, prompts=BUILT_IN[:3], threads=1
     )
     prepared = prepare(request, Listener(planned.extend))
@@ -210,7 +210,7 @@ def test_one_command_makes_several_types_and_leaves_nothing_else(
 
 
 def test_a_gguf_is_a_source_too(original: Path, tmp_path: Path) -> None:
-    prepared = prepare(Request(original, ["Q8_0"], tmp_path, threads=1))
+    prepared = prepare(QuantizeRequest(original, ["Q8_0"], tmp_path, threads=1))
     assert [path.name for path in prepared.files] == ["tiny.Q8_0.gguf"]
 
 
@@ -218,20 +218,20 @@ def test_unquantised_types_lose_nothing_to_the_one_between(tmp_path: Path) -> No
     """F32 is made from the folder, not from the F16 that quantisation starts from."""
     folder = blocks(1)
     src = folder.write(tmp_path / "tiny")
-    prepare(Request(src, ["F32"], tmp_path, threads=1))
+    prepare(QuantizeRequest(src, ["F32"], tmp_path, threads=1))
     convert(src, tmp_path / "direct.gguf", "F32")
     assert (tmp_path / "tiny.F32.gguf").read_bytes() == (tmp_path / "direct.gguf").read_bytes()
 
 
 def test_the_disk_is_asked_for_everything_at_once(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match="are needed"):
-        prepare(Request(folder, ["Q8_0"], tmp_path), free=lambda path: 70_000_000)
+        prepare(QuantizeRequest(folder, ["Q8_0"], tmp_path), free=lambda path: 70_000_000)
     assert left(tmp_path) == []
 
 
 def test_an_unknown_type_lists_those_known(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"Q4_X is no type known here; known are F32, F16"):
-        prepare(Request(folder, ["Q4_X"], tmp_path))
+        prepare(QuantizeRequest(folder, ["Q4_X"], tmp_path))
 
 
 @pytest.fixture
@@ -329,7 +329,7 @@ def test_a_stopped_run_leaves_no_half_file(number: signal.Signals, tmp_path: Pat
 def test_what_a_killed_run_left_is_gone_after_the_next(tmp_path: Path) -> None:
     src, out = stop(signal.SIGKILL, tmp_path)
     assert any(name.endswith(".part") for name in left(out))
-    prepare(Request(src, ["Q8_0"], out, threads=1))
+    prepare(QuantizeRequest(src, ["Q8_0"], out, threads=1))
     assert left(out) == ["wide.Q8_0.gguf"]
 
 

@@ -178,10 +178,10 @@ def test_a_plain_text_begins_as_the_model_wants_it(files: dict[str, Path]) -> No
 @pytest.mark.parametrize(
     ("line", "match"),
     [
-        ("{", r"x\.jsonl:2: is not JSON"),
-        ("[]", "is not an object"),
-        ("{}", "has neither messages nor prompt nor text"),
-        ('{"messages": [{"role": 1}]}', "a role and a content"),
+        ("{", r"x\.jsonl:2: not JSON"),
+        ("[]", "not a JSON object"),
+        ("{}", '"messages" must be a list'),
+        ('{"messages": [{"role": 1}]}', "message 1: role must be one of"),
     ],
 )
 def test_a_bad_line_is_named(line: str, match: str, tmp_path: Path) -> None:
