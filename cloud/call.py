@@ -85,8 +85,8 @@ class Part(NamedTuple):
 def by_length(calls: Sequence[Call], n_batch: int) -> tuple[list[Call], list[Call]]:
     """Those with short wishes, which go whole, and those that can go in slices."""
     most = min(SHORT, n_batch)
-    short = [call for call in calls if call.left <= most or call.silent <= 0]
-    return short, [call for call in calls if call.left > most and call.silent > 0]
+    short = [call for call in calls if len(call.ask.tokens) <= most or call.silent <= 0]
+    return short, [call for call in calls if len(call.ask.tokens) > most and call.silent > 0]
 
 
 def pack(

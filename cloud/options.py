@@ -44,7 +44,7 @@ class VerifierOptions(BaseModel):
     host: str = "127.0.0.1"
     port: int = Field(8787, ge=0, le=65535, description="0: any free one")
     sessions: int = Field(64, ge=1, le=256, description="conversations held at once")
-    sessions_per_key: int = Field(64, ge=1)
+    sessions_per_key: int = Field(0, ge=0, description="of them, for one key; 0: all")
     cells: int = Field(0, ge=0, description="ids held for all sessions; 0: 8 full contexts")
     parked_mb: int = Field(
         256, ge=0, description="memory for keys and values of sessions that made room for others"

@@ -8,6 +8,7 @@ LEAST_SLICE = 8
 """Ids of a prompt that go into a pass, at least."""
 
 _LUCK, _TRY_EACH = 0.4, 32  # waits in vain: below which share they are left out, but each n-th
+_BULK = 64  # ids
 _QUIET = 1.0  # seconds without short calls, after which prompts get whole passes
 
 
@@ -27,6 +28,7 @@ class Pace:
         self._served: dict[str, float] = {}
         self._faded = 0.0
         self._short_ids = 1.0
+        self._bulk = 0.0  # seconds per id of a pass so wide that its fixed cost hardly counts
         self._luck, self._refrained = 1.0, 0
         self._last_short = self._last_answer = float("-inf")
 
@@ -50,6 +52,8 @@ class Pace:
         elif n_ids >= LEAST_SLICE:
             cost = seconds / n_ids
             self.per_id += 0.2 * (cost - self.per_id) if self.per_id else cost
+            if n_ids >= _BULK:
+                self._bulk += 0.2 * (cost - self._bulk) if self._bulk else cost
 
     def answered(self, now: float, n_open: int) -> None:
         """A call was answered, while so many others were open."""
@@ -63,12 +67,12 @@ class Pace:
         Half of what a pass costs whatever is in it; and only while such waits are mostly not in
         vain, with a new try now and then.
         """
-        fixed = self.short_pass - self.per_id * self._short_ids
+        fixed = self.short_pass - self._bulk * self._short_ids
         if self._luck < _LUCK and self._refrained < _TRY_EACH:
             self._refrained += 1
             return 0.0
         self._refrained = 0
-        return 0.5 * max(0.0, fixed) if n_missing and self.per_id else 0.0
+        return 0.5 * max(0.0, fixed) if n_missing and self._bulk else 0.0
 
     def waited(self, came: float) -> None:
         """That share of the missing calls came in time."""

@@ -388,7 +388,7 @@ class Scheduler:
         self.counters.positions += n
         self.observed.width.observe(len(parts))
         self.observed.model.observe(seconds)
-        is_short = all(len(part.work.tokens) <= SHORT and part.is_last for part in parts)
+        is_short = all(len(part.call.ask.tokens) <= SHORT for part in parts)
         self.pace.passed(seconds, n, is_short)
         self.pace.fade(self._clock())
         for part in parts:
