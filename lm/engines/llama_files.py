@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 __all__ = ["has_own_cpp_runtime", "installed_version", "library_folder", "prepare_process"]
@@ -25,6 +24,8 @@ def library_folder() -> Path | None:
 
 def installed_version() -> str | None:
     """Of llama-cpp-python; None if it is not installed."""
+    from importlib.metadata import PackageNotFoundError, version  # 35 ms
+
     try:
         return version("llama-cpp-python")
     except PackageNotFoundError:
