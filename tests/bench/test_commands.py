@@ -67,7 +67,7 @@ def test_latency_of_a_shape_says_that_its_weights_are_random() -> None:
     rows = [json.loads(line) for line in out.splitlines()]
     assert all(row["random_weights"] for row in rows)
     assert rows[0]["model_n_params"] == 134_515_008
-    assert "random weights in the shape of smollm2-135m" in err
+    assert "random numbers in the shape of smollm2-135m" in err
 
 
 def test_an_interrupted_run_writes_what_it_has_and_marks_it(
@@ -114,7 +114,7 @@ def test_energy_without_a_sensor_is_null_and_says_why(tmp_path: Path) -> None:
 
 def test_uncertainty_is_timed_on_the_models_own_rows() -> None:
     out, _ = run("uncertainty", "--vocab", "8192", "--rows", "2", "--format", "csv")
-    assert out.startswith("vocab,rows,way,n,us")
+    assert out.startswith("partial_run,vocab,rows,way,n,us")
     assert len(out.splitlines()) == 1 + 8
 
 
@@ -123,7 +123,7 @@ def test_uncertainty_is_timed_on_the_models_own_rows() -> None:
     [
         (["latency", "--prompts", "8,x"], "not a list of numbers"),
         (["latency", "--shape", "gpt-9"], "no shape 'gpt-9'"),
-        (["latency", "--shape", "smollm2-135m", "--model", "demo-slm"], "exclude each other"),
+        (["latency", "--shape", "smollm2-135m", "--model", "demo-llm"], "exclude each other"),
         (["energy", "--strategies", "local", "--hz", "5"], "10 to 1000 are possible"),
     ],
 )

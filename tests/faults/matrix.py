@@ -47,7 +47,8 @@ LLM = FakeModel("llm", 2, VOCAB, own=1.0)
 PROMPT = [1, 2, 3]
 N = 40  # tokens of a reply: three calls of `cloud`
 FIRST = 2  # the first call that fails, counted from 0
-STRATEGIES: tuple[StrategyName, ...] = get_args(StrategyName)
+STRATEGIES = tuple(name for name in get_args(StrategyName) if name != "handoff")
+"""`handoff` asks no verifier."""
 ELSEWHERE = {
     "no such name": "http://verifier.invalid:9",
     "nobody listens": "http://127.0.0.1:9",
