@@ -119,6 +119,18 @@ def test_every_command_in_the_documents_exists_with_its_flags() -> None:
     assert not unknown
 
 
+@pytest.mark.slow
+def test_the_readme_s_lines_of_python_run(tmp_path: Path) -> None:
+    (lines,) = blocks(ROOT / "README.md", "python")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", lines],
+        capture_output=True, text=True, env=environment(tmp_path), timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "The capital of Peru is Lima." in done.stdout
+    assert "bytes up" in done.stdout
+
+
 def test_the_readme_s_configuration_is_valid() -> None:
     for block in blocks(ROOT / "README.md", "toml"):
         table = tomllib.loads(block)

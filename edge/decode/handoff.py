@@ -37,12 +37,13 @@ class Handoff:
     Attributes:
         endpoint: writes it then; None: there is none, so the device goes on.
         window: tokens that the device drafts unseen, at most.
-        threshold: of the mean u over the window.
+        threshold: of the mean u over the window. The default is the demo pair's, from its own
+            calibration tasks (docs/results/handoff.md): measure another pair.
     """
 
     endpoint: OpenAiEndpoint | None = None
     window: int = 24
-    threshold: float = 0.25
+    threshold: float = 0.06
 
 
 class HandoffLoop:
