@@ -207,5 +207,10 @@ def _refuse_unsupported(request: ChatRequest | CompletionRequest) -> None:
                 raise ApiError(
                     400, f"{name} is not supported; leave it out", name, "unsupported_parameter"
                 )
+    elif request.response_format not in (None, {"type": "text"}):
+        raise ApiError(
+            400, "response_format must be text: replies cannot be bound to a grammar here",
+            "response_format", "unsupported_value",
+        )  # fmt: skip
     elif request.top_logprobs is not None and not request.logprobs:
         raise ApiError(400, "top_logprobs needs logprobs: true", "top_logprobs", "invalid_value")

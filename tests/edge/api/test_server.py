@@ -135,6 +135,7 @@ def test_the_model_is_listed(client: openai.OpenAI) -> None:
         ({"frequency_penalty": 0.5}, 400, "frequency_penalty", "not supported"),
         ({"temperature": -1}, 400, "temperature", "must be at least 0"),
         ({"max_tokens": 0}, 400, "max_tokens", "must be at least 1"),
+        ({"response_format": {"type": "json_object"}}, 400, "response_format", "grammar"),
         ({"top_logprobs": 2}, 400, "top_logprobs", "logprobs"),
         ({"model": "gpt-4"}, 404, "model", "demo-slm"),
         ({"messages": []}, 400, "messages", "at least 1"),
