@@ -121,7 +121,7 @@ class _Flags:
     top_k: Annotated[int | None, typer.Option(help="0 is off.")]
     top_p: Annotated[float | None, typer.Option(help="1 is off.")]
     min_p: Annotated[float | None, typer.Option(help="0 is off.")]
-    seed: Annotated[int | None, typer.Option(help="Same seed, same text.")]
+    seed: Annotated[int | None, typer.Option(help="Of the random numbers: same seed, same draws.")]
     max_tokens: Annotated[int | None, typer.Option(help="Most tokens of a reply.")]
     system: Annotated[str | None, typer.Option(help="System message.")]
     engine: Annotated[
