@@ -105,6 +105,16 @@ def run_load(
     return asyncio.run(drive(plan, url, key, info, traces, pid))
 
 
+async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Until Python 3.12, `wait_for` may swallow a cancellation that comes as it ends: ask again."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.1)
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def drive(
     plan: Plan, url: str, key: str | None, info: Info, traces: Sequence[Trace], pid: int | None
 ) -> dict[str, Any]:
@@ -146,9 +156,7 @@ async def drive(
         own = time.process_time() - own
         after, usage_after = await _scrape(probe), _usage(pid)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _cancel(tasks)
         await _leave(clients, plan.deadline)
         probe.close()
     row = _row(plan, log, seconds)

@@ -106,4 +106,4 @@ def test_the_command_plays_real_drafts_against_a_verifier_of_its_own(tmp_path: P
     assert 0.3 < row["accepted"] <= 1.0  # drafts of a trained pair
     assert row["batch_width"] >= 1.0
     assert row["verifier_cpu_ms_per_call"] > 0
-    assert result.out.startswith("| devices")
+    assert result.out == ""  # the rows are in the file
