@@ -20,6 +20,7 @@ ELSEWHERE = {
     ("common/streams.py", "_wrapped(f'uhlm-edge: {one_line(text)}')"): "one_line cut into lines",
     ("edge/chat/repl.py", "summary(assistant.loop.stats, Style.of(sys.stderr), cut)"): "numbers",
     ("shell/pages.py", "import_module('uhlm_edge.cli').pages('markdown')"): "our own help texts",
+    ("edge/chat/batch.py", "f'\\r{n} of {of}'"): "two counts",
     ("quantize/command.py", "report.table()"): "its cells pass one_line",
 }
 """What prints a value in another way, and why that is no way in."""

@@ -15,7 +15,19 @@ import pytest
 import uhlm_edge
 
 ROOT = Path(uhlm_edge.__file__).parent
-ABROAD = ("tests", "tools", "docs", ".*", "build", "dist", "*.egg-info", "__pycache__")
+ABROAD = (
+    "tests",
+    "tools",
+    "docs",
+    ".*",
+    "build",
+    "dist",
+    "*.egg-info",
+    "__pycache__",
+    "experiments",
+    "examples",
+    "deploy",
+)
 
 LITTER = shutil.ignore_patterns(".*", "build", "__pycache__", "*.egg-info")
 
@@ -78,7 +90,7 @@ def test_nothing_else_lands_in_site_packages(site: Path) -> None:
 
 def test_the_installed_package_finds_its_models(site: Path) -> None:
     code = (
-        "import uhlm_edge, uhlm_edge.models as m\n"
+        "import uhlm_edge, uhlm_edge.models.shipped as m\n"
         "print(uhlm_edge.__file__)\n"
         "for name in m.SHIPPED: m.verify(m.path_of(name))\n"
     )

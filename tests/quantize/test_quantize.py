@@ -292,7 +292,7 @@ def test_a_name_is_pulled_first(
 
 _RUN = """
 import sys, typer
-from uhlm_edge.quantize.commands import register
+from uhlm_edge.quantize.command import register
 app = typer.Typer()
 register(app)
 app.callback()(lambda: None)
