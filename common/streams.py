@@ -7,6 +7,7 @@ import errno
 import os
 import sys
 import textwrap
+from typing import TextIO
 
 from .text import harmless, one_line
 
@@ -36,8 +37,12 @@ def write_failure(error: OSError) -> str | None:
 
 def discard_stdout() -> None:
     """Let stdout lead nowhere: Python would complain again when it flushes it at the end."""
+    _discard(sys.stdout)
+
+
+def _discard(stream: TextIO) -> None:
     with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def emit(text: object, err: bool = False, end: str = "\n") -> None:
@@ -47,8 +52,10 @@ def emit(text: object, err: bool = False, end: str = "\n") -> None:
 
 def complain(text: str) -> None:
     """One line on stderr, made harmless. That stderr takes no more is no reason to fail."""
-    with contextlib.suppress(OSError):
+    try:
         print(_wrapped(f"uhlm-edge: {one_line(text)}"), file=sys.stderr, flush=True)
+    except OSError:
+        _discard(sys.stderr)
 
 
 def _wrapped(line: str) -> str:

@@ -19,6 +19,7 @@ HARMLESS = {"harmless", "one_line", "json.dumps"}
 ELSEWHERE = {
     ("common/streams.py", "_wrapped(f'uhlm-edge: {one_line(text)}')"): "one_line cut into lines",
     ("edge/chat/repl.py", "summary(assistant.loop.stats, Style.of(sys.stderr), cut)"): "numbers",
+    ("edge/chat/repl.py", "legend(status)"): "our own marks",
     ("shell/pages.py", "import_module('uhlm_edge.cli').pages('markdown')"): "our own help texts",
     ("edge/chat/batch.py", "f'\\r{n} of {of}'"): "two counts",
     ("quantize/command.py", "report.table()"): "its cells pass one_line",

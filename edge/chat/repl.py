@@ -64,8 +64,8 @@ def chat(
             tell(_backend(assistant))
         if interactive:
             emit(_banner(config, assistant), err=True)
-            if text := legend(status):
-                emit(text, err=True)
+            if status.off:
+                print(legend(status), file=sys.stderr, flush=True)
 
         def say(said: str) -> None:
             _turn(assistant, commands, said, as_json, interactive)
