@@ -103,6 +103,9 @@ def test_every_installed_module_imports(site: Path) -> None:
         "root = pathlib.Path(sys.argv[1])\n"
         "for file in (root / 'uhlm_edge').rglob('*.py'):\n"
         "    name = '.'.join(file.relative_to(root).with_suffix('').parts)\n"
-        "    importlib.import_module(name.removesuffix('.__init__'))\n"
+        "    try:\n"
+        "        importlib.import_module(name.removesuffix('.__init__'))\n"
+        "    except ModuleNotFoundError as error:\n"
+        "        if error.name.split('.')[0] != 'ray': raise\n"  # an extra that tests do without
     )
     run(site, "-I", "-c", code, str(site))
