@@ -10,10 +10,10 @@ from collections.abc import Mapping
 
 from ..common.errors import ConfigError
 from ..common.key_file import MIN_KEY, read_key_file
+from ..common.keys import Keys
 from ..common.listen import is_loopback, url_of
 from ..common.streams import complain
 from ..models.resolve import find_model
-from .keys import Keys
 from .options import VerifierOptions
 from .server import bind, serve
 from .service import load_service

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 
-from .keys import Keys
+from ..common.keys import Keys
 
 __all__ = ["Guard", "Refusal"]
 

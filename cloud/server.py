@@ -15,8 +15,8 @@ import uvicorn
 
 from ..common import listen
 from ..common.errors import ConfigError, ResourceError
+from ..common.keys import Keys
 from .app import App
-from .keys import Keys
 from .options import VerifierOptions
 from .protocol import guarded_protocol
 from .service import Service

@@ -8,6 +8,7 @@ from typing import Literal
 
 from ..common.errors import ConfigError
 from ..common.key_file import read_key_file
+from ..common.keys import Keys
 from ..lm.engines.fit import chosen
 from ..lm.engines.llama import LlamaContext
 from ..lm.engines.llama_model import LlamaModel
@@ -16,7 +17,6 @@ from ..wire.messages import Info, Limits
 from .engines.context import UpstreamContext
 from .engines.upstream import open_upstream
 from .guard import Guard
-from .keys import Keys
 from .options import VerifierOptions
 from .verifier import Verifier
 

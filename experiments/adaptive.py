@@ -23,9 +23,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ..calibrate.shadow import Replay
-from ..cloud.keys import Keys
 from ..cloud.service import load_service
 from ..common.files import write_whole
+from ..common.keys import Keys
 from ..common.prompts import Case, read_prompts
 from ..configs.layers import load_config
 from ..edge.cache import TokenCache

@@ -16,9 +16,9 @@ import pytest
 from llama_cpp import llama_cpp as ll
 
 import uhlm_edge
-from uhlm_edge.cloud.keys import Keys
 from uhlm_edge.cloud.options import VerifierOptions
 from uhlm_edge.cloud.service import Service, load_service
+from uhlm_edge.common.keys import Keys
 from uhlm_edge.edge.cache import TokenCache
 from uhlm_edge.edge.decode.drafter import Device
 from uhlm_edge.edge.decode.loop import ReplyLoop

@@ -8,9 +8,9 @@ from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from typing import Any
 
-from ...cloud.keys import Keys
 from ...cloud.service import load_service
 from ...common.errors import ResourceError, UsageError
+from ...common.keys import Keys
 from ...common.prompts import Case
 from ...configs.config import Config
 from ...configs.layers import as_environment

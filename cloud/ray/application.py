@@ -20,9 +20,9 @@ from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 
 from ...common.errors import ConfigError, EngineError
 from ...common.key_file import read_key_file
+from ...common.keys import Keys
 from ...models.resolve import find_model
 from ..app import App
-from ..keys import Keys
 from ..options import VerifierOptions
 from ..service import load_service
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ...cloud.keys import Keys
 from ...cloud.service import Service, load_service
+from ...common.keys import Keys
 from ...configs.config import Config
 from ...models.resolve import find_model
 from ...wire.messages import Conflict, Info, Reply, Request

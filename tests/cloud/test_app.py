@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from uhlm_edge.cloud.app import App
-from uhlm_edge.cloud.keys import Keys
 from uhlm_edge.cloud.service import Service
 from uhlm_edge.cloud.verifier import Verifier
 from uhlm_edge.common.errors import ContextFull, EngineError
+from uhlm_edge.common.keys import Keys
 from uhlm_edge.lm.sampling import TOTAL, Distribution
 from uhlm_edge.wire.messages import Info, Limits, Reply, Request, Settings, prefix_hash
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from llama_cpp import llama_cpp as ll
 
-from uhlm_edge.cloud.keys import Keys
 from uhlm_edge.cloud.options import VerifierOptions
 from uhlm_edge.cloud.service import Service, load_service
 from uhlm_edge.cloud.verifier import Verifier
+from uhlm_edge.common.keys import Keys
 from uhlm_edge.lm.engines.options import EngineOptions
 from uhlm_edge.lm.row import Row
 from uhlm_edge.lm.sampling import TOTAL, Distribution, Sampler

@@ -17,10 +17,10 @@ import uvicorn
 
 from uhlm_edge.cloud.app import App
 from uhlm_edge.cloud.guard import Guard, Refusal
-from uhlm_edge.cloud.keys import Keys
 from uhlm_edge.cloud.protocol import guarded_protocol
 from uhlm_edge.cloud.service import Service
 from uhlm_edge.cloud.verifier import Verifier
+from uhlm_edge.common.keys import Keys
 from uhlm_edge.wire.messages import Limits, Request, Settings, prefix_hash
 
 from ..fakes import CLOUD, FakeContext

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from uhlm_edge.cloud.keys import Keys
 from uhlm_edge.cloud.options import VerifierOptions
 from uhlm_edge.cloud.server import bind
 from uhlm_edge.common.errors import ConfigError, ResourceError
+from uhlm_edge.common.keys import Keys
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "", "example.org"])  # noqa: S104

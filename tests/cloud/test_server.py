@@ -38,7 +38,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from uhlm_edge.models import shipped as models
-from uhlm_edge.cloud.keys import Keys
+from uhlm_edge.common.keys import Keys
 from uhlm_edge.cloud.options import VerifierOptions
 from uhlm_edge.cloud.server import bind, serve
 from uhlm_edge.cloud.service import load_service

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from uhlm_edge.cloud.keys import Keys
 from uhlm_edge.cloud.service import Service
 from uhlm_edge.cloud.verifier import Verifier
 from uhlm_edge.common.errors import ProtocolError, Rejected, Unreachable
+from uhlm_edge.common.keys import Keys
 from uhlm_edge.edge.cache import TokenCache
 from uhlm_edge.edge.decode.drafter import Device
 from uhlm_edge.edge.decode.loop import ReplyLoop

@@ -18,9 +18,9 @@ from typing import get_args
 import uvicorn
 
 from uhlm_edge.cloud.app import App
-from uhlm_edge.cloud.keys import Keys
 from uhlm_edge.cloud.service import Service
 from uhlm_edge.cloud.verifier import Verifier
+from uhlm_edge.common.keys import Keys
 from uhlm_edge.configs.config import StrategyName
 from uhlm_edge.edge.cache import TokenCache
 from uhlm_edge.edge.decode.drafter import Device

@@ -12,11 +12,11 @@ import pytest
 
 from uhlm_edge.cloud.engines.context import UpstreamContext
 from uhlm_edge.cloud.engines.upstream import open_upstream
-from uhlm_edge.cloud.keys import Keys
 from uhlm_edge.cloud.options import UpstreamOptions, VerifierOptions
 from uhlm_edge.cloud.service import load_service
 from uhlm_edge.cloud.verifier import Verifier
 from uhlm_edge.common.errors import ConfigError
+from uhlm_edge.common.keys import Keys
 from uhlm_edge.lm.row import Row
 from uhlm_edge.lm.sampling import Sampler
 from uhlm_edge.lm.targets import Weighted
