@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -74,9 +75,19 @@ def test_tokens_that_repeat_each_other_do_not_make_the_errors_smaller() -> None:
 def test_thresholds_follow_from_the_law() -> None:
     law = fit_law(replays(100, 0.8, -0.1, noise=0.0), "sampled")
     assert law.averse == pytest.approx(-law.b / law.a)
-    assert law.prone == pytest.approx((law.prone or 0) and (1.0 - law.b) / law.a, abs=0.3)
     assert law.r > 0.9
     assert law.advice is None
+
+
+def test_prone_is_where_the_line_reaches_the_share_of_tokens_that_the_llm_likes_less() -> None:
+    """Delta = P(p(d) < q(d)), far from 1 here: in a third of the replies p is q."""
+    equal = replays(50, 0.0, 0.0, noise=0.0, seed=1)
+    made = [*replays(100, 0.8, 0.0, noise=0.0), *(replace(r, p=r.q) for r in equal)]
+    tokens = [pair for replay in made for pair in zip(replay.p, replay.q, strict=True)]
+    delta = sum(p < q for p, q in tokens) / len(tokens)
+    assert 0.5 < delta < 0.7
+    law = fit_law(made, "sampled")
+    assert law.prone == pytest.approx((delta - law.b) / law.a)
 
 
 def test_the_risk_threshold_is_the_largest_that_keeps_the_target() -> None:

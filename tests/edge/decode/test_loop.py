@@ -278,19 +278,3 @@ def test_nothing_leaves_the_device_before_the_first_upload() -> None:
                 break
             assert p.link.asked == 0
         assert p.link.asked == 1
-
-
-def test_the_stats_of_a_reply_are_what_happened() -> None:
-    with pair(SLM, LLM) as p:
-        events = p.events(make_strategy("uhlm", threshold=0.5), PROMPT, seed=4)
-        stats = p.loops[0].stats
-        tokens = [event for event in events if isinstance(event, Token)]
-        assert stats.tokens == len(tokens) == 20
-        assert stats.uploads == stats.calls == p.link.asked == sum(t.uploaded for t in tokens)
-        assert stats.from_llm == stats.uploads
-        assert stats.rejected == sum(t.source == "cloud" for t in tokens)
-        assert stats.drafts == 20
-        assert stats.transmission_rate == stats.uploads / 20
-        assert stats.uplink_bytes == p.link.traffic.payload_up > 0
-        assert stats.downlink_bytes == p.link.traffic.payload_down > 0
-        assert stats.offline_reason is None

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
-from itertools import product
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -16,17 +12,14 @@ from uhlm_edge.lm.sampling import Sampler
 from uhlm_edge.lm.targets import Contrastive, Weighted
 
 from ...fakes import FakeModel, FakeVocabulary
+from ...laws import Law, assert_follows
 from ..pairs import PLAIN, pair
 
 VOCAB = FakeVocabulary(4)
-END = 3
 SLM = FakeModel("slm", 3, VOCAB, own=1.0, end=0.0)
 LLM = FakeModel("llm", 4, VOCAB, own=1.0, end=0.0)
 PROMPT = [1]
 N = 1000
-
-Law = Callable[[list[int]], NDArray[np.float64]]
-"""Ids before -> the exact law of the next one, shape (4,)."""
 
 
 def cut(sampler: Sampler) -> Law:
@@ -55,14 +48,6 @@ def contrasted(mu: float) -> Law:
     return law
 
 
-def of_texts(law: Law) -> dict[tuple[int, ...], float]:
-    """The law of the first two tokens; a text that ends has one."""
-    texts: dict[tuple[int, ...], float] = {(END,): float(law(PROMPT)[END])}
-    for a, b in product(range(END), range(4)):
-        texts[a, b] = float(law(PROMPT)[a] * law([*PROMPT, a])[b])
-    return texts
-
-
 HOT = Sampler(temperature=2.0, top_k=0, top_p=1.0)
 TOP_3 = Sampler(temperature=1.5, top_k=3, top_p=0.98)
 CASES: dict[str, tuple[Strategy, Sampler, Law]] = {
@@ -88,13 +73,5 @@ CASES: dict[str, tuple[Strategy, Sampler, Law]] = {
 def test_the_first_tokens_follow_their_target_exactly(case: str) -> None:
     strategy, sampler, law = CASES[case]
     with pair(SLM, LLM, sampler) as p:
-        seen = Counter(tuple(p.ids(strategy, PROMPT, seed=seed, max_tokens=2)) for seed in range(N))
-    expected = of_texts(law)
-    assert sum(expected.values()) == pytest.approx(1.0)
-    assert not [text for text in seen if expected[text] == 0.0]
-    cells = [(seen[text], N * share) for text, share in expected.items() if share > 0.0]
-    chi_square = sum((n - mean) ** 2 / mean for n, mean in cells)
-    k = len(cells) - 1
-    assert k >= 3
-    # Below the 0.999 quantile (Wilson and Hilferty's approximation).
-    assert chi_square < k * (1.0 - 2.0 / (9.0 * k) + 3.09 * np.sqrt(2.0 / (9.0 * k))) ** 3
+        texts = [p.ids(strategy, PROMPT, seed=seed, max_tokens=2) for seed in range(N)]
+    assert_follows(texts, law, PROMPT)
