@@ -1,8 +1,10 @@
 """Fuzz for a set time: `python -m uhlm_edge.tests.fuzz.runner --seconds 600 [TARGET ...]`.
 
 Each target runs in a process of its own. A case is a failure when it raises what it may not,
-computes for longer than 2 s (the system ends the process then, in C code too), or takes memory
-beyond a limit. What failed is kept below `--keep`; the last line of each target is its count.
+computes for longer than 2 s (the system ends the process then, in C code too), waits for longer
+than 30 s, or brings the memory of the process to more than twice of what it had when idle. What
+failed is kept below `--keep`; the last line of each target has its counts: cases, the longest
+computing and waiting of one case, memory idle and at its peak.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from .targets import Target
 
 HANG = 2.0  # seconds of computing, a case
+WAIT = 30.0  # seconds of a case, whoever takes them
 MEMORY = 512 << 20  # bytes of address space beyond what the process has when it begins
 BATCH = 400
 
@@ -80,7 +83,8 @@ def _in_a_child(name: str, options: argparse.Namespace) -> bool:
     if done.returncode < 0:
         why = signal.Signals(-done.returncode).name
         kept = _keep(folder, current.read_bytes())
-        print(f"{name}: killed by {why}: {'a hang' if why == 'SIGPROF' else 'a crash'}: {kept}")
+        what = "a hang" if why in ("SIGPROF", "SIGALRM") else "a crash"
+        print(f"{name}: killed by {why}: {what}: {kept}")
     current.unlink(missing_ok=True)
     if not any(folder.iterdir()):
         folder.rmdir()
@@ -88,35 +92,28 @@ def _in_a_child(name: str, options: argparse.Namespace) -> bool:
 
 
 def _hypothesis(target: Target, name: str, options: argparse.Namespace) -> int:
-    folder = options.keep / name
-    run = _watched(target.run, folder)
-    seeds = target.seeds()
+    folder, seeds = options.keep / name, target.seeds()
+    watch = Watch(target.run, folder)
     for case in seeds:
-        run(case)
-    counts = {"cases": 0, "failures": 0}
+        watch(case)
     _batch(target, seeds, lambda case: None, 0, 20)  # hypothesis makes tables at its first use
-    idle = _begin_peak()
-    _limit_memory()
-    begun, batch = time.monotonic(), options.seed
-    end = begun + options.seconds
-    while time.monotonic() < end:
+    watch.begin(options.seconds)
+    batch, failures = options.seed, 0
+    while not watch.over():
         batch += 1
 
         def some(case: bytes) -> None:
-            if time.monotonic() < end:
-                counts["cases"] += 1
-                run(case)
+            if not watch.over():
+                watch(case)
 
         try:
             _batch(target, seeds, some, batch, BATCH)
         except Exception:
-            counts["failures"] += 1
+            failures += 1
             traceback.print_exc()
             print("kept:", _keep(folder, (folder / "current").read_bytes()), file=sys.stderr)
-    seconds = round(time.monotonic() - begun, 1)
-    figures = {"target": name, "seconds": seconds, **counts, "seed": options.seed}
-    print(json.dumps({**figures, "idle_mb": idle >> 20, "peak_mb": _peak() >> 20}), flush=True)
-    return 1 if counts["failures"] else 0
+    print(json.dumps({"target": name, **watch.figures(), "failures": failures}), flush=True)
+    return 1 if failures else 0
 
 
 def _batch(
@@ -131,34 +128,103 @@ def _batch(
 
 
 def _atheris(target: Target, name: str, options: argparse.Namespace) -> int:
-    """The same, guided by coverage of this project's code. It ends the process itself."""
+    """The same, guided by coverage of this project's code; it ends at the first failure."""
     import atheris
 
-    run = _watched(target.run, options.keep / name)
+    watch = Watch(target.run, options.keep / name)
     corpus = options.keep / name / "corpus"
     corpus.mkdir(exist_ok=True)
     for i, case in enumerate(target.seeds()):
         (corpus / f"seed{i}").write_bytes(case)
-    arguments = [f"-max_total_time={int(options.seconds)}", f"-seed={options.seed}", "-timeout=10"]
-    atheris.Setup([sys.argv[0], *arguments, str(corpus)], lambda data: run(bytes(data)))
+        watch(case)
+
+    def one(data: bytes) -> None:
+        if watch.over():
+            print(json.dumps({"target": name, **watch.figures(), "failures": 0}), flush=True)
+            os._exit(0)
+        try:
+            watch(bytes(data))
+        except Exception:
+            traceback.print_exc()
+            print("kept:", _keep(options.keep / name, bytes(data)), file=sys.stderr, flush=True)
+            os._exit(1)
+
+    # Its own watches are off: ours see computing, and memory beyond the idle process.
+    arguments = [f"-seed={options.seed}", "-timeout=0", "-rss_limit_mb=0", "-max_len=65536"]
+    arguments.append(f"-artifact_prefix={options.keep / name}/")
+    atheris.Setup([sys.argv[0], *arguments, str(corpus)], one)
+    watch.begin(options.seconds)
     atheris.Fuzz()
     return 0
 
 
-def _watched(run: Callable[[bytes], None], folder: Path) -> Callable[[bytes], None]:
-    """The target with each case written down before, and ended by the system if it hangs."""
-    handle = os.open(folder / "current", os.O_RDWR | os.O_CREAT, 0o600)
+class Watch:
+    """Runs cases: each is written down before, ended by the system if it hangs, and measured."""
 
-    def watched(case: bytes) -> None:
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, case, 0)
+    def __init__(self, run: Callable[[bytes], None], folder: Path) -> None:
+        self._run = run
+        self._handle = os.open(folder / "current", os.O_RDWR | os.O_CREAT, 0o600)
+        self._begun = self._end = self._computing = 0.0
+        self._idle = self._peak = 0  # bytes
+        self._cases = 0
+        self._computed = self._took = 0.0  # seconds, the most of one case
+
+    def begin(self, seconds: float) -> None:
+        """The process is idle now; so long may it go on."""
+        _forget_peak()
+        self._idle = self._peak = _peak()
+        self._cases, self._computed, self._took = 0, 0.0, 0.0
+        _limit_memory()
+        self._begun, self._computing = time.monotonic(), _computing()
+        self._end = self._begun + seconds
+
+    def over(self) -> bool:
+        """Has the time passed?"""
+        return time.monotonic() > self._end
+
+    def __call__(self, case: bytes) -> None:
+        os.ftruncate(self._handle, 0)
+        os.pwrite(self._handle, case, 0)
         signal.setitimer(signal.ITIMER_PROF, HANG)
+        signal.setitimer(signal.ITIMER_REAL, WAIT)
+        computing, begun = _computing(), time.monotonic()
         try:
-            run(case)
+            self._run(case)
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            self._cases += 1
+            self._computed = max(self._computed, _computing() - computing)
+            self._took = max(self._took, time.monotonic() - begun)
+        if self._idle:
+            peak = _peak()
+            self._peak = max(self._peak, peak)
+            if peak > 2 * self._idle:
+                _forget_peak()
+                raise MemoryError(f"{peak >> 20} MB, with {self._idle >> 20} MB when idle")
 
-    return watched
+    def figures(self) -> dict[str, float]:
+        """What the last line says."""
+        child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
+        return {
+            "seconds": round(time.monotonic() - self._begun, 1),
+            "computing_s": round(_computing() - self._computing, 1),
+            "cases": self._cases,
+            "longest_computing_ms": round(1e3 * self._computed, 1),
+            "longest_ms": round(1e3 * self._took, 1),
+            "idle_mb": self._idle >> 20,
+            "peak_mb": self._peak >> 20,
+            **({"child_peak_mb": child} if child else {}),
+        }
+
+
+def _computing() -> float:
+    """Seconds of this process and of children that have ended."""
+    total = 0.0
+    for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
+        used = resource.getrusage(who)
+        total += used.ru_utime + used.ru_stime
+    return total
 
 
 def _keep(folder: Path, case: bytes) -> Path:
@@ -167,11 +233,10 @@ def _keep(folder: Path, case: bytes) -> Path:
     return path
 
 
-def _begin_peak() -> int:
-    """Forget the peak so far, where the system can; bytes that are resident now."""
+def _forget_peak() -> None:
+    """Begin anew with the peak, where the system can."""
     if sys.platform == "linux":
         Path("/proc/self/clear_refs").write_text("5")
-    return _peak()
 
 
 def _peak() -> int:
