@@ -9,7 +9,7 @@ from enum import Enum, auto
 
 from ...common.errors import CloudError, VocabularyMismatch
 from ..events import Draft, Event, Notice, Outcome, SkippedVerdict, Token
-from ..link.call import Call
+from ..link.call import Call, DraftsTooLarge
 from ..link.session import Prompt, Session
 from ..policy.strategy import Strategy
 from ..stats import Stats
@@ -152,6 +152,10 @@ class ReplyLoop:
         self._call, self.state = None, State.DRAFTING
         try:
             reply = self._session.conclude(call)
+        except DraftsTooLarge:
+            self._drafter.limit_q(self._session.info)
+            self.text.rollback()
+            return
         except (CloudError, VocabularyMismatch) as error:
             if self.stats.offline_reason is None:
                 self.stats.offline_reason = str(error)

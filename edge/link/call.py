@@ -23,7 +23,12 @@ from ...wire.messages import (
 from ..events import Draft, SkippedVerdict
 from .protocol import Deadline, Link
 
-__all__ = ["Call", "exchange"]
+__all__ = ["Call", "DraftsTooLarge", "exchange"]
+
+
+class DraftsTooLarge(Exception):
+    """The verifier takes fewer drafts, or shorter distributions, than are to be sent: no fault,
+    but known only now. It was not asked; `Session.info` has its limits."""
 
 
 @dataclass
@@ -109,14 +114,16 @@ def exchange(call: Call, link: Link, info: Info, n_vocab: int) -> Reply:
 
     Raises:
         CloudError: there is no answer.
+        DraftsTooLarge: they are beyond the verifier's limits.
     """
+    limits = info.limits
     ids = [*(call.prompt or ()), *call.reply_ids, *(draft.id for draft in call.drafts)]
     room = info.n_ctx - len(ids)
     if room < min(call.bonus, 1):
         raise CloudError(f"the text is longer than the context of {info.model} (cloud)")
-    if any(len(call.sent(draft).ids) > info.limits.wire_top for draft in call.drafts):
-        limit = info.limits.wire_top
-        raise CloudError(f"{info.model} (cloud) takes {limit} tokens in a distribution")
+    too_long = any(len(call.sent(draft).ids) > limits.wire_top for draft in call.drafts)
+    if too_long or len(call.drafts) > limits.drafts_per_call:
+        raise DraftsTooLarge
     weighed = [*call.skipped, *call.drafts] if call.is_contrast else call.skipped
     request = Request(
         id=call.id,
@@ -125,13 +132,13 @@ def exchange(call: Call, link: Link, info: Info, n_vocab: int) -> Reply:
         tokens=ids,
         weights=[draft.weight for draft in weighed],
         drafts=[] if call.is_contrast else [call.sent(draft) for draft in call.drafts],
-        supply=min(call.bonus, room),
+        supply=min(call.bonus, room, limits.supply_per_call),
         settings=call.settings,
     )
-    answer = _send(call, link, request, call.held, call.settings_sent, info.limits, n_vocab)
+    answer = _send(call, link, request, call.held, call.settings_sent, limits, n_vocab)
     if isinstance(answer, Conflict):
         held = answer.held if _agrees(answer, ids) else 0
-        answer = _send(call, link, request, held, False, info.limits, n_vocab)
+        answer = _send(call, link, request, held, False, limits, n_vocab)
     if isinstance(answer, Conflict):
         raise ProtocolError("the verifier forgets what it was just sent")
     if call.is_contrast:

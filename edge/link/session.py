@@ -31,7 +31,7 @@ from ..events import Draft
 from ..stats import Stats
 from ..transcript import Transcript
 from .breaker import Breaker
-from .call import Call, exchange
+from .call import Call, DraftsTooLarge, exchange
 from .latency import LatencyModel
 from .protocol import Deadline, Link, NoLink
 
@@ -183,6 +183,7 @@ class Session:
         Raises:
             CloudError: it failed; everything is as if it had never been made.
             VocabularyMismatch: the verifier turned out to run another family.
+            DraftsTooLarge: nothing was asked; make them anew, within the limits of `info`.
         """
         begun, transcript = self._clock(), self._transcript
         if transcript is not None:
@@ -198,6 +199,10 @@ class Session:
             raise
         except CloudError as error:
             self._fail(call, error)
+            raise
+        except DraftsTooLarge:
+            self._breaker.succeed()
+            self._stats.uploads -= 1
             raise
         except BaseException:  # such as an interrupt while it waits
             self.abandon()
@@ -295,7 +300,8 @@ class Session:
             )
             call.session_id = secrets.token_hex(16)
             call.held, call.settings_sent = 0, False
-            return exchange(call, self.link, info, len(self._vocab))
+            self.info = None  # it may have come back with other limits
+            return exchange(call, self.link, self._introduce(call.deadline), len(self._vocab))
 
     def _render(self, info: Info) -> list[int]:
         """The prompt as the verifier's template has it. Raises ModelError, ResourceError."""

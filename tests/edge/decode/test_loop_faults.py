@@ -10,6 +10,7 @@ from uhlm_edge.configs.config import StrategyName
 from uhlm_edge.edge.events import Token
 from uhlm_edge.edge.policy.strategy import STRATEGIES, make_strategy
 from uhlm_edge.lm.targets import Weighted
+from uhlm_edge.wire.messages import Limits
 
 from ...fakes import FakeModel, FakeVocabulary
 from ..pairs import FAULTS, Fault, Reference, ids_of, notices, pair
@@ -140,3 +141,39 @@ def test_after_a_fault_that_passes_the_reply_is_hybrid_again(
     assert len(loop.tokens) > last + 5
     for token in loop.tokens[last + 1 :]:
         assert token.source == "cloud" or token.accepted is not None
+
+
+@pytest.mark.parametrize("pipelined", [False, True])
+@pytest.mark.parametrize("name", ["hlm", "uhlm", "cloud", "spec", "reward", "ensemble"])
+def test_smaller_limits_of_a_verifier_are_kept_to_from_the_first_call_on(
+    name: StrategyName, pipelined: bool
+) -> None:
+    """Also when they become smaller: it was started again with others."""
+    least = {"drafts_per_call": 1, "supply_per_call": 1, "weights_per_call": 1}
+    strategy = make_strategy(name, threshold=-1.0, draft_limit=5, target=Weighted(weight=0.5))
+    with pair(SLM, LLM, limits=Limits(wire_top=6, **least)) as p:
+        for wire_top in (6, 4):
+            p.service.limits = Limits(wire_top=wire_top, **least)
+            events = p.events(strategy, PROMPT, pipelined=pipelined)
+            assert notices(events) == []
+            assert p.loops[-1].stats.unverified == 0
+            if name == "hlm":
+                assert ids_of(events) == Reference(PROMPT, 0, SLM, LLM, wire_top=wire_top).hlm
+
+
+@pytest.mark.parametrize("name", ["spec", "ensemble"])
+def test_a_breaker_that_lets_a_probe_through_at_any_look_costs_nothing_more(
+    name: StrategyName,
+) -> None:
+    """Whichever look of whichever round it is, the last one of a reply too."""
+    strategy = make_strategy(name, draft_limit=3, target=Weighted(weight=0.5))
+    for tick in (0.011, 0.017, 0.023, 0.031, 0.053):
+        for max_tokens in range(3, 12):
+            with pair(SLM, LLM, fault=lambda n: "lost" if n == 0 else None) as p:
+                p.clock.tick = tick
+                events = p.events(strategy, PROMPT, max_tokens=max_tokens)
+                assert len(ids_of(events)) == max_tokens or ids_of(events)[-1] == 11
+                assert len(notices(events)) == 1
+                assert all(request.supply >= 0 for request in p.link.requests)
+                p.clock.now += 1000.0
+                assert p.session.ready
