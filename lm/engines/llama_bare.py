@@ -11,6 +11,7 @@ import numpy as np
 from llama_cpp import llama_cpp as ll
 
 from ...common.errors import EngineError, ModelError
+from .llama_build import model_params
 from .options import EngineOptions
 
 __all__ = ["BareContext"]
@@ -24,8 +25,7 @@ class BareContext:
     """
 
     def __init__(self, path: Path, options: EngineOptions, n_ctx: int, threads: int) -> None:
-        model = ll.llama_model_default_params()
-        model.n_gpu_layers = options.n_gpu_layers or 0
+        model = model_params(options.n_gpu_layers or 0)
         self._model: Any = ll.llama_model_load_from_file(str(path).encode(), model)
         if not self._model:
             raise ModelError(f"{path}: llama.cpp cannot load it")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import llama_cpp
 from llama_cpp import llama_cpp as ll
 
-__all__ = ["llama_build", "supports_gpu"]
+__all__ = ["llama_build", "model_params", "supports_gpu"]
 
 
 def llama_build() -> dict[str, str | None]:
@@ -24,6 +25,20 @@ def llama_build() -> dict[str, str | None]:
 def supports_gpu() -> bool:
     """Was a GPU backend compiled in, and does it see a GPU?"""
     return bool(ll.llama_supports_gpu_offload())
+
+
+def model_params(gpu_layers: int) -> Any:
+    """llama.cpp's defaults for loading a model, with that many layers on the GPU.
+
+    A build that would rearrange the weights for AMX is told to leave them as they are: compiled by
+    gcc 12, which drops most of what that code stores of the tiles' shape, it ends the process with
+    a general protection fault at the first block of tokens, and no build says what compiled it.
+    """
+    params = ll.llama_model_default_params()
+    params.n_gpu_layers = gpu_layers
+    if b"AMX_INT8 = 1" in ll.llama_print_system_info():
+        params.use_extra_bufts = False
+    return params
 
 
 def _symbol(name: str) -> str | None:

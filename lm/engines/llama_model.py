@@ -16,7 +16,7 @@ from ...common.machine import read_machine
 from ..gguf.check import check
 from ..vocabulary import Kind, Vocabulary
 from .fit import fit
-from .llama_build import supports_gpu
+from .llama_build import model_params, supports_gpu
 from .options import EngineOptions
 
 __all__ = ["LlamaModel", "LlamaVocabulary"]
@@ -123,8 +123,7 @@ class LlamaModel:
         self.header = check(path)
         self._machine = read_machine()
         options = self.fitted(options)
-        params = ll.llama_model_default_params()
-        params.n_gpu_layers = options.n_gpu_layers or 0
+        params = model_params(options.n_gpu_layers or 0)
         params.vocab_only = vocabulary_only
         params.load_mode = {
             (False, False): ll.LLAMA_LOAD_MODE_NONE,
