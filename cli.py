@@ -100,7 +100,10 @@ app.add_typer(config_app, name="config")
 Profile = Annotated[str | None, typer.Option(help="Named profile (default: demo).")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="Config file (TOML).")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object per line on stdout.")]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Say which backend took the model.")]
+Verbose = Annotated[
+    bool,
+    typer.Option("--verbose", help="Say which backend took the model; show the link's log."),
+]
 
 
 @app.command()

@@ -16,6 +16,7 @@ import uvicorn
 from ..common import listen
 from ..common.errors import ConfigError, ResourceError
 from ..common.keys import Keys
+from ..common.logs import log_to_stderr
 from .app import App
 from .options import VerifierOptions
 from .protocol import guarded_protocol
@@ -63,8 +64,9 @@ def serve(service: Service, options: VerifierOptions, listener: socket.socket) -
         config.load()
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"the TLS certificate or its key cannot be used: {error}") from None
+    log_to_stderr("uhlm_edge.cloud")
     if options.log_calls:
-        _log_to_stderr()
+        log_to_stderr("uhlm_edge.cloud.calls", logging.INFO)
     # A pass that is done must not wait 5 ms for the interpreter while the network is busy.
     sys.setswitchinterval(0.0005)
     try:
@@ -118,12 +120,3 @@ class _Server(uvicorn.Server):
             is_idle = self._service.verifier.scheduler.open_calls == 0
             self.should_exit |= is_idle or time.monotonic() > self._end
         return await super().on_tick(counter)
-
-
-def _log_to_stderr() -> None:
-    logger = logging.getLogger("uhlm_edge.cloud.calls")
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logger.handlers = [handler]
-    logger.propagate = False
-    logger.setLevel(logging.INFO)

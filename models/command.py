@@ -112,6 +112,7 @@ def _progress() -> Iterator[Progress]:
         BarColumn,
         DownloadColumn,
         TaskID,
+        TextColumn,
         TimeRemainingColumn,
         TransferSpeedColumn,
     )
@@ -119,8 +120,9 @@ def _progress() -> Iterator[Progress]:
 
     from ..common.text import one_line
 
+    name = TextColumn("{task.description}", markup=False)  # no tags in it: it is the hub's
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Bars("{task.description}", *columns, console=Console(stderr=True)) as bars:
+    with Bars(name, *columns, console=Console(stderr=True)) as bars:
         tasks: dict[str, TaskID] = {}
 
         def show(name: str, here: int, whole: int) -> None:

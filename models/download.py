@@ -10,15 +10,17 @@ import errno
 import hashlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 from urllib.parse import urljoin, urlsplit
 
 import requests
+import urllib3
 
 from ..common.errors import ModelError, ResourceError, UsageError
+from ..common.sockets import TimedSession
 from ..common.text import one_line
 
 __all__ = ["Progress", "RemoteFile", "fetch", "require_safe"]
@@ -28,6 +30,8 @@ Progress = Callable[[str, int, int], None]
 
 CHUNK = 1 << 17  # what an interruption loses at most
 TIMEOUT = (10.0, 30.0)  # seconds to connect, and between two pieces
+HEAD_SECONDS = 60.0  # until the content begins, redirects included
+LEAST, WINDOW = 64 << 10, 60.0  # bytes that must come in so many seconds
 TRIES = 4
 MAX_REDIRECTS = 5
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
@@ -95,7 +99,7 @@ def fetch(
         before = hasher.n_bytes
         try:
             _receive(file, part, headers, hasher, report)
-        except (_Interrupted, requests.RequestException) as error:
+        except (_Interrupted, requests.RequestException, urllib3.exceptions.HTTPError) as error:
             if number == tries - 1:
                 raise ResourceError(
                     f"{file.name}: the download broke off at {hasher.n_bytes:,} of"
@@ -153,7 +157,8 @@ def _receive(
     asked = {**headers, "Accept-Encoding": "identity"}
     if start:
         asked["Range"] = f"bytes={start}-"
-    with _open(file, asked) as response:
+    with TimedSession(HEAD_SECONDS) as session, _open(session, file, asked) as response:
+        session.relax()
         if start and response.status_code != 206:
             start = 0  # the server sends it all again
             hasher.reset()
@@ -162,7 +167,7 @@ def _receive(
         with part.open("r+b" if start else "wb") as stream:
             stream.seek(start)
             try:
-                for data in response.iter_content(CHUNK):
+                for data in _pieces(response):
                     if hasher.n_bytes + len(data) > file.size:
                         hasher.reset()
                         stream.truncate(0)
@@ -180,14 +185,32 @@ def _receive(
         raise _Interrupted("the connection was closed early")
 
 
-def _open(file: RemoteFile, headers: dict[str, str]) -> requests.Response:
+def _pieces(response: requests.Response) -> Iterator[bytes]:
+    """What comes, as it comes; the end if it drips."""
+    came, end = 0, time.monotonic() + WINDOW
+    while data := response.raw.read1(CHUNK, decode_content=False):
+        yield data
+        came += len(data)
+        if time.monotonic() > end:
+            if came < LEAST:
+                raise _Interrupted(f"{came} bytes in {WINDOW:g} s are too slow")
+            came, end = 0, time.monotonic() + WINDOW
+
+
+def _open(session: TimedSession, file: RemoteFile, headers: dict[str, str]) -> requests.Response:
     """GET, following redirects by hand: https only, and no login to another host."""
     url = file.url
     for _ in range(MAX_REDIRECTS + 1):
         require_safe(url)
-        response = requests.get(
-            url, headers=headers, stream=True, timeout=TIMEOUT, allow_redirects=False
-        )
+        try:
+            response = session.get(
+                url, headers=headers, stream=True, timeout=TIMEOUT, allow_redirects=False
+            )
+        except requests.RequestException:
+            if not session.expired:
+                raise
+        if session.expired:  # a head that was cut off may still read like one
+            raise _Interrupted(f"the server does not answer in {HEAD_SECONDS:g} s")
         if response.status_code in (200, 206):
             return response
         response.close()

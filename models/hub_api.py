@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 from urllib.parse import quote
 
-import requests
 import urllib3
 
 from ..common.errors import ModelError, ResourceError, UsageError
+from ..common.sockets import TimedSession
 from ..common.text import one_line
 from .download import TIMEOUT, RemoteFile, require_safe
 from .store import safe_name
@@ -25,7 +24,7 @@ from .store import safe_name
 __all__ = ["Repository", "ask_hub", "login_headers", "require_digest"]
 
 MAX_ANSWER = 16 << 20  # bytes: about 50,000 files
-MAX_SECONDS = 60.0  # for the whole answer
+MAX_SECONDS = 60.0  # for the whole answer, its head too
 MAX_FILE = 1 << 50
 _HEX = frozenset("0123456789abcdef")
 
@@ -93,30 +92,33 @@ def _get(
     url: str, repo: str, endpoint: str, headers: Mapping[str, str]
 ) -> tuple[int, str | None, bytes]:
     """Status, the hub's own code of a refusal, and the body."""
-    end = time.monotonic() + MAX_SECONDS
     try:
-        with requests.get(
-            url,
-            params={"blobs": "true"},
-            headers={**headers, "accept-encoding": "identity"},
-            stream=True,
-            timeout=TIMEOUT,
-            allow_redirects=False,
-        ) as response:
+        with (
+            TimedSession(MAX_SECONDS) as session,
+            session.get(
+                url,
+                params={"blobs": "true"},
+                headers={**headers, "accept-encoding": "identity"},
+                stream=True,
+                timeout=TIMEOUT,
+                allow_redirects=False,
+            ) as response,
+        ):
             body = bytearray()
             # As much as came, still packed if it comes packed: then it is no JSON.
             while part := response.raw.read1(1 << 16, decode_content=False):
                 body += part
                 if len(body) > MAX_ANSWER:
                     raise ResourceError(f"{repo}: {endpoint} answers with more than 16 MiB")
-                if time.monotonic() > end:
-                    raise ResourceError(f"{repo}: {endpoint} answers too slowly; try again later")
-            return response.status_code, response.headers.get("X-Error-Code"), bytes(body)
+            if not session.expired:  # or it ended because it was closed here
+                return response.status_code, response.headers.get("X-Error-Code"), bytes(body)
     except (OSError, urllib3.exceptions.HTTPError) as error:
-        reason = one_line(f"{type(error).__name__}: {error}", 160)
-        raise ResourceError(
-            f"{repo}: no answer from {endpoint} ({reason}); check the network or HF_ENDPOINT"
-        ) from error
+        if not session.expired:
+            reason = one_line(f"{type(error).__name__}: {error}", 160)
+            raise ResourceError(
+                f"{repo}: no answer from {endpoint} ({reason}); check the network or HF_ENDPOINT"
+            ) from error
+    raise ResourceError(f"{repo}: {endpoint} answers too slowly; try again later")
 
 
 def _refuse(repo: str, revision: str | None, status: int, code: str | None) -> NoReturn:

@@ -102,11 +102,11 @@ def _progress() -> Iterator[tuple[Console, Callable[[str], Progress]]]:
 
     console = Console(file=sys.stderr, soft_wrap=True)
     bars = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[what]}"),
+        TextColumn("{task.fields[what]}", markup=False),
         console=console,
         disable=not console.is_terminal,
     )
@@ -114,10 +114,10 @@ def _progress() -> Iterator[tuple[Console, Callable[[str], Progress]]]:
     def stage(title: str) -> Callable[[int, int, str], None]:
         if not console.is_terminal:
             console.print(one_line(title), highlight=False, markup=False)
-        task = bars.add_task(title, total=None, what="")
+        task = bars.add_task(one_line(title), total=None, what="")
 
         def update(done: int, total: int, what: str) -> None:
-            bars.update(task, completed=done, total=total, what=what)
+            bars.update(task, completed=done, total=total, what=one_line(what))
 
         return update
 

@@ -169,10 +169,13 @@ def _progress(total: int) -> Iterator[Callable[[str, int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as TimeLeft
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeLeft())
+    from ...common.text import one_line
+
+    name = TextColumn("{task.description}", markup=False)
+    columns = (name, BarColumn(), MofNCompleteColumn(), TimeLeft())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("", total=total)
-        yield lambda label, rows: progress.update(task, advance=rows, description=label)
+        yield lambda label, rows: progress.update(task, advance=rows, description=one_line(label))
 
 
 def _settings(config: Config, in_process: bool, text: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from ...common.errors import ConfigError
 from ...common.key_file import read_key_file
 from ...common.keys import Keys
 from ...common.listen import bind, is_loopback, url_of
+from ...common.logs import log_to_stderr
 from ...common.streams import complain
 from ...configs.config import Config
 from ..link.protocol import Link
@@ -61,6 +62,7 @@ def serve(
             settings.load()
         except (OSError, ssl.SSLError) as error:
             raise ConfigError(f"the TLS certificate or its key cannot be used: {error}") from None
+        log_to_stderr("uhlm_edge.serve")
         url = url_of(listener, options.tls_certificate is not None)
         lock = "" if keys else ", open to every program on this machine (set UHLM_SERVE_KEY)"
         _notify(f"{hybrid.device} at {url}{lock}")

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 from ...common.errors import CloudError, UhlmError, UsageError
+from ...common.logs import log_to_stderr
 from ...common.streams import emit
 from ...common.text import one_line
 from ...configs.config import Config
@@ -42,7 +43,7 @@ def answer(
         raise UsageError("the prompt is empty; say something")
     with assemble(config, tell, link) as assistant:
         if verbose:
-            tell(_backend(assistant))
+            _be_verbose(assistant)
         show(assistant, config, assistant.reply(text), as_json)
         cut = assistant.finish_reason == "length"
         if as_json or assistant.loop is None:
@@ -61,7 +62,7 @@ def chat(
     with assemble(config, tell, link) as assistant:
         status = Style.of(sys.stderr)
         if verbose:
-            tell(_backend(assistant))
+            _be_verbose(assistant)
         if interactive:
             emit(_banner(config, assistant), err=True)
             if status.off:
@@ -141,5 +142,6 @@ def _banner(config: Config, assistant: Assistant) -> str:
     )
 
 
-def _backend(assistant: Assistant) -> str:
-    return f"device layers on {assistant.device.backend}"
+def _be_verbose(assistant: Assistant) -> None:
+    log_to_stderr("uhlm_edge.link")
+    tell(f"device layers on {assistant.device.backend}")

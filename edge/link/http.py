@@ -25,11 +25,11 @@ from ...common.errors import (
     Rejected,
     Unreachable,
 )
+from ...common.sockets import ClosableAdapter
 from ...wire.codec import require
 from ...wire.messages import MEDIA_TYPE, Conflict, Info, Malformed, Reply, Request
 from ..stats import Traffic
 from .protocol import Deadline
-from .sockets import ClosableAdapter
 
 __all__ = ["HttpLink"]
 

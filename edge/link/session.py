@@ -38,6 +38,7 @@ from .protocol import Deadline, Link, NoLink
 __all__ = ["Prompt", "Session"]
 
 _log = logging.getLogger("uhlm_edge.link")
+_log.addHandler(logging.NullHandler())
 _GOODBYE = 0.5  # seconds that ending a session may take
 
 

@@ -41,6 +41,7 @@ class Hub:
     replace: dict[str, bytes] = field(default_factory=dict)  # what is sent instead
     announced: dict[str, Any] = field(default_factory=dict)  # what the API says instead
     answer: Callable[[], Iterator[bytes]] | None = None  # what the API sends, head and all
+    content: Callable[[], Iterator[bytes]] | None = None  # the same for a file
     ranges: bool = True
     redirect: str | None = None  # the address of another server, for files
     token: str | None = None
@@ -102,20 +103,24 @@ class _Handler(BaseHTTPRequestHandler):
             code = hub.error_code
             return self._answer(hub.status["api"], b"{}", {"X-Error-Code": code} if code else {})
         if hub.answer is not None:
-            self.close_connection = True
-            with contextlib.suppress(OSError):
-                for part in hub.answer():
-                    self.wfile.write(part)
-                    hub.served += len(part)
-            return None
+            return self._write(hub.answer())
         if repo != hub.repo:
             return self._answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
         if revision not in ("", "main", hub.commit):
             return self._answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
         return self._answer(200, _describe(hub), {"Content-Type": "application/json"})
 
+    def _write(self, parts: Iterator[bytes]) -> None:
+        self.close_connection = True
+        with contextlib.suppress(OSError):
+            for part in parts:
+                self.wfile.write(part)
+                self.hub.served += len(part)
+
     def _file(self, name: str) -> None:
         hub = self.hub
+        if hub.content is not None:
+            return self._write(hub.content())
         if name in hub.status:
             return self._answer(hub.status[name], b"")
         if hub.redirect:

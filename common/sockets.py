@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 import weakref
 from typing import Any
 
+import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.poolmanager import PoolManager
 
-__all__ = ["ClosableAdapter"]
+__all__ = ["ClosableAdapter", "TimedSession"]
 
 
 class ClosableAdapter(HTTPAdapter):
@@ -49,6 +51,36 @@ class ClosableAdapter(HTTPAdapter):
             "https": _pool(HTTPSConnectionPool, HTTPSConnection, self._sockets),
         }
         return manager
+
+
+class TimedSession(requests.Session):
+    """Its connections are closed after so many seconds: also a head that drips has an end.
+
+    Attributes:
+        expired: that has happened; whoever was reading got an error.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.expired = False
+        self._adapter = ClosableAdapter()
+        self.mount("https://", self._adapter)
+        self.mount("http://", self._adapter)
+        self._timer = threading.Timer(seconds, self._expire)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def relax(self) -> None:
+        """No such limit from here on."""
+        self._timer.cancel()
+
+    def close(self) -> None:
+        self._timer.cancel()
+        super().close()
+
+    def _expire(self) -> None:
+        self.expired = True
+        self._adapter.close_sockets()
 
 
 def _pool(pool: Any, connection: Any, sockets: list[weakref.ref[Any]]) -> Any:
