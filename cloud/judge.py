@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from ..lm.draws import Purpose, uniform
 from ..lm.engines.protocol import Logits
+from ..lm.ids import common_length
 from ..lm.row import Row
 from ..lm.sampling import TOTAL, Distribution, Probs, rejection
 from ..lm.targets import Contrastive, Weighted
 from ..lm.verification import Verdict, bonus_token, judge, judge_coupled, target_probs
 from ..wire.codec import OutOfRange, pack_contrast, pack_distribution
 from ..wire.messages import Reply, Request, Settings
-from .sessions import Session, common_length
+from .sessions import Session
 
 __all__ = ["Answer", "Ask", "Judge"]
 
@@ -75,7 +76,7 @@ class Judge:
         stop = len(ids) if request.supply else len(ids) - 1  # the last id needs no row
         n_rows = stop - first_weighed + 1
         # The id before the first row is evaluated again: an earlier call's row is never trusted.
-        same = request.start or common_length(session.ids[: session.cached], ids)
+        same = common_length(session.ids[: session.cached], ids)
         at = max(0, min(session.cached, same, stop - n_rows))
         session.ids = ids[: max(request.start, at)]  # should it fail below, this is what is true
         session.read = len(session.ids)

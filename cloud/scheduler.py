@@ -312,6 +312,8 @@ class Scheduler:
             raise OutOfRange(f"the text is longer than the context of {self._judge.n_ctx} tokens")
         if not self._store.seat(call.key, text, len(text) + request.supply):
             return False
+        if request.settings is not None and request.settings.slide:
+            self._store.slide(session, text)
         self._running.append(call)
         self.observed.queue.observe(self._clock() - call.arrived)
         call.steps = self._judge.answer(session, request, settings)

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 
 from ..common.errors import ContextFull
 from ..lm.engines.protocol import Context
+from ..lm.ids import common_length, left_out
 from ..wire.messages import Reply, Settings
 
-__all__ = ["Session", "SessionKey", "SessionStore", "common_length"]
+__all__ = ["Session", "SessionKey", "SessionStore"]
 
 SessionKey = tuple[str, str]
 """(owner, session id): the owner is in the key, so a guessed session id reaches nothing."""
@@ -163,6 +164,14 @@ class SessionStore:
         self._charge(session, cells - session.shared)
         session.running = True
         return True
+
+    def slide(self, session: Session, text: list[int]) -> None:
+        """Forget what `text` leaves out of a seated session, and keep what was read after it."""
+        at, n = left_out(session.ids[: session.cached], text)
+        # Cells that others share must stay where they are.
+        if n and at >= session.shared and self._context.cut(at, n, session.sequence):
+            del session.ids[at : at + n]
+            session.cached -= n
 
     def release(self, key: SessionKey, session: Session) -> None:
         """A call of the session is over: it is idle until the next."""
@@ -347,15 +356,3 @@ class SessionStore:
         self._context.truncate(0, prefix.sequence)
         self._free_prefixes.append(prefix.sequence)
         self.used_cells -= len(prefix.ids)
-
-
-def common_length(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many first ids are the same."""
-    low, high = 0, min(len(a), len(b))
-    while low < high:  # slices are compared far faster than ids one by one
-        middle = (low + high + 1) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ..cloud.options import VerifierOptions
 from ..lm.engines.options import EngineOptions
+from ..lm.ids import Slide
 from ..lm.sampling import Sampler
 from ..lm.targets import Coupling
 
@@ -72,6 +73,9 @@ class DeviceOptions(_Section):
     wire_top: int = Field(64, ge=1, le=256, description="most tokens in a distribution")
     prompt_cache_mb: int = Field(
         0, ge=0, le=1 << 20, description="disk for what was read, for the next start; 0: none"
+    )
+    slide: Slide = Field(
+        "device", description="who keeps what was read when oldest turns go: none, device, both"
     )
     engine: EngineOptions = EngineOptions()
     sparing: SparingOptions = SparingOptions()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..lm.engines.protocol import Engine, Logits
+from ..lm.ids import common_length, left_out
 
 __all__ = ["TokenCache"]
 
@@ -30,13 +31,19 @@ class TokenCache:
 
     def restart(self, ids: Sequence[int]) -> None:
         """Begin with other ids, keeping the engine's work on a common beginning."""
-        common = 0
-        for old, new in zip(self.ids[: self.engine.length], ids, strict=False):
-            if old != new:
-                break
-            common += 1
-        self.rollback(common)
-        self.ids = list(ids)
+        ids = list(ids)
+        self.rollback(common_length(self.ids[: self.engine.length], ids))
+        self.ids = ids
+
+    def slide(self, ids: Sequence[int]) -> None:
+        """Before `restart` with `ids`, which leave out a part of this conversation.
+
+        What was read after that part is kept, if the engine can: moved up, not read again. So the
+        model's rows still carry what it saw of that part.
+        """
+        at, n = left_out(self.ids[: self.engine.length], list(ids))
+        if n and self.engine.cut(at, n):
+            del self.ids[at : at + n]
 
     def append(self, token: int) -> None:
         """One more id."""

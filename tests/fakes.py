@@ -103,6 +103,10 @@ class FakeEngine:
     def truncate(self, n: int) -> None:
         del self.ids[n:]
 
+    def cut(self, at: int, n: int) -> bool:
+        del self.ids[at : at + n]
+        return True
+
     def close(self) -> None:
         pass
 
@@ -152,6 +156,14 @@ class FakeContext:
     def truncate(self, n: int, sequence: int) -> None:
         del self.ids[sequence][n:]
         del self._cells[sequence][n:]
+
+    def cut(self, at: int, n: int, sequence: int) -> bool:
+        moved = self._cells[sequence][at + n :]
+        others = [cells for i, cells in enumerate(self._cells) if i != sequence]
+        assert not any(cell in cells for cell in moved for cells in others)
+        del self.ids[sequence][at : at + n]
+        del self._cells[sequence][at : at + n]
+        return True
 
     def share(self, source: int, target: int, n: int) -> None:
         assert not self.ids[target]

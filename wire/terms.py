@@ -38,11 +38,16 @@ class Limits(BaseModel):
     )
 
 
+_UNTOLD: list[Any] = ["none", False]
+"""Values of the last settings, from where on they are left out: older sides do not know them."""
+
+
 class Settings(BaseModel):
     """What stays the same for a whole reply; part of the session.
 
     `origin` is the index of the reply's first id in the verifier's ids: random numbers count from
-    there.
+    there. `slide`: this text leaves out the oldest turns of the session's last one, and what was
+    read after them may be kept; the LLM's rows then still carry what it saw of them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,6 +57,7 @@ class Settings(BaseModel):
     seed: int = Field(0, ge=0, lt=2**64)
     origin: int = Field(0, ge=0, lt=2**31)
     coupling: Coupling = "none"
+    slide: bool = False
 
     @model_validator(mode="after")
     def _couples_two(self) -> Settings:
@@ -77,6 +83,9 @@ class Settings(BaseModel):
     def pack(self) -> list[Any]:
         """Positional: half the bytes of the names."""
         s = self.sampler
+        later = [self.coupling, self.slide]
+        while later and later[-1] == _UNTOLD[len(later) - 1]:
+            later.pop()
         target = None if self.target == LLM else self.target.model_dump()
         return [
             _small(s.temperature),
@@ -86,7 +95,7 @@ class Settings(BaseModel):
             target,
             self.seed,
             self.origin,
-            *([self.coupling] if self.coupling != "none" else []),
+            *later,
         ]
 
     @staticmethod
@@ -100,6 +109,7 @@ class Settings(BaseModel):
             if isinstance(value, dict):
                 return Settings.model_validate(value)
             temperature, top_k, top_p, min_p, target, seed, origin, *rest = value
+            coupling, slide = list(rest) + _UNTOLD[len(rest) :]
             names = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
             return Settings.model_validate(
                 {
@@ -107,7 +117,8 @@ class Settings(BaseModel):
                     "target": target or LLM,
                     "seed": seed,
                     "origin": origin,
-                    "coupling": "none" if not rest else rest[0] if len(rest) == 1 else rest,
+                    "coupling": coupling,
+                    "slide": slide,
                 }
             )
         except (ValidationError, TypeError, ValueError) as error:

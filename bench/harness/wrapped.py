@@ -34,5 +34,8 @@ class WrappedEngine:
     def truncate(self, n: int) -> None:
         self.engine.truncate(n)
 
+    def cut(self, at: int, n: int) -> bool:
+        return self.engine.cut(at, n)
+
     def close(self) -> None:
         self.engine.close()

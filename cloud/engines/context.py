@@ -100,6 +100,10 @@ class UpstreamContext:
         """Forget the ids of a sequence from position `n` on."""
         del self._texts[sequence][n:]
 
+    def cut(self, at: int, n: int, sequence: int = 0) -> bool:
+        """The server behind this reads the text anew: there is nothing to keep."""
+        return False
+
     def share(self, source: int, target: int, n: int) -> None:
         """Let an empty sequence begin with the first `n` ids of another."""
         self._texts[target] = self._texts[source][:n]

@@ -16,6 +16,7 @@ from typing import Any
 from ...common.errors import ConfigError, UsageError
 from ...configs.config import Config, StrategyName, StrategyOptions
 from ...configs.layers import changed
+from ...lm.ids import common_length
 from ...lm.template import Message
 from ..chat.assemble import PIPELINED, assemble, pair_of, spared
 from ..chat.assistant import Assistant
@@ -65,7 +66,8 @@ class Writing:
             self._events.close()  # type: ignore[attr-defined]  # a generator
             if (loop := self._assistant.loop) is not None:
                 self.prompt_tokens = loop.text.origin
-                self.cached_tokens = _common(held, cache.ids[: self.prompt_tokens - 1])
+                # The last id of a prompt is read in any case.
+                self.cached_tokens = common_length(held, cache.ids[: self.prompt_tokens - 1])
 
     @property
     def stats(self) -> Stats:
@@ -90,12 +92,6 @@ class Writing:
         if token_id == NO_ID:
             return b""
         return self._assistant.device.vocab.text_bytes(token_id)
-
-
-def _common(old: Sequence[int], new: Sequence[int]) -> int:
-    """How many ids two texts begin with alike. (The last id of a prompt is read in any case.)"""
-    pairs = enumerate(zip(old, new, strict=False))
-    return next((i for i, (a, b) in pairs if a != b), min(len(old), len(new)))
 
 
 class _Continuer(Assistant):

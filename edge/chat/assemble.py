@@ -221,6 +221,7 @@ def make_device(config: Config, prompts: Path | None = None) -> Device:
         k=options.samples,
         estimator=estimator(options.estimator),
         backend=backend,
+        slide=config.device.slide,
     )
 
 

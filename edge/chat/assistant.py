@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Literal
 
 from ...common.errors import UsageError
@@ -106,9 +107,12 @@ class Assistant:
                 f"the conversation is longer than the context of {self.device.cache.engine.n_ctx} "
                 f"tokens: the oldest {dropped} messages are left out"
             )
+            if self.device.slide != "none":
+                self.device.cache.slide(ids)
         if self.budget is not None:
             self.budget.begin_reply()
-        self.loop = loop = self._loop(self._prompt(ids, kept))
+        slides = len(kept) < len(messages) and self.device.slide == "both"
+        self.loop = loop = self._loop(replace(self._prompt(ids, kept), slides=slides))
         self.messages = messages
         self._turn += 1
         try:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...lm.draws import Draws, Purpose
+from ...lm.ids import Slide
 from ...lm.row import Row
 from ...lm.sampling import Distribution, Probs, Sampler
 from ...lm.targets import Contrastive, sampler_of_parts
@@ -39,6 +40,7 @@ class Device:
         measure: estimate u even if the policy does not ask for it.
         backend: which backend took the layers, as it says itself.
         head: what expects acceptance, for policies that ask it.
+        slide: who keeps what was read when the oldest turns of a long conversation go.
     """
 
     cache: TokenCache
@@ -49,6 +51,7 @@ class Device:
     measure: bool = False
     backend: str = ""
     head: RewardHead | None = None
+    slide: Slide = "none"
 
     @property
     def vocab(self) -> Vocabulary:

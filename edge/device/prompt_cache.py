@@ -20,6 +20,7 @@ from typing import Protocol
 from ...common.errors import ContextFull, ResourceError
 from ...common.files import write_whole
 from ...lm.engines.protocol import Engine, Logits
+from ...lm.ids import common_length
 from ...lm.vocabulary import Vocabulary
 
 __all__ = ["PromptCache", "SavingEngine", "prompt_folder"]
@@ -99,6 +100,13 @@ class PromptCache:
         del self._ids[n:]
         self._engine.truncate(n)
 
+    def cut(self, at: int, n: int) -> bool:
+        done = self._engine.cut(at, n)
+        if done:
+            del self._ids[at : at + n]
+            self._kept = 0
+        return done
+
     def close(self) -> None:
         """Keep the conversation and free the model. Twice is fine."""
         self._keep()
@@ -110,7 +118,7 @@ class PromptCache:
         wanted = self._ids + tokens
         found = []
         for path, ids in self._files():
-            common = min(_common(ids, wanted), len(wanted) - rows)
+            common = min(common_length(ids, wanted), len(wanted) - rows)
             if common >= len(self._ids) + _LEAST:
                 found.append((common, len(ids), path))
         for common, n, path in sorted(found, reverse=True):
@@ -195,16 +203,6 @@ class PromptCache:
             _log.warning("passed over: %s", error)
             return None
         return content[len(_MAGIC) + _HEAD.size + 4 * n :]
-
-
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many ids two texts begin with in common."""
-    n = 0
-    for a, b in zip(one, other, strict=False):
-        if a != b:
-            break
-        n += 1
-    return n
 
 
 def _is_ours(status: os.stat_result) -> bool:

@@ -22,6 +22,7 @@ from ...common.errors import (
 from ...common.worker import Worker
 from ...lm.chat import ChatEncoder
 from ...lm.draws import SCHEME
+from ...lm.ids import common_length
 from ...lm.sampling import Sampler
 from ...lm.targets import Coupling, Target
 from ...lm.template import Message
@@ -52,12 +53,14 @@ class Prompt:
             plain text, which both models read as the same ids.
         seed: of this reply.
         max_tokens: tokens of the reply at most.
+        slides: it leaves out the oldest turns, and the verifier may keep what it read of the rest.
     """
 
     ids: Sequence[int]
     messages: Sequence[Message] | None
     seed: int
     max_tokens: int
+    slides: bool = False
 
 
 class Session:
@@ -153,12 +156,11 @@ class Session:
                 self._prompt = self._render(self.info)
         # What the old text and the new prompt have in common is held already.
         new = self._prompt or []
-        differ = (i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b)
-        common = next(differ, min(len(old), len(new)))
-        transcript.held = min(held, common) - len(new)
+        transcript.held = min(held, common_length(old, new)) - len(new)
         self._settings = Settings(
-            sampler=sampler, target=target, seed=prompt.seed, origin=len(new), coupling=coupling
-        )
+            sampler=sampler, target=target, seed=prompt.seed, origin=len(new), coupling=coupling,
+            slide=prompt.slides,
+        )  # fmt: skip
         self._settings_sent = False
 
     def submit(self, drafts: Sequence[Draft], bonus: int = 0, audit: bool = False) -> Call:

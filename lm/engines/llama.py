@@ -194,6 +194,25 @@ class LlamaContext:
         self._remove(sequence, n)
         self._settled = True
 
+    def cut(self, at: int, n: int, sequence: int = 0) -> bool:
+        """Forget `n` ids of a sequence from position `at` on; the later ones move up.
+
+        Their keys are turned to the new positions, in the next pass, and nothing is read again.
+        What follows must not be shared with another sequence: it would move there too.
+        """
+        if not ll.llama_memory_can_shift(self._memory):
+            return False
+        self._settle()
+        end, length = at + n, self._lengths[sequence]
+        self._settled = False
+        self._lengths[sequence] = at  # if this is interrupted, the rest is dropped
+        if not ll.llama_memory_seq_rm(self._memory, sequence, at, end):
+            raise EngineError(f"llama.cpp refused to cut sequence {sequence} at {at}")
+        ll.llama_memory_seq_add(self._memory, sequence, end, -1, -n)
+        self._lengths[sequence] = length - n
+        self._settled = True
+        return True
+
     def _settle(self) -> None:
         """Put right what an interrupt (Ctrl-C) has left between llama.cpp's books and ours."""
         if not self._settled:
@@ -296,6 +315,9 @@ class LlamaEngine:
 
     def truncate(self, n: int) -> None:
         self._context.truncate(n)
+
+    def cut(self, at: int, n: int) -> bool:
+        return self._context.cut(at, n)
 
     def save(self) -> bytes:
         """Keys and values of all ids that it holds."""

@@ -140,6 +140,9 @@ class OnnxEngine:
     def truncate(self, n: int) -> None:
         self.length = min(self.length, max(n, 0))
 
+    def cut(self, at: int, n: int) -> bool:  # the keys cannot be turned to other positions
+        return False
+
     def close(self) -> None:
         self._session = None
         self._past = {}

@@ -55,6 +55,14 @@ class Engine(Protocol):
         """Forget all ids from position `n` on."""
         ...
 
+    def cut(self, at: int, n: int) -> bool:
+        """Forget the `n` ids from position `at` on; what follows moves up, and is not read again.
+
+        Its keys and values still carry what it saw of them. False: the model cannot do that, and
+        nothing was forgotten.
+        """
+        ...
+
     def close(self) -> None:
         """Free what the model holds. Closing twice is fine."""
         ...
@@ -109,6 +117,13 @@ class Context(Protocol):
 
     def truncate(self, n: int, sequence: int) -> None:
         """Forget the ids of a sequence from position `n` on."""
+        ...
+
+    def cut(self, at: int, n: int, sequence: int) -> bool:
+        """Forget `n` ids of a sequence from position `at` on; see `Engine.cut`.
+
+        What follows must not be shared with another sequence.
+        """
         ...
 
     def share(self, source: int, target: int, n: int) -> None:

@@ -122,6 +122,44 @@ def test_a_reply_that_got_lost_changes_nothing() -> None:
     assert kept.ids == lost.ids
 
 
+SLID = [*PROMPT, *range(40, 90)], [*PROMPT, *range(60, 90), 7]
+
+
+@pytest.mark.parametrize("slide", [True, False])
+def test_a_text_without_its_oldest_turns_is_read_again_unless_it_may_slide(slide: bool) -> None:
+    context = FakeContext()
+    verifier = Verifier(context, 200, 8)
+    one = Device(verifier, prompt=SLID[0])
+    one.ask(one.request(supply=1))
+    context.passes.clear()
+    one.ids, one.held = list(SLID[1]), 0
+    request = one.request(drafts=2, supply=1, start=len(PROMPT))
+    request = replace(request, settings=REPLY.model_copy(update={"slide": slide}))
+    wanted = expected(one, request)
+    reply = one.ask(request)
+    assert (reply.accepted, reply.tokens) == wanted
+    read = sum(len(work.tokens) for works in context.passes for work in works)
+    assert (read < 10) is slide
+
+
+def test_a_session_whose_ids_are_shared_does_not_slide_over_them() -> None:
+    """Their cells are in two texts, and can have only one place."""
+    context = FakeContext()
+    verifier = Verifier(context, 200, 4, n_prefixes=2)
+    one, two = (Device(verifier, (KEY[0], c * 32), SLID[0]) for c in "ab")
+    one.ask(one.request(supply=1))
+    two.ask(two.request(supply=1))
+    kept = list(two.ids)
+    one.ids, one.held = list(SLID[1]), 0
+    request = one.request(drafts=1, start=len(PROMPT))
+    one.ask(replace(request, settings=REPLY.model_copy(update={"slide": True})))
+    request = two.request(drafts=1)
+    wanted = expected(two, request)
+    reply = two.ask(request)
+    assert (reply.accepted, reply.tokens) == wanted
+    assert two.ids[: len(kept)] == kept
+
+
 def test_what_is_held_beyond_start_is_dropped() -> None:
     device = Device(verifier())
     device.ask(device.request(supply=6))

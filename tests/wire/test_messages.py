@@ -40,6 +40,7 @@ SETTINGS = st.builds(
     target=st.sampled_from([LLM, Weighted(weight=0.25), Contrastive(mu=0.3)]),
     seed=st.integers(0, 2**64 - 1),
     origin=st.integers(0, 2**31 - 1),
+    slide=st.booleans(),
 )
 
 
@@ -288,6 +289,15 @@ def test_the_coupling_travels_along_with_the_llm_as_target() -> None:
     assert len(Settings(seed=3).pack()) < len(coupled.pack())  # without it, nothing is said
 
 
+@pytest.mark.parametrize("coupling", ["none", "gumbel"])
+def test_a_verifier_that_knows_no_sliding_is_told_of_it_only_when_it_is_wanted(
+    coupling: Any,
+) -> None:
+    slid = Settings(seed=3, coupling=coupling, slide=True)
+    assert Settings.unpack(slid.pack()) == Settings.unpack(slid.model_dump()) == slid
+    assert len(Settings(seed=3, coupling=coupling).pack()) < len(slid.pack())
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -302,6 +312,7 @@ def test_the_coupling_travels_along_with_the_llm_as_target() -> None:
         [1, 0, 1, 0, {"kind": "weighted", "weight": 2}, 0, 0],
         [1, 0, 1, 0, None, 0, 0, "cauchy"],
         [1, 0, 1, 0, None, 0, 0, "gumbel", "gumbel"],
+        [1, 0, 1, 0, None, 0, 0, "gumbel", True, True],
         [1, 0, 1, 0, {"kind": "weighted"}, 0, 0, "gumbel"],  # an ensemble is no LLM
         {"seed": 1, "sead": 2},
         7,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +13,8 @@ from uhlm_edge.edge.events import Event, Notice, Token
 from uhlm_edge.edge.link.session import Session
 from uhlm_edge.edge.policy.strategy import make_strategy
 from uhlm_edge.lm.draws import turn_seed
+from uhlm_edge.lm.ids import Slide
+from uhlm_edge.lm.template import Message
 
 from ..pairs import Pair, Reference, ids_of, notices, pair
 
@@ -29,6 +32,11 @@ def rendered(*said: str) -> str:
     roles = ("user", "assistant")
     lines = [f"{roles[i % 2]}: {text}\n" for i, text in enumerate(said)]
     return "".join(lines) + "assistant:"
+
+
+def read(p: Pair) -> int:
+    """How many ids the verifier has read."""
+    return sum(len(work.tokens) for works in p.context.passes for work in works)
 
 
 @pytest.fixture
@@ -109,6 +117,41 @@ def test_the_oldest_turns_are_left_out_and_the_user_is_told(p: Pair) -> None:
     assert "5" * 100 in shown
     assert "0" * 100 not in shown
     assert len(talk.messages) == 12  # left out of the prompt, not of the conversation
+
+
+@pytest.mark.parametrize("slide", ["none", "device", "both"])
+def test_a_long_chat_reads_only_what_is_new_on_the_sides_that_slide(p: Pair, slide: Slide) -> None:
+    """Twelve turns in a context of four: what a turn costs does not depend on the turns before."""
+    p.device = replace(p.device, slide=slide)
+    talk = assistant(p, system="be brief")
+    device, verifier = [], []
+    for turn in range(12):
+        p.engine.widths.clear()
+        p.context.passes.clear()
+        list(talk.reply(chr(97 + turn) * 70))
+        device.append(max(p.engine.widths))
+        verifier.append(read(p))
+    a_turn = 70 + len("assistant: \nuser: \nassistant:") + 8 * 6  # a reply is not always ASCII
+    assert (max(device[6:]) <= a_turn) is (slide != "none")
+    assert (max(verifier[6:]) <= a_turn + 16) is (slide == "both")
+
+
+def test_what_a_user_takes_out_of_a_conversation_is_read_without_it(p: Pair) -> None:
+    """Only turns that no longer fit are slid over: what else is missing must leave no trace."""
+    p.device = replace(p.device, slide="both")
+    talk = assistant(p)
+    said: list[Message] = [
+        {"role": "user", "content": "a secret"},
+        {"role": "assistant", "content": "I see"},
+        {"role": "user", "content": "something else " * 4},
+    ]
+    list(talk.answer(said))
+    p.engine.widths.clear()
+    p.context.passes.clear()
+    list(talk.answer(said[2:]))
+    changed = len(said[2]["content"])
+    assert max(p.engine.widths) >= changed
+    assert read(p) >= changed
 
 
 def test_a_control_token_that_is_typed_stays_text(p: Pair) -> None:

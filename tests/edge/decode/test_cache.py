@@ -56,6 +56,31 @@ def test_a_new_prompt_keeps_what_it_has_in_common() -> None:
     assert engine.ids == [1, 2, 9]
 
 
+def test_a_text_without_its_oldest_part_reads_only_what_is_new() -> None:
+    engine = FakeEngine(DEVICE)
+    tape = TokenCache(engine)
+    head, gone, kept = [1, 2], [3] * 9, [*range(20, 60)]
+    tape.restart([*head, *gone, *kept])
+    tape.row()
+    tape.slide([*head, *kept, 7])
+    tape.restart([*head, *kept, 7])
+    np.testing.assert_array_equal(tape.row(), DEVICE.row([*head, *kept, 7]))
+    assert engine.widths == [51, 1]
+
+
+def test_an_engine_that_cannot_move_ids_reads_the_text_again() -> None:
+    class Fixed(FakeEngine):
+        def cut(self, at: int, n: int) -> bool:
+            return False
+
+    tape = TokenCache(Fixed(DEVICE))
+    tape.restart([1, 3, *range(20, 60)])
+    tape.row()
+    tape.slide([1, *range(20, 60)])
+    tape.restart([1, *range(20, 60)])
+    np.testing.assert_array_equal(tape.row(), DEVICE.row([1, *range(20, 60)]))
+
+
 def test_a_row_that_is_gone_costs_one_position() -> None:
     engine = FakeEngine(DEVICE)
     tape = TokenCache(engine)

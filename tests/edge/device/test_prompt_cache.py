@@ -57,6 +57,16 @@ def test_a_restart_reads_only_what_is_new(tmp_path: Path) -> None:
     assert read_again(cache(tmp_path), OTHER) == [len(OTHER)]
 
 
+def test_a_conversation_without_its_oldest_turns_is_kept_as_it_is_then(
+    tmp_path: Path,
+) -> None:
+    made = cache(tmp_path)
+    made.eval([*OTHER, *LONG[:80]])
+    assert made.cut(40, 80)
+    made.close()
+    assert read_again(cache(tmp_path), [*OTHER[:40], *LONG[:80], 3]) == [1]
+
+
 def test_the_rows_are_those_of_a_text_that_was_read_whole(tmp_path: Path) -> None:
     read_once(tmp_path, LONG)
     ids = [*LONG, 4, 5, 6]

@@ -202,6 +202,33 @@ def test_a_rollback_of_one_sequence_leaves_the_others(
     assert (context.length(0), context.length(1)) == (12, 13)
 
 
+def test_what_follows_a_cut_keeps_its_work_and_counts_from_the_new_place(
+    context: LlamaContext, engine: LlamaEngine, ids: list[int]
+) -> None:
+    """Of the first layer only what is attended to changes: rows come near those of the cut text."""
+    context.decode([Work(1, ids, 0), Work(0, ids[::-1], 0)])
+    assert context.cut(4, 3, 1)
+    assert (context.length(1), context.length(0)) == (len(ids) - 3, len(ids))
+    kept = [*ids[:4], *ids[7:]]
+    (row,) = (r.copy() for r in context.decode([Work(1, ids[:1], 1)]))
+    fresh = engine.eval([*kept, ids[0]])
+    assert not close_to(row, fresh)  # it has seen what was cut
+    assert np.corrcoef(row[0], fresh[0])[0, 1] > 0.9
+    engine.truncate(0)
+    assert np.corrcoef(row[0], engine.eval(ids[-1:])[0])[0, 1] < 0.9  # red without its keys
+
+
+def test_a_text_that_is_rolled_back_to_the_cut_is_as_if_nothing_had_been_there(
+    engine: LlamaEngine, ids: list[int]
+) -> None:
+    fresh = engine.eval(ids[:12]).copy()
+    engine.truncate(6)
+    engine.eval([*ids[15:], *ids[6:12]], rows=0)
+    assert engine.cut(6, 5)
+    engine.truncate(6)
+    assert close_to(engine.eval(ids[6:12]), fresh)
+
+
 def test_a_full_pool_is_said_and_every_sequence_is_as_before(
     model: LlamaModel, engine: LlamaEngine, ids: list[int]
 ) -> None:
