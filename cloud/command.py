@@ -63,8 +63,9 @@ def run_verifier(
             complain(f"{service.model_name} at {url}{key}")
             if keys and not options.tls_certificate and not is_loopback(options.host):
                 complain(
-                    "without TLS, keys and texts can be read on their way; set tls_certificate"
-                    " and tls_key, or put a TLS proxy in front"
+                    "without TLS, keys and texts can be read on their way, and devices send no key:"
+                    " give --tls-certificate and --tls-key (`uhlm-edge certificate HOST` makes"
+                    " both), or put a TLS proxy in front"
                 )
             complain(service.backend)
         serve(service, options, listener)

@@ -72,8 +72,8 @@ class RunningVerifier:
         )
         assert self.process.stderr is not None
         self.log = [self.process.stderr.readline().decode()]
-        assert "http://" in self.log[0], self.log[0] + self.process.stderr.read().decode()
-        self.url = "http://" + self.log[0].split("http://")[1].split(",")[0].strip()
+        assert "://" in self.log[0], self.log[0] + self.process.stderr.read().decode()
+        self.url = self.log[0].split(" at ")[1].split(",")[0].strip()
         self.port = int(self.url.rsplit(":", 1)[1])
 
     def kill(self) -> None:
