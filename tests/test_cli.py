@@ -174,8 +174,8 @@ def test_a_long_conversation_keeps_the_system_message_and_the_newest_turns(
         (["run", "hi", "--offline", "--calibration", "nosuch"], ["nosuch"]),
         (["cloud", "--key-file", "nowhere"], ["key file nowhere not found\n"]),
         (["run", "hi", "--pair", "qwen"], ["no pair named 'qwen'", "qwen2.5"]),
-        (["run", "hi", "--cloud", "http://example.org/api"], ["without path"]),
-        (["run", "hi", "--cloud", "http://u:secret@example.org"], ["without path"]),
+        (["run", "hi", "--cloud", "http://example.org/api?a=b"], ["without query"]),
+        (["run", "hi", "--cloud", "http://u:secret@example.org"], ["without query and user"]),
         (["cloud", "--host", "0.0.0.0"], ["wants a key", "UHLM_API_KEY"]),  # noqa: S104
         (["cloud", "--port", "65536"], ["verifier.port"]),
     ],

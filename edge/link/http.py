@@ -44,7 +44,7 @@ class HttpLink:
     """Calls over HTTP with keep-alive, as few header bytes as possible, and bounded in time.
 
     Args:
-        url: of the verifier, without a path ("http://127.0.0.1:8787").
+        url: of the verifier ("http://127.0.0.1:8787"); a path is a proxy's prefix.
         key: sent as a bearer token; only over https, or to loopback.
         connect_timeout: seconds for a connection.
         ca_file: certificates to trust instead of the system's.
@@ -195,8 +195,8 @@ def _checked_url(url: str, key: str | None) -> str:
         parts, port_is_fine = urlsplit(""), False
     if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_fine:
         raise ConfigError(f"{url!r} is no URL of a verifier; it looks like http://192.0.2.1:8787")
-    if parts.path.strip("/") or parts.query or parts.username:
-        raise ConfigError(f"{parts.hostname}: give the verifier's URL without path, query and user")
+    if parts.query or parts.fragment or parts.username:
+        raise ConfigError(f"{parts.hostname}: give the verifier's URL without query and user")
     if key and parts.scheme == "http" and parts.hostname not in _LOOPBACK:
         raise ConfigError(
             f"a key is never sent over plain http, except to this machine: use "
@@ -204,7 +204,7 @@ def _checked_url(url: str, key: str | None) -> str:
         )
     if key is not None and not re.fullmatch(r"[!-~]+", key):
         raise ConfigError("the key has characters that no HTTP header can carry; is it complete?")
-    return f"{parts.scheme}://{parts.netloc}"
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
 
 
 def _failure(status: int, body: bytes, url: str) -> CloudError:

@@ -74,6 +74,15 @@ def test_a_call_and_its_reply() -> None:
         assert server.connections == 1  # kept alive
 
 
+def test_a_path_is_the_prefix_of_a_proxy() -> None:
+    with RawServer([http(200, INFO.model_dump_json().encode(), "application/json"), OK]) as server:
+        link = HttpLink(f"{server.url}/some/prefix/")
+        assert link.info(Deadline(20)) == INFO
+        assert link.verify(SESSION, ASKED, V, Deadline(20)) == GOOD
+        lines = [request.split(b" HTTP/")[0] for request in server.requests]
+    assert lines == [b"GET /some/prefix/v1/info", b"POST /some/prefix/v1/verify"]
+
+
 def test_the_bytes_counted_are_the_bytes_that_arrive() -> None:
     long = replace(ASKED, tokens=list(range(900)), settings=Settings())
     other = replace(GOOD, binding=long.binding(SESSION))
