@@ -31,7 +31,7 @@ Row = Mapping[str, Any]
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, RED, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
-GREY = "#767676"
+GREY, BROWN = "#767676", "#8B4513"
 
 # Colour, mark and line of each strategy.
 STYLES = {
@@ -44,43 +44,58 @@ STYLES = {
     "spec": (GREEN, "v", "-"),
     "reward": (RED, "P", "-"),
     "ensemble": (YELLOW, "X", "-"),
+    "handoff": (BROWN, "*", "-"),
 }
 _OTHERS = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY)
 
 
 def accuracy_against_rate(rows: Sequence[Row], path: Path) -> Path:
-    """Accuracy over the share of tokens the LLM judged; the oracle as a line.
+    """Accuracy over what is asked of the LLM, the oracle as a line; beside it, over what it costs.
 
-    Rows: `strategy`, `accuracy`, `transmission_rate` (0 to 1), and if known `accuracy_low`,
-    `accuracy_high` (the confidence interval) and `oracle_rate`. Several rows of one strategy, at
-    several thresholds, become a curve.
+    Rows: `strategy`, `accuracy`, `transmission_rate` (0 to 1, of the tokens; of `handoff`, of the
+    replies), and if known `accuracy_low`, `accuracy_high` (the confidence interval), `oracle_rate`
+    and `llm_tokens` (what the LLM reads and writes for a reply: a second panel). Several rows of
+    one strategy, at several thresholds, become a curve.
     """
     _require(rows, "strategy", "accuracy", "transmission_rate")
-    with figure(path, 6.0, 4.0) as ax:
-        for i, (name, group) in enumerate(_by_strategy(rows).items()):
-            group = sorted(group, key=lambda row: row["transmission_rate"])
-            colour, mark, _ = _style(name)
-            size = max(6.0, 13 - 1.1 * i)  # later ones smaller, so that none hides another
-            x = [100 * row["transmission_rate"] for row in group]
-            y = [100 * row["accuracy"] for row in group]
-            low = [100 * (row["accuracy"] - _or(row, "accuracy_low", "accuracy")) for row in group]
-            top = [100 * (_or(row, "accuracy_high", "accuracy") - row["accuracy"]) for row in group]
-            if any(low) or any(top):
-                ax.errorbar(x, y, [low, top], fmt="none", ecolor=GREY, elinewidth=1, capsize=3)
-            ax.plot(
-                x, y, color=colour, marker=mark, markersize=size, linewidth=1.5, label=name,
-                linestyle="-" if len(group) > 1 else "none", **_edge(mark, colour),
-            )  # fmt: skip
+    rows = [{**row, "rate": 100 * row["transmission_rate"]} for row in rows]
+    panels = {"rate": "tokens judged or supplied by the LLM (%)"}
+    if any(row["strategy"] == "handoff" for row in rows):
+        panels["rate"] = "asked of the LLM: tokens (handoff: replies) (%)"
+    if all(row.get("llm_tokens") is not None for row in rows):
+        panels["llm_tokens"] = "tokens the LLM reads and writes for a reply"
+    with figure(path, 2.6 + 3.6 * len(panels), 4.0, columns=len(panels)) as axes:
+        for ax, (name, label) in zip(np.atleast_1d(axes), panels.items(), strict=True):
+            _accuracy_curves(ax, rows, name)
+            ax.set_xlabel(label)
+        first, last = np.atleast_1d(axes)[0], np.atleast_1d(axes)[-1]
         oracles = [row["oracle_rate"] for row in rows if row.get("oracle_rate") is not None]
         if oracles:
             rate = 100 * float(np.mean(oracles))
-            ax.axvline(rate, color=BLACK, linestyle="--", linewidth=1, label="oracle rate")
-        ax.set_xlabel("tokens judged or supplied by the LLM (%)")
-        ax.set_ylabel("accuracy (%)")
-        ax.set_xlim(-4, 104)
-        ax.margins(y=0.12)
-        legend_beside(ax)
+            first.axvline(rate, color=BLACK, linestyle="--", linewidth=1, label="oracle rate")
+        first.set_ylabel("accuracy (%)")
+        first.set_xlim(-4, 104)
+        first.margins(y=0.12)
+        legend_beside(last, *first.get_legend_handles_labels())
     return path
+
+
+def _accuracy_curves(ax: Any, rows: Sequence[Row], over: str) -> None:
+    """Each strategy's accuracy over a column."""
+    for i, (name, group) in enumerate(_by_strategy(rows).items()):
+        group = sorted(group, key=lambda row: float(row[over]))
+        colour, mark, _ = _style(name)
+        size = max(6.0, 13 - 1.1 * i)  # later ones smaller, so that none hides another
+        x = [row[over] for row in group]
+        y = [100 * row["accuracy"] for row in group]
+        low = [100 * (row["accuracy"] - _or(row, "accuracy_low", "accuracy")) for row in group]
+        top = [100 * (_or(row, "accuracy_high", "accuracy") - row["accuracy"]) for row in group]
+        if any(low) or any(top):
+            ax.errorbar(x, y, [low, top], fmt="none", ecolor=GREY, elinewidth=1, capsize=3)
+        ax.plot(
+            x, y, color=colour, marker=mark, markersize=size, linewidth=1.5, label=name,
+            linestyle="-" if len(group) > 1 else "none", **_edge(mark, colour),
+        )  # fmt: skip
 
 
 def throughput_over_snr(rows: Sequence[Row], path: Path) -> Path:
@@ -250,9 +265,9 @@ def figure(path: Path, width: float, height: float, columns: int = 1) -> Iterato
         figure.savefig(path, dpi=200, format="png", metadata={"Software": None})
 
 
-def legend_beside(ax: Any) -> None:
-    """A legend to the right of the axes, where it hides nothing."""
-    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+def legend_beside(ax: Any, *entries: Any) -> None:
+    """A legend to the right of the axes, where it hides nothing; `entries`: of other axes."""
+    ax.legend(*entries, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
 
 
 def plain_log_ticks(ax: Any) -> None:

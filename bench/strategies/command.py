@@ -81,6 +81,10 @@ def strategies(
     embeddings: Annotated[
         str | None, typer.Option(help="Embedding model for references (default: the LLM).")
     ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(help="handoff: URL of an OpenAI endpoint (default: the LLM, in process)."),
+    ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Measure again what an earlier run finished.")
     ] = False,
@@ -103,7 +107,8 @@ def strategies(
     def rows() -> Iterator[Row]:
         needed = any(spec.calls for spec in chosen)
         with open_bench(config, cases, needed, say, in_process, shadow, embeddings) as bench:
-            shared = repr((_about(config), in_process, shadow, embeddings))
+            bench = replace(bench, endpoint=endpoint)
+            shared = repr((_about(config), in_process, shadow, embeddings, endpoint))
 
             def more(spec: StrategySpec) -> str:
                 return shared + (_calibrations() if needs_calibration(spec.options) else "")
@@ -232,9 +237,16 @@ def _cell(row: Row, name: str, form: str) -> str:
 
 
 def plot_row(row: Row) -> Row:
-    """A row for the picture: one curve per strategy over its parameters, and the interval."""
+    """A row for the picture: one curve per strategy over its parameters, and the interval.
+
+    What `handoff` asks for is whole replies: its rate is the share of them.
+    """
     name, _, parameter = row["strategy"].partition("@")
     row = {**row, "strategy": parameter if parameter == "adaptive" else name}
+    if name == "handoff":
+        row["transmission_rate"] = row["calls"] / row["n"]
+    if row["llm_positions"] is not None:
+        row["llm_tokens"] = row["llm_positions"] / row["n"]
     spread = row["accuracy_ci"]
     if spread is None:
         return row

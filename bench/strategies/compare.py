@@ -34,6 +34,7 @@ from ..harness.meter import CountingEngine, Meter, PassCount, VerifierCounters
 from ..harness.scoring import Outcome, exact, token_f1
 from ..harness.shadow_verifier import ShadowVerifier
 from .ensemble_baseline import write_baseline
+from .handed import HandoffWriter
 from .specs import BASELINE, StrategySpec
 
 __all__ = ["Bench", "Similarity", "Writer", "count_reply", "shadow_counts"]
@@ -68,6 +69,7 @@ class Bench:
         similarity: to a reference; None: not measured.
         tell: takes a line for the user.
         watch: shown every finished reply, outside the timed path.
+        endpoint: URL of what `handoff` hands replies to; None: the LLM, in this process.
     """
 
     config: Config
@@ -77,6 +79,7 @@ class Bench:
     similarity: Similarity | None
     tell: Callable[[str], None]
     watch: Callable[[Case, ReplyLoop], None] = lambda case, loop: None
+    endpoint: str | None = None
 
     def run(
         self, spec: StrategySpec, cases: Sequence[Case], seed: int, start: int = 0
@@ -105,6 +108,10 @@ class Bench:
         if spec.kind == BASELINE:
             with _BaselineWriter.open(config) as standard:
                 yield standard
+            return
+        if spec.kind == "handoff":
+            with HandoffWriter.open(config, self.endpoint) as handing:
+                yield handing
             return
         meter = self.link() if spec.calls else None
         with ExitStack() as stack:

@@ -44,7 +44,7 @@ class StrategySpec:
     @property
     def calls(self) -> bool:
         """Does it talk to a verifier?"""
-        return self.kind not in ("local", BASELINE)
+        return self.kind not in ("local", "handoff", BASELINE)
 
     @property
     def learns(self) -> bool:
@@ -132,6 +132,7 @@ _PARAMETERS: dict[str, Callable[[str, str], dict[str, Any]]] = {
     "spec": _threshold,
     "reward": lambda text, label: {"reward_threshold": _number(text, label)},
     "ensemble": _weight,
+    "handoff": lambda text, label: {"threshold": _number(text, label)},
     BASELINE: lambda text, label: {"weight": _number(text, label)},
     LOCKSTEP: lambda text, label: {"weight": _number(text, label)},
 }

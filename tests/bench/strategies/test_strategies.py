@@ -23,6 +23,7 @@ ROWS = Path(__file__).parents[3] / "common" / "data" / "tasks.jsonl"
 
 def test_a_list_of_strategies_becomes_configurations() -> None:
     text = "local,uhlm@0.073,uhlm@averse,rand@0.2,rand,reward@0.7,ensemble@0.3,spec@0.1,hlm"
+    text += ",handoff@0.06"
     entries = {entry.label: entry for entry in parse_specs(text, StrategyOptions())}
     assert entries["uhlm@0.073"].options.threshold == 0.073
     assert entries["uhlm@averse"].options.threshold == "averse"
@@ -31,7 +32,9 @@ def test_a_list_of_strategies_becomes_configurations() -> None:
     assert entries["rand"].borrows
     assert entries["reward@0.7"].options.reward_threshold == 0.7
     assert entries["ensemble@0.3"].options.weight == 0.3
+    assert entries["handoff@0.06"].options.threshold == 0.06
     assert not entries["local"].calls
+    assert not entries["handoff@0.06"].calls  # a verifier
     assert entries["hlm"].calls
 
 
@@ -42,6 +45,7 @@ def test_a_list_of_strategies_becomes_configurations() -> None:
         ("hlm,best", "no strategy 'best'"),
         ("uhlm@high", "want a number"),
         ("rand@x", "not a number"),
+        ("handoff@risk", "not a number"),
         ("rand@2", "less than or equal to 1"),
         ("local@1", "has no parameter"),
         ("hlm,hlm", "twice"),
@@ -164,11 +168,15 @@ def test_a_journal_cut_in_the_middle_of_a_line_is_no_fault(tmp_path: Path) -> No
 
 
 def test_thresholds_of_one_strategy_are_one_curve_in_the_picture() -> None:
-    row = {"strategy": "uhlm@0.3", "accuracy": 0.5, "accuracy_ci": None}
+    row = {"strategy": "uhlm@0.3", "accuracy": 0.5, "accuracy_ci": None, "llm_positions": None}
     assert plot_row(row)["strategy"] == "uhlm"
     assert plot_row({**row, "strategy": "uhlm@adaptive"})["strategy"] == "adaptive"
     spread = plot_row({**row, "strategy": "hlm", "accuracy_ci": 0.1})
     assert (spread["accuracy_low"], spread["accuracy_high"]) == (0.4, 0.6)
+    more = {"strategy": "handoff@0.1", "transmission_rate": 0.6, "calls": 5.0, "n": 10}
+    handed = plot_row({**row, **more, "llm_positions": 80.0})
+    assert handed["transmission_rate"] == 0.5  # of the replies
+    assert handed["llm_tokens"] == 8.0
 
 
 @pytest.mark.slow
