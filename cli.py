@@ -208,6 +208,10 @@ def cloud_command(
     ] = None,
     sessions: Annotated[int | None, typer.Option(help="Conversations held at once.")] = None,
     key_file: Annotated[Path | None, typer.Option(help="File with API keys, mode 600.")] = None,
+    tls_certificate: Annotated[
+        Path | None, typer.Option(help="Speak TLS with it; `uhlm-edge certificate` makes one.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its key.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads for single tokens.")] = None,
     gpu_layers: Annotated[int | None, typer.Option(help="Layers on the GPU; -1 is all.")] = None,
     fd: Annotated[int | None, typer.Option(hidden=True)] = None,
@@ -222,6 +226,8 @@ def cloud_command(
         ("verifier", "upstream", "url"): upstream,
         ("verifier", "sessions"): sessions,
         ("verifier", "key_file"): key_file,
+        ("verifier", "tls_certificate"): tls_certificate,
+        ("verifier", "tls_key"): tls_key,
         ("verifier", "engine", "n_threads"): threads,
         ("verifier", "engine", "n_gpu_layers"): gpu_layers,
     }
@@ -231,6 +237,25 @@ def cloud_command(
     except ImportError as error:
         raise UsageError(f"{error.name} is missing; run: pip install 'uhlm-edge[cloud]'") from None
     run_verifier(options, fd, until_eof)
+
+
+@app.command()
+def certificate(
+    hosts: Annotated[
+        list[str], typer.Argument(help="Names and addresses by which devices reach the server.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write to (default: beside your config).")
+    ] = None,
+) -> None:
+    """Make a certificate of your own for a server at home. Needs openssl."""
+    from .common.certificate import make_certificate
+    from .configs.layers import config_folder
+
+    made, key = make_certificate(hosts, out or config_folder())
+    emit(str(made))
+    complain(f"wrote {made} and {key}; here: --tls-certificate {made} --tls-key {key}")
+    complain(f"on each device: a copy of {made.name}, as ca_file in [cloud] or UHLM_CLOUD_CA_FILE")
 
 
 @app.command()

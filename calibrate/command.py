@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..common.errors import UsageError
 from ..common.streams import emit
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from .run import Result
 
 __all__ = ["calibrate", "register"]
+
+WHOLE: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+"""The models' own laws: what thresholds are measured under unless told."""
 
 Profile = Annotated[str | None, typer.Option(help="Named profile (default: demo).")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="Config file (TOML).")]
@@ -36,14 +40,39 @@ def calibrate(
     ] = None,
     model: Annotated[str | None, typer.Option(help="Device model: GGUF or shipped name.")] = None,
     cloud_model: Annotated[
-        str | None, typer.Option(help="Cloud model, on this machine: GGUF or shipped name.")
+        str | None,
+        typer.Option(
+            help="Cloud model, on this machine: GGUF or shipped name; with --cloud, its name there."
+        ),
+    ] = None,
+    handoff: Annotated[
+        bool,
+        typer.Option(
+            "--handoff",
+            help="Choose the threshold of strategy handoff instead, by accuracy: the prompts need "
+            "answers.",
+        ),
+    ] = False,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            "--cloud", help="--handoff: URL of the endpoint (default: --cloud-model, here)."
+        ),
+    ] = None,
+    window: Annotated[
+        int | None, typer.Option(help="--handoff: tokens drafted unseen before it decides.")
     ] = None,
     profile: Profile = None,
     config: ConfigFile = None,
-    temperature: Annotated[float, typer.Option(help="Of both models.")] = 1.0,
-    top_k: Annotated[int, typer.Option(help="0: off.")] = 0,
-    top_p: Annotated[float, typer.Option(help="1: off.")] = 1.0,
-    min_p: Annotated[float, typer.Option(help="0: off.")] = 0.0,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            help="Of both models (default: 1; with --handoff as configured, so too below)."
+        ),
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="0: off (default).")] = None,
+    top_p: Annotated[float | None, typer.Option(help="1: off (default).")] = None,
+    min_p: Annotated[float | None, typer.Option(help="0: off (default).")] = None,
     samples: Annotated[int, typer.Option(min=1, help="K, perturbed samples per draft.")] = 20,
     estimator: Annotated[str, typer.Option(help="Of the head's u: sampled or expected.")] = (
         "sampled"
@@ -56,11 +85,27 @@ def calibrate(
     plot: Annotated[bool, typer.Option(help="Draw the pictures.")] = True,
 ) -> None:
     """Measure how uncertainty foretells rejection for a pair, and write thresholds and head."""
+    law = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    if handoff:
+        given: dict[tuple[str, ...], Any] = {
+            ("device", "model"): model,
+            ("cloud", "url"): url,
+            ("cloud" if url else "verifier", "model"): cloud_model,
+            ("strategy", "window"): window,
+            ("strategy", "samples"): samples,
+            ("strategy", "estimator"): estimator,
+            ("chat", "max_tokens"): max_tokens,
+            **{("sampler", name): value for name, value in law.items()},
+        }
+        _handoff(prompts, out, given, profile, config, seed)
+        return
+    if url is not None or window is not None:
+        raise UsageError("--cloud and --window belong to --handoff")
     import importlib.util
 
     from pydantic import ValidationError
 
-    from ..common.errors import ResourceError, UsageError
+    from ..common.errors import ResourceError
     from ..common.prompts import shipped_prompts
     from ..configs.layers import config_folder, load_config
     from ..lm.engines.llama import LlamaEngine
@@ -83,7 +128,7 @@ def calibrate(
         raise UsageError(f"--out {target}: the name must end with .json")
     loaded = load_config({}, profile, config).config
     try:
-        sampler = Sampler(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+        sampler = Sampler(**{**WHOLE, **{k: v for k, v in law.items() if v is not None}})
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(f"--{first['loc'][0]}: {first['msg']}".replace("_", "-")) from None
@@ -131,6 +176,36 @@ def calibrate(
     _print(result, target, pictures)
 
 
+def _handoff(
+    prompts: str,
+    out: Path | None,
+    given: dict[tuple[str, ...], Any],
+    profile: str | None,
+    config: Path | None,
+    seed: int,
+) -> None:
+    """The other kind of calibration: when a whole reply is handed over."""
+    from ..common.prompts import shipped_prompts
+    from ..configs.layers import config_folder, load_config
+    from ..edge.policy.handoff_calibration import HANDOFF
+    from .handoff import describe, rows_path
+    from .handoff_command import run_handoff
+
+    source = shipped_prompts(prompts)
+    target = out or config_folder() / "calibrations" / f"{source.stem}{HANDOFF}"
+    if not target.name.endswith(HANDOFF):
+        target = target.with_name(target.name.removesuffix(".json") + HANDOFF)
+    loaded = load_config(given, profile, config).config
+    try:
+        with _progress() as advance:
+            made = run_handoff(loaded, source, target, seed, advance)
+    except KeyboardInterrupt:
+        _say(f"stopped; the same command goes on from {rows_path(target)}")
+        raise
+    emit(describe(made), end="")
+    _say(f"wrote {target}")
+
+
 def _key(engine: LlamaEngine) -> ModelKey:
     from ..edge.policy.calibration import ModelKey, model_digest
 
@@ -143,17 +218,34 @@ def _key(engine: LlamaEngine) -> ModelKey:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr."""
+    """A bar on stderr, or lines where that is no terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _tenths()
+        return
     bar = Progress(
         "shadow run", BarColumn(), MofNCompleteColumn(), "replies", TimeRemainingColumn(),
-        console=Console(stderr=True), transient=True, refresh_per_second=2,
+        console=console, transient=True, refresh_per_second=2,
     )  # fmt: skip
     with bar:
         task = bar.add_task("", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _tenths() -> Callable[[int, int], None]:
+    """For a log or a pipe: a line at each tenth."""
+    last = -1
+
+    def advance(done: int, total: int) -> None:
+        nonlocal last
+        if (tenth := 10 * done // max(total, 1)) > last:
+            last = tenth
+            _say(f"{done} of {total} replies")
+
+    return advance
 
 
 def _print(result: Result, target: Path, pictures: list[Path]) -> None:
@@ -169,5 +261,4 @@ def _print(result: Result, target: Path, pictures: list[Path]) -> None:
 
 
 def _say(text: str) -> None:
-
     emit(text, err=True)

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from ...common.errors import CloudError, ConfigError
+from ...common.errors import CloudError, ConfigError, ProtocolError, Refused, Rejected
 from ...common.key_file import read_key_file
 from ...common.listen import is_loopback
 from ...configs.config import Config
@@ -20,7 +21,7 @@ from ...lm.uncertainty import estimator
 from ...models.resolve import find_model, locate_model
 from ..cache import TokenCache
 from ..decode.drafter import Device
-from ..decode.handoff import Handoff
+from ..decode.handoff import Endpoint, Handoff
 from ..decode.loop import GOING_ON
 from ..device.prompt_cache import PromptCache, prompt_folder
 from ..device.watch import Watch
@@ -30,11 +31,24 @@ from ..link.session import Session
 from ..policy.calibration import ModelKey, model_digest
 from ..policy.sparing import Sparing
 from ..policy.strategy import Strategy
-from ..policy.tuning import PUBLISHED_THRESHOLD, find_tuning, needs_calibration, strategy_of
+from ..policy.tuning import (
+    PUBLISHED_THRESHOLD,
+    find_tuning,
+    handoff_threshold,
+    needs_calibration,
+    strategy_of,
+)
 from .assistant import Assistant
 from .demo import DemoVerifier
 
-__all__ = ["PIPELINED", "api_key", "assemble", "handoff_of", "make_device", "pair_of", "spared"]
+if TYPE_CHECKING:
+    from ..link.openai import OpenAiEndpoint
+    from ..link.probe import Kind
+
+__all__ = [
+    "PIPELINED", "api_key", "assemble", "endpoint_of", "handoff_of", "make_device", "pair_of",
+    "spared",
+]  # fmt: skip
 
 _NO_GPU = "no layer on a GPU"
 """What a backend says of itself that took none."""
@@ -73,11 +87,21 @@ def assemble(
             notify("the model runs on the processor: run `uhlm-edge doctor` to get it onto the GPU")
         session = Session(link, device.vocab, _name(config), config.cloud.deadline)
         try:
-            known = _connect(config, session)
+            known = _connect(config, session, handoff.endpoint if handoff else None)
             if known:
                 notify(known)
             tuning, options = None, config.strategy
-            if session.is_offline:  # nobody to ask, so it does not matter when
+            if handoff is not None:
+                own = pair_of(config, device, session)[0]
+                threshold = handoff_threshold(config, own, environment)
+                if threshold is not None:
+                    handoff = replace(handoff, threshold=threshold)
+                elif handoff.endpoint is not None:
+                    notify(
+                        f"no calibration of handoff for {own.name}: the threshold is the demo "
+                        f"pair's, {handoff.threshold}; run `uhlm-edge calibrate --handoff`"
+                    )
+            elif session.is_offline:  # nobody to ask, so it does not matter when
                 options = options.model_copy(update={"threshold": PUBLISHED_THRESHOLD})
                 if options.calibration is not None:  # a name that is wrong is told all the same
                     find_tuning(config, pair_of(config, device, session)[0], None, environment)
@@ -168,8 +192,6 @@ def handoff_of(
     if isinstance(options.threshold, str):
         raise ConfigError("the threshold of handoff is a number: of the mean u over the window")
     when = Handoff(None, options.window)
-    if options.threshold is not None:
-        when = replace(when, threshold=options.threshold)
     if cloud.offline or not cloud.url:
         if cloud.require:
             raise CloudError("an endpoint is required: give --cloud URL, and no --offline")
@@ -177,17 +199,28 @@ def handoff_of(
             notify("no endpoint is configured; the device answers alone (give --cloud URL)")
         yield when
         return
+    with closing(endpoint_of(config, environment, budget)) as endpoint:
+        yield replace(when, endpoint=endpoint)
+
+
+def endpoint_of(
+    config: Config, environment: Mapping[str, str], budget: Budget | None = None
+) -> OpenAiEndpoint:
+    """The endpoint that the configuration names; close it when done.
+
+    Raises:
+        ConfigError: there is none, or the key would travel in the clear.
+    """
     from ..link.openai import OpenAiEndpoint  # its library opens a socket when it is imported
 
+    cloud = config.cloud
+    if cloud.url is None:
+        raise ConfigError("no endpoint is configured; give --cloud URL")
     ca_file = str(cloud.ca_file) if cloud.ca_file else None
-    endpoint = OpenAiEndpoint(
+    return OpenAiEndpoint(
         cloud.url, cloud.model, api_key(config, environment), cloud.connect_timeout,
         cloud.deadline, ca_file, budget=budget if budget is not None and budget.counts else None,
     )  # fmt: skip
-    with closing(endpoint):
-        if cloud.require:
-            endpoint.connect()
-        yield replace(when, endpoint=endpoint)
 
 
 def spared(strategy: Strategy, config: Config, notify: Callable[[str], None]) -> Strategy:
@@ -258,21 +291,49 @@ def _has_company(config: Config) -> bool:
     return is_loopback(urlsplit(cloud.url).hostname or "") if cloud.url else cloud.demo
 
 
-def _connect(config: Config, session: Session) -> str | None:
-    """Ask a verifier that somebody named who it is; return what is wrong with it, if anything.
+def _connect(config: Config, session: Session, endpoint: Endpoint | None) -> str | None:
+    """Ask the cloud that somebody named who it is; return what is wrong with it, if anything.
 
     No text of the user leaves, and a pair that does not fit is refused before anything is written.
     The demo's fits.
+
+    Raises:
+        CloudError: there is no answer, and the configuration requires one.
+        ConfigError: what answers is of the other kind.
     """
-    if session.is_offline or not (config.cloud.url or config.cloud.require):
+    if (endpoint is None and session.is_offline) or not (config.cloud.url or config.cloud.require):
         return None
     try:
-        session.connect()
+        if endpoint is None:
+            session.connect()
+        else:
+            endpoint.connect()
     except CloudError as error:
+        if isinstance(error, Refused | Rejected | ProtocolError):  # it answers, but how?
+            _require_kind(config, "verifier" if endpoint is None else "openai")
         if config.cloud.require:
             raise
         return f"{error}; {GOING_ON}"
     return None
+
+
+def _require_kind(config: Config, wanted: Kind) -> None:
+    """Say so where the URL is plainly of the other kind."""
+    from ..link.probe import kind_of
+
+    cloud = config.cloud
+    url = cloud.url or ""
+    found = kind_of(
+        url, api_key(config, os.environ), cloud.connect_timeout,
+        str(cloud.ca_file) if cloud.ca_file else None,
+    )  # fmt: skip
+    if found is None or found == wanted:
+        return
+    if found == "openai":
+        raise ConfigError(
+            f"{url} is an OpenAI-compatible endpoint, not a verifier: give --strategy handoff"
+        )
+    raise ConfigError(f"{url} is a verifier: use another strategy than handoff")
 
 
 def pair_of(config: Config, device: Device, session: Session) -> tuple[ModelKey, ModelKey | None]:

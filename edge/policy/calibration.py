@@ -330,7 +330,7 @@ def find(
 
 def _files(folders: Sequence[Path]) -> Iterator[Path]:
     for folder in folders:
-        yield from sorted(folder.glob("*.json"))
+        yield from (p for p in sorted(folder.glob("*.json")) if "." not in p.stem)
 
 
 def _named(folders: Sequence[Path], name: str) -> Path:

@@ -14,6 +14,7 @@ from ...configs.layers import config_folder
 from ...lm.targets import Contrastive, Target, Weighted
 from .adaptive import Adaptive, Learning
 from .calibration import SHIPPED, Calibration, ModelKey, find
+from .handoff_calibration import find_handoff
 from .policies import Policy
 from .reward import RewardHead
 from .strategy import Strategy, make_strategy
@@ -22,6 +23,7 @@ __all__ = [
     "PUBLISHED_THRESHOLD",
     "Tuning",
     "find_tuning",
+    "handoff_threshold",
     "needs_calibration",
     "strategy_of",
     "threshold_of",
@@ -89,6 +91,26 @@ def find_tuning(
     folders = [config_folder(environment) / "calibrations", SHIPPED]
     found = find(folders, device, cloud, config.strategy.calibration, config.sampler)
     return None if found is None else Tuning(*found)
+
+
+def handoff_threshold(
+    config: Config, device: ModelKey, environment: Mapping[str, str] = os.environ
+) -> float | None:
+    """Of the mean u over the window: as given, else of a calibration; None: there is none.
+
+    Raises:
+        ConfigError: no calibration has the name that was asked for.
+        DataError: the one of that name is damaged, or was made for something else.
+    """
+    options = config.strategy
+    if isinstance(options.threshold, float):
+        return options.threshold
+    folders = [config_folder(environment) / "calibrations", SHIPPED]
+    made = find_handoff(
+        folders, device, options.window, options.estimator, config.cloud.model, config.sampler,
+        options.calibration,
+    )  # fmt: skip
+    return None if made is None else made.chosen.threshold
 
 
 def strategy_of(
