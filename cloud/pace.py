@@ -8,8 +8,31 @@ LEAST_SLICE = 8
 """Ids of a prompt that go into a pass, at least."""
 
 _LUCK, _TRY_EACH = 0.4, 32  # waits in vain: below which share they are left out, but each n-th
-_BULK = 64  # ids
 _QUIET = 1.0  # seconds without short calls, after which prompts get whole passes
+_KEEP = 0.98  # of what earlier passes say, at each new one
+
+
+class _Line:
+    """Seconds of a pass over its ids: the straight line through the last passes."""
+
+    def __init__(self) -> None:
+        self._passes = self._ids = self._seconds = self._squares = self._products = 0.0
+
+    def add(self, n_ids: int, seconds: float) -> None:
+        self._passes = _KEEP * self._passes + 1.0
+        self._ids = _KEEP * self._ids + n_ids
+        self._seconds = _KEEP * self._seconds + seconds
+        self._squares = _KEEP * self._squares + n_ids * n_ids
+        self._products = _KEEP * self._products + n_ids * seconds
+
+    @property
+    def slope(self) -> float:
+        """Seconds that one more id costs; 0 while all passes were alike."""
+        spread = self._passes * self._squares - self._ids * self._ids
+        if spread <= 0.25 * self._passes * self._passes:  # a variance of less than half an id
+            return 0.0
+        slope = (self._passes * self._products - self._ids * self._seconds) / spread
+        return min(max(slope, 1e-7), self._seconds / self._ids)
 
 
 class Pace:
@@ -17,18 +40,17 @@ class Pace:
 
     Attributes:
         short_pass: seconds of a pass with short wishes only.
-        per_id: seconds per id of a pass with many; 0 until there was one.
         per_answer: seconds between two answers while calls wait.
     """
 
     def __init__(self) -> None:
         self.short_pass = 0.002
-        self.per_id = 0.0
         self.per_answer = 0.005
         self._served: dict[str, float] = {}
         self._faded = 0.0
+        self._costs = _Line()
         self._short_ids = 1.0
-        self._bulk = 0.0  # seconds per id of a pass so wide that its fixed cost hardly counts
+        self._was_short = True
         self._luck, self._refrained = 1.0, 0
         self._last_short = self._last_answer = float("-inf")
 
@@ -36,24 +58,26 @@ class Pace:
         """How many ids of prompts go into the next pass beside `n_short` short wishes.
 
         They may take as long as the short ones do, so that none of these waits for more than
-        twice its time; while nobody else is there, the whole pass is theirs.
+        twice its time. Where that would be too few to get anywhere, they have each other pass to
+        themselves. While nobody else is there, whole passes are theirs.
         """
         if n_short:
             self._last_short = now
-        if now - self._last_short > _QUIET or not self.per_id:
+        per_id = self._costs.slope
+        if now - self._last_short > _QUIET or not per_id:
             return n_batch
-        return max(LEAST_SLICE, min(n_batch, int(self.short_pass / self.per_id)))
+        n = int(self.short_pass / per_id)
+        if n < LEAST_SLICE and n_short and not self._was_short:
+            return 0
+        return max(LEAST_SLICE, min(n_batch, n))
 
     def passed(self, seconds: float, n_ids: int, is_short: bool) -> None:
         """A pass took so long."""
+        self._costs.add(n_ids, seconds)
+        self._was_short = is_short
         if is_short:
             self.short_pass += 0.1 * (seconds - self.short_pass)
             self._short_ids += 0.1 * (n_ids - self._short_ids)
-        elif n_ids >= LEAST_SLICE:
-            cost = seconds / n_ids
-            self.per_id += 0.2 * (cost - self.per_id) if self.per_id else cost
-            if n_ids >= _BULK:
-                self._bulk += 0.2 * (cost - self._bulk) if self._bulk else cost
 
     def answered(self, now: float, n_open: int) -> None:
         """A call was answered, while so many others were open."""
@@ -61,18 +85,19 @@ class Pace:
             self.per_answer += 0.02 * (min(1.0, now - self._last_answer) - self.per_answer)
         self._last_answer = now
 
-    def patience(self, n_missing: int) -> float:
-        """Seconds to wait for calls that may be about to come, so that they share the next pass.
+    def patience(self, now: float) -> float:
+        """Seconds to wait still for calls that were just answered, so that they share a pass.
 
-        Half of what a pass costs whatever is in it; and only while such waits are mostly not in
-        vain, with a new try now and then.
+        Counted from the last answer: half of what a pass costs whatever is in it. Only while such
+        waits are mostly not in vain, with a new try now and then.
         """
-        fixed = self.short_pass - self._bulk * self._short_ids
         if self._luck < _LUCK and self._refrained < _TRY_EACH:
             self._refrained += 1
             return 0.0
         self._refrained = 0
-        return 0.5 * max(0.0, fixed) if n_missing and self._bulk else 0.0
+        per_id = self._costs.slope or 0.5 * self.short_pass / self._short_ids
+        fixed = self.short_pass - per_id * self._short_ids
+        return max(0.0, self._last_answer + 0.5 * fixed - now)
 
     def waited(self, came: float) -> None:
         """That share of the missing calls came in time."""

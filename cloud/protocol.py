@@ -45,13 +45,13 @@ def guarded_protocol(
             if self.transport.is_closing():
                 return
             if self._in_head:
-                if self._timer is None:  # the next request of a connection kept alive
-                    self._timer = self.loop.call_later(head_seconds, self._refuse, _TOO_SLOW)
                 self._head += len(data)
                 if self._head > head_bytes and b"\r\n\r\n" not in data[: head_bytes + 4]:
                     self._refuse(_TOO_MUCH)
                     return
             super().data_received(data)
+            if self._head and self._timer is None:  # a part of a later request's head
+                self._timer = self.loop.call_later(head_seconds, self._refuse, _TOO_SLOW)
 
         def on_headers_complete(self) -> None:
             self._in_head, self._head = False, 0

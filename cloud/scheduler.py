@@ -210,12 +210,14 @@ class Scheduler:
         """Wait a moment for those just answered: together they cost less than one after another."""
         self._take_in()
         here = {call.key for call in [*self._running, *self._waiting]}
+        if not here:
+            return
         missing = self._just_answered - here
         self._just_answered = set()
-        patience = self.pace.patience(len(missing)) if here and missing else 0.0
-        end = self._clock() + patience
+        begun = self._clock()
+        patience = self.pace.patience(begun) if missing else 0.0
         came = 0
-        while patience and came < len(missing) and (left := end - self._clock()) > 0:
+        while came < len(missing) and (left := begun + patience - self._clock()) > 0:
             await self._ring(loop, left)
             self._take_in()
             came = len(missing & {call.key for call in self._waiting})

@@ -52,6 +52,7 @@ def serve(service: Service, options: VerifierOptions, listener: socket.socket) -
         ws="none",
         log_level="warning",
         access_log=False,
+        proxy_headers=False,  # `Guard` looks at them
         server_header=False,
         date_header=False,
         lifespan="off",

@@ -127,8 +127,8 @@ class SessionStore:
         """The session of this key, newly made if unknown, and now the most recently used."""
         session = self._sessions.get(key)
         if session is None:
+            self._forget_some()  # before: it could be the only one without a call
             session = self._sessions[key] = Session()
-            self._forget_some()
         self._sessions.move_to_end(key)
         session.used = self._clock()
         return session

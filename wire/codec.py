@@ -87,18 +87,20 @@ def pack_distribution(distribution: Distribution) -> bytes:
 
 def unpack_distribution(raw: bytes, limit: int) -> Distribution:
     """The distribution again; its values are checked by `check_distribution`."""
-    ends = [i for i, byte in enumerate(raw[: 5 * (limit + 1)]) if byte < 0x80]
-    require(bool(ends), Malformed, "an empty distribution")
-    (n,) = unpack_ids(raw[: ends[0] + 1], 1)
+    end = next((i for i, byte in enumerate(raw[:5]) if byte < 0x80), None)
+    require(end is not None, Malformed, "an empty distribution")
+    at = (end or 0) + 1
+    (n,) = unpack_ids(raw[:at], 1)
     require(1 <= n <= limit, OutOfRange, "too many ids in a distribution")
     # Everything after n: n varints, then 2 (n - 1) bytes.
     split = len(raw) - 2 * (n - 1)
-    require(split > ends[0], Malformed, "a distribution is cut off")
-    steps = unpack_ids(raw[ends[0] + 1 : split], n)
+    require(split >= at, Malformed, "a distribution is cut off")
+    steps = unpack_ids(raw[at:split], n)
     require(len(steps) == n, Malformed, "a distribution has too few ids")
-    weights = u16(raw[split:]).astype(np.int64)
-    last = TOTAL - int(weights.sum())
-    return Distribution(np.cumsum(steps, dtype=np.int64), np.append(weights, last))
+    weights = np.empty(n, dtype=np.int64)
+    weights[:-1] = u16(raw[split:])
+    weights[-1] = TOTAL - int(weights[:-1].sum())
+    return Distribution(np.cumsum(steps, dtype=np.int64), weights)
 
 
 def pack_contrast(p: Probs, alpha: float = 0.1) -> bytes:
@@ -130,7 +132,7 @@ def check_distribution(distribution: Distribution, limit: int, n_vocab: int) -> 
     require(ids.ndim == 1 and ids.shape == weights.shape, OutOfRange, "ids and weights differ")
     require(0 < len(ids) <= limit, OutOfRange, "too many ids in a distribution")
     require(ids[0] >= 0 and ids[-1] < n_vocab, OutOfRange, "unknown token id")
-    require(bool((np.diff(ids) > 0).all()), OutOfRange, "ids must ascend")
+    require(bool((ids[1:] > ids[:-1]).all()), OutOfRange, "ids must ascend")
     require(bool((weights > 0).all()), OutOfRange, "weights must be positive")
     require(int(weights.sum()) == TOTAL, OutOfRange, f"weights must sum to {TOTAL}")
 

@@ -139,6 +139,7 @@ class Request:
             settings=None if settings is None else Settings.unpack(settings),
         )
         request.check(limits, n_vocab)
+        vars(request)["_packed"] = body  # what was sent, and need not be made again
         return request
 
     @staticmethod

@@ -17,6 +17,7 @@ from ..harness.output import Table, measurement, numbers, say
 
 if TYPE_CHECKING:
     from ...configs.config import Config
+    from ...lm.engines.options import EngineOptions
 
 __all__ = ["check_address", "load", "register"]
 
@@ -67,11 +68,11 @@ def load(
     from .trace import device_rate, record
 
     chat = config.chat.model_copy(update={"seed": 1, "max_tokens": 96})
-    changes: dict[str, Any] = {"chat": chat}
+    own: dict[str, Any] = {"engine": _fitted(config)}
     if sessions is not None:  # all devices of a test share one key
-        limits = {"sessions": sessions, "sessions_per_key": sessions}
-        changes["verifier"] = config.verifier.model_copy(update=limits)
-    loaded = config.model_copy(update=changes)
+        own |= {"sessions": sessions, "sessions_per_key": sessions}
+    verifier = config.verifier.model_copy(update=own)
+    loaded = config.model_copy(update={"chat": chat, "verifier": verifier})
     check_address(loaded.cloud.url, allow_remote)
     plans = [
         Plan(n, duration, tokens_per_s or 0.0, upload_rate, drafts, prefills_per_s, prefill_ids,
@@ -135,6 +136,21 @@ def _verifier(config: Config) -> Iterator[tuple[str, str | None, int | None]]:
         raise ResourceError(missing)
     with DemoVerifier(settings=as_environment(config, "verifier")) as verifier:
         yield verifier.url, verifier.key, verifier.pid
+
+
+def _fitted(config: Config) -> EngineOptions:
+    """The same threads for the verifier and for the bare context beside it."""
+    from ...common.machine import read_machine
+    from ...lm.engines.fit import fit
+    from ...lm.gguf.check import check
+    from ...models.resolve import find_model
+
+    engine = config.verifier.engine
+    if config.cloud.url is not None:
+        return engine
+    fitted = fit(engine, check(find_model(config.verifier.model)), read_machine())
+    threads = {name: getattr(fitted, name) for name in ("n_threads", "n_threads_batch")}
+    return engine.model_copy(update=threads)
 
 
 def _references(config: Config, when: str) -> list[dict[str, Any]]:

@@ -109,7 +109,7 @@ class Player:
                 due = max(due, time.monotonic()) + self._pace * step.tokens
                 await asyncio.sleep(due - time.monotonic())
             if step.drafts:
-                end = len(trace.prompt) + step.begin + step.tokens - len(step.drafts)
+                end = len(trace.prompt) + step.begin + len(step.skipped)
                 whole = Request(
                     id=0,
                     start=0,

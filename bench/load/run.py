@@ -24,9 +24,9 @@ __all__ = ["COLUMNS", "MOST_DEVICES", "Plan", "drive", "gauge", "run_load"]
 
 MOST_DEVICES = 5000
 COLUMNS = (
-    "devices", "calls_per_s", "tokens_per_s", "drafts_per_s", "p50_ms", "p95_ms", "p99_ms",
-    "queue_p95_ms", "model_p50_ms", "around_p50_ms", "first_p95_ms", "errors", "busy_429",
-    "batch_width", "cells",
+    "devices", "calls_per_s", "tokens_per_s", "drafts_per_s", "positions_per_s", "p50_ms",
+    "p95_ms", "p99_ms", "queue_p95_ms", "model_p50_ms", "around_p50_ms", "first_p95_ms", "errors",
+    "busy_429", "batch_width", "cells",
 )  # fmt: skip
 _GAUGES = {
     "cells": "uhlm_cells_used",
@@ -163,6 +163,8 @@ async def drive(
     row["batch_width"] = _batch_width(before, after)
     for name in ("passes", "positions", "dropped"):
         row[name] = _growth(before, after, f"uhlm_{name}_total")
+    read = row["positions"]
+    row["positions_per_s"] = None if read is None else read / seconds
     for name, metric in _GAUGES.items():
         known = [gauge(text, metric) for text in (*seen, after)]
         row[name] = max((value for value in known if value is not None), default=None)

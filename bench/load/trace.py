@@ -207,15 +207,16 @@ def _singles(trace: Trace, uploads: set[int]) -> list[Step]:
 
 
 def _blocks(trace: Trace, drafts: int) -> list[Step]:
-    """A block ends at `drafts` tokens, or with a draft that was not what was settled."""
+    """Blocks of `drafts` tokens; the next begins after the first draft that was replaced.
+
+    What stands behind that one is never judged, but the model reads it, as it does in real calls.
+    """
     steps: list[Step] = []
-    block: list[Turn] = []
-    for at, turn in enumerate(trace.turns):
-        block.append(turn)
-        last = at + 1 == len(trace.turns)
-        if len(block) == drafts or turn.draft != turn.settled or last:
-            begin = at + 1 - len(block)
-            ids, laws = tuple(t.draft for t in block), tuple(t.q for t in block)
-            steps.append(Step(begin, len(block), (), ids, laws))
-            block = []
+    begin = 0
+    while begin < len(trace.turns):
+        block = trace.turns[begin : begin + drafts]
+        ids, laws = tuple(t.draft for t in block), tuple(t.q for t in block)
+        settled = next((i + 1 for i, t in enumerate(block) if t.draft != t.settled), len(block))
+        steps.append(Step(begin, settled, (), ids, laws))
+        begin += settled
     return steps

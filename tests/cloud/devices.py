@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from uhlm_edge.cloud.sessions import SessionKey
 from uhlm_edge.cloud.verifier import Verifier
 from uhlm_edge.lm.draws import Purpose, uniform
+from uhlm_edge.lm.engines.protocol import Logits, Work
 from uhlm_edge.lm.row import Row
 from uhlm_edge.lm.sampling import Distribution, Sampler
 from uhlm_edge.lm.verification import bonus_token, judge
 from uhlm_edge.wire.messages import Reply, Request, Settings, prefix_hash
 
-from ..fakes import CLOUD, DEVICE
+from ..fakes import CLOUD, DEVICE, FakeContext
 
 KEY: SessionKey = ("owner", "a" * 32)
 SAMPLER = Sampler()
@@ -86,3 +87,28 @@ def expected(device: Device, request: Request) -> tuple[int, list[int]]:
         text = whole + tokens
         tokens.append(bonus_token(p_after(text), REPLY.seed, len(text) - REPLY.origin))
     return verdict.accepted, tokens
+
+
+class Clock:
+    """Seconds that pass only when told."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class TimedContext(FakeContext):
+    """A context whose passes take a millisecond, and one more for every ten ids."""
+
+    def __init__(self, clock: Clock, n_batch: int = 512) -> None:
+        super().__init__(n_ctx=20_000, n_sequences=40, n_batch=n_batch)
+        self.clock = clock
+
+    def decode(self, works: Sequence[Work]) -> list[Logits]:
+        self.clock.now += 0.001 + 1e-4 * sum(len(work.tokens) for work in works)
+        return super().decode(works)
+
+
+def device(of: Verifier, i: int, owner: str = "o", prompt: Sequence[int] = PROMPT) -> Device:
+    return Device(of, (owner, f"{i:032x}"), prompt)

@@ -18,34 +18,9 @@ from uhlm_edge.lm.engines.protocol import Logits, Work
 from uhlm_edge.wire.messages import Conflict, Reply, Request
 
 from ..fakes import FakeContext
-from .devices import PROMPT, Device, expected
+from .devices import PROMPT, Clock, Device, TimedContext, device, expected
 
 LONG = [i % 250 for i in range(400)]
-
-
-class Clock:
-    """Seconds that pass only when told."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class TimedContext(FakeContext):
-    """A context whose passes take a millisecond, and one more for every ten ids."""
-
-    def __init__(self, clock: Clock, n_batch: int = 512) -> None:
-        super().__init__(n_ctx=20_000, n_sequences=40, n_batch=n_batch)
-        self.clock = clock
-
-    def decode(self, works: Sequence[Work]) -> list[Logits]:
-        self.clock.now += 0.001 + 1e-4 * sum(len(work.tokens) for work in works)
-        return super().decode(works)
-
-
-def device(of: Verifier, i: int, owner: str = "o", prompt: Sequence[int] = PROMPT) -> Device:
-    return Device(of, (owner, f"{i:032x}"), prompt)
 
 
 def submit(one: Device, request: Request, into: list[Any], **more: Any) -> Any:
@@ -226,6 +201,15 @@ def test_in_an_event_loop_only_the_passes_run_elsewhere() -> None:
 
 
 # Places
+
+
+def test_a_newcomer_is_not_forgotten_when_all_others_have_calls_that_wait() -> None:
+    of = Verifier(FakeContext(n_sequences=1), 200, 1)
+    answers: list[Any] = []
+    for one in [device(of, i) for i in range(7)]:  # five are remembered for each that is seated
+        submit(one, one.request(drafts=1), answers)
+    run(of)
+    assert [type(outcome) for outcome in answers] == [Reply] * 7
 
 
 def test_a_waiting_session_does_not_evict_one_that_runs() -> None:
