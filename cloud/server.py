@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import socket
-import ssl
 import sys
 import time
 from types import FrameType
@@ -14,9 +13,10 @@ from types import FrameType
 import uvicorn
 
 from ..common import listen
-from ..common.errors import ConfigError, ResourceError
+from ..common.errors import ResourceError
 from ..common.keys import Keys
 from ..common.logs import log_to_stderr
+from ..common.web import server_config
 from .app import App
 from .options import VerifierOptions
 from .protocol import guarded_protocol
@@ -46,25 +46,16 @@ def serve(service: Service, options: VerifierOptions, listener: socket.socket) -
         ResourceError: too few files can be opened to serve anybody.
     """
     _require_files(listener)
-    config = uvicorn.Config(
+    config = server_config(
         App(service),
+        options.tls_certificate,
+        options.tls_key,
         http=guarded_protocol(options.head_bytes, options.head_seconds, options.connections),
         ws="none",
-        log_level="warning",
-        access_log=False,
         proxy_headers=False,  # `Guard` looks at them
-        server_header=False,
         date_header=False,
-        lifespan="off",
-        timeout_graceful_shutdown=5,
         timeout_keep_alive=300,  # a device that is sure for a while need not connect again
-        ssl_certfile=options.tls_certificate,
-        ssl_keyfile=options.tls_key,
     )
-    try:
-        config.load()
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"the TLS certificate or its key cannot be used: {error}") from None
     log_to_stderr("uhlm_edge.cloud")
     if options.log_calls:
         log_to_stderr("uhlm_edge.cloud.calls", logging.INFO)

@@ -94,6 +94,7 @@ class StrategyOptions(_Section):
     rate: float = Field(0.1, ge=0.0, le=1.0, description="share of uploads of `rand`")
     estimator: Literal["sampled", "expected"] = "sampled"
     samples: int = Field(20, ge=1, le=256, description="perturbed samples per draft")
+    measure: bool = Field(False, description="u also where the strategy does not ask for it")
     draft_limit: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
         "auto", description="drafts in one upload of spec and ensemble"
     )

@@ -114,6 +114,12 @@ class _Flags:
         int | None,
         typer.Option(help="Draws behind each u, 1 to 256: more are less noisy and cost time."),
     ]
+    measure: Annotated[
+        bool | None,
+        typer.Option(
+            "--measure/--no-measure", help="Measure u also where the strategy does not ask for it."
+        ),
+    ]
     pipelined: Annotated[
         bool | None, typer.Option("--pipelined/--no-pipelined", help="Draft on during a call.")
     ]
@@ -161,6 +167,7 @@ FLAG_KEYS: dict[str, tuple[str, ...]] = {
     "coupling": ("strategy", "coupling"),
     "estimator": ("strategy", "estimator"),
     "samples": ("strategy", "samples"),
+    "measure": ("strategy", "measure"),
     "pipelined": ("strategy", "pipelined"),
     "temperature": ("sampler", "temperature"),
     "top_k": ("sampler", "top_k"),

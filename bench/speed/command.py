@@ -1,4 +1,4 @@
-"""`uhlm-edge bench latency|split|uncertainty|overhead`: how long things take."""
+"""`uhlm-edge bench latency|split|uncertainty|overhead|serve`: how long things take."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ..harness.output import Table, measurement, numbers, say
 if TYPE_CHECKING:
     from ...configs.config import Config
 
-__all__ = ["latency", "overhead", "register", "split", "uncertainty"]
+__all__ = ["latency", "overhead", "register", "serve", "split", "uncertainty"]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `bench`."""
-    for command in (latency, split, uncertainty, overhead):
+    for command in (latency, split, uncertainty, overhead, serve):
         app.command()(command)
 
 
@@ -109,3 +109,26 @@ def overhead(
         found = times
     about = machine_info()
     return Table([{**row, **about} for row in overhead_rows(found)], COLUMNS)
+
+
+@measurement("model", "cloud", "estimator", "temperature", "top_k", "top_p", "threads")
+def serve(
+    config: Config,
+    strategies: Annotated[
+        str, typer.Option(help="Names, with commas.")
+    ] = "local,uhlm,hlm,rand,spec,reward,ensemble,cloud",
+    data: Annotated[str, typer.Option(help="Prompts: JSON lines, or a shipped name.")] = "tasks",
+    limit: Annotated[int, typer.Option(min=1, help="Only the first rows.")] = 12,
+    rounds: Annotated[int, typer.Option(min=1, help="How often to go through them.")] = 5,
+) -> Table:
+    """What a token costs more from `serve` than from `run`, as a stream and whole."""
+    from ...common.prompts import read_prompts, shipped_prompts
+    from ..harness.machine import machine_info
+    from .serving import COLUMNS, serving_rows, time_serving
+
+    cases = read_prompts(shipped_prompts(data), limit)
+    about = machine_info()
+    names = [name.strip() for name in strategies.split(",") if name.strip()]
+    found = time_serving(config, cases, names, rounds)
+    rows = ({**row, **about} for name, times in found for row in serving_rows(name, times))
+    return Table(rows, COLUMNS)

@@ -16,6 +16,8 @@ from .reply import Reply, provenance
 
 __all__ = ["Answer", "ChatAnswer", "CompletionAnswer", "token_json"]
 
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
 _NOT_PROPOSED = -9999.0  # what OpenAI says for a token that is none of the likely ones
 
 
@@ -57,10 +59,12 @@ class Answer:
             "created": int(time.time()),
             "model": model,
         }
+        head = {**self._head, "object": self.chunk}
+        self._begins = f'data: {_encode(head)[:-1]},"choices":'  # every event
         self._told = 0  # notices
         self._judged = 0  # verdicts on skipped tokens
 
-    def whole(self) -> dict[str, Any]:
+    def whole(self) -> bytes:
         """The answer, when the reply has ended."""
         reply = self.reply
         tokens = [token_json(reply, token) for token in reply.tokens]
@@ -71,16 +75,21 @@ class Answer:
             "finish_reason": reply.finish_reason,
             "uhlm": {"tokens": tokens, **self._news(), **self._costs()},
         }
-        return {**self._head, "object": self.object, "choices": [choice], "usage": self.usage()}
+        body = {**self._head, "object": self.object, "choices": [choice], "usage": self.usage()}
+        return _bytes(_encode(body))
 
-    def begin(self) -> bytes | None:
+    def begin(self) -> bytes:
         """The first event of a stream, if this kind has one."""
-        return None
+        return b""
 
-    def piece(self, token: Token) -> bytes:
-        """The event of a token."""
-        uhlm = {"tokens": [token_json(self.reply, token)], **self._news()}
-        return self.event(self.delta(token.text), self.logprobs([token]), None, uhlm)
+    def pieces(self, tokens: Sequence[Token]) -> bytes:
+        """An event for each token."""
+        events = []
+        for token in tokens:
+            uhlm = {"tokens": [token_json(self.reply, token)], **self._news()}
+            logprobs = None if self._logprobs is None else self.logprobs([token])
+            events.append(self.event(self.delta(token.text), logprobs, None, uhlm))
+        return b"".join(events)
 
     def end(self) -> bytes:
         """The event that says why the reply ended, and what it cost."""
@@ -89,8 +98,7 @@ class Answer:
 
     def usage_event(self) -> bytes:
         """The event with the counts, for clients that asked for it."""
-        body = {**self._head, "object": self.chunk, "choices": [], "usage": self.usage()}
-        return _event(body)
+        return _bytes(f'{self._begins}[],"usage":{_encode(self.usage())}}}\n\n')
 
     def usage(self) -> dict[str, Any]:
         """Counts of tokens."""
@@ -110,7 +118,7 @@ class Answer:
         choice = {
             "index": 0, **delta, "logprobs": logprobs, "finish_reason": reason, "uhlm": uhlm,
         }  # fmt: skip
-        return _event({**self._head, "object": self.chunk, "choices": [choice]})
+        return _bytes(f"{self._begins}[{_encode(choice)}]}}\n\n")
 
     def content(self, text: str) -> dict[str, Any]:
         """The text of a choice."""
@@ -217,6 +225,5 @@ def _spelt(piece: bytes) -> dict[str, Any]:
     return {"token": piece.decode("utf-8", "replace"), "bytes": list(piece)}
 
 
-def _event(body: Mapping[str, Any]) -> bytes:
-    text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
-    return b"data: " + text.encode("utf-8", "replace") + b"\n\n"
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "replace")

@@ -179,41 +179,36 @@ class _Api:
     async def _answer(
         self, http: Request, request: ChatRequest | CompletionRequest, answer: Answer
     ) -> Response:
-        tokens = self._in_turn(http, answer.reply)
+        batches = self._in_turn(http, answer.reply, whole=not request.stream)
         if not request.stream:
-            await _unless_left(http, _read(tokens))
-            return JSONResponse(answer.whole())
+            await _unless_left(http, _read(batches))
+            return Response(answer.whole(), media_type="application/json")
         # The first token is waited for here: until then a failure can still be an HTTP status.
-        first = await _unless_left(http, anext(tokens, None))
+        first = await _unless_left(http, anext(batches, []))
         options = request.stream_options
 
         async def events() -> AsyncIterator[bytes]:
-            async with aclosing(tokens):
-                if begin := answer.begin():
-                    yield begin
+            async with aclosing(batches):
+                yield answer.begin() + answer.pieces(first)
                 try:
-                    if first is not None:
-                        yield answer.piece(first)
-                    async for token in tokens:
-                        yield answer.piece(token)
+                    async for batch in batches:
+                        yield answer.pieces(batch)
                 except UhlmError as error:
                     yield _failed(error)
                     return
-                yield answer.end()
-                if options is not None and options.include_usage:
-                    yield answer.usage_event()
-                yield b"data: [DONE]\n\n"
+                usage = options is not None and options.include_usage
+                yield answer.end() + answer.usage_event() * usage + b"data: [DONE]\n\n"
 
         return StreamingResponse(events(), media_type="text/event-stream", headers=_SSE)
 
-    async def _in_turn(self, http: Request, reply: Reply) -> Any:
-        """The tokens of a reply, when it is this client's turn."""
+    async def _in_turn(self, http: Request, reply: Reply, whole: bool) -> Any:
+        """The tokens of a reply, batch by batch, when it is this client's turn."""
         outcome = "left"
         try:
             async with self._turns.turn(http.client.host if http.client else ""):
-                async with aclosing(aiter(self._hybrid.asynchronous(reply))) as tokens:
-                    async for token in tokens:
-                        yield token
+                async with aclosing(self._hybrid.asynchronous(reply).batches(whole)) as batches:
+                    async for batch in batches:
+                        yield batch
                 outcome = reply.finish_reason or "left"
         except Busy:
             outcome = "busy"
@@ -229,9 +224,9 @@ class _Api:
             self._counts.add(reply)
 
 
-async def _read(tokens: Any) -> None:
-    async with aclosing(tokens):
-        async for _ in tokens:
+async def _read(batches: Any) -> None:
+    async with aclosing(batches):
+        async for _ in batches:
             pass
 
 

@@ -18,7 +18,7 @@ from ...configs.config import Config, StrategyName, StrategyOptions
 from ...configs.layers import changed
 from ...lm.ids import common_length
 from ...lm.template import Message
-from ..chat.assemble import PIPELINED, assemble, pair_of, spared
+from ..chat.assemble import PIPELINED, assemble, choose
 from ..chat.assistant import Assistant
 from ..decode.handoff import NO_ID, Handoff
 from ..events import Draft, Event, Token
@@ -26,7 +26,6 @@ from ..link.protocol import Link
 from ..link.session import Prompt
 from ..policy.reward import RewardHead
 from ..policy.strategy import STRATEGIES, Strategy
-from ..policy.tuning import PUBLISHED_THRESHOLD, find_tuning, needs_calibration, strategy_of
 from ..stats import Stats
 from .options import Key
 
@@ -168,18 +167,20 @@ class Assistants:
         self, kind: type[Assistant], messages: Sequence[Message], values: Mapping[Key, Any]
     ) -> Writing:
         config = changed(self.config, values) if values else self.config
+        options = config.strategy
         strategy, head = self._strategy(config)
         base = self._base
         assistant = kind(
-            replace(base.device, sampler=config.sampler, head=head, measure=True),
+            replace(base.device, sampler=config.sampler, head=head, measure=options.measure),
             base.session,
             strategy,
             system=config.chat.system,
             max_tokens=config.chat.max_tokens,
             seed=self._seed(config),
-            pipelined=PIPELINED[config.strategy.pipelined],
+            pipelined=PIPELINED[options.pipelined],
             budget=base.budget,
             handoff=self._handoff(config),
+            chat=base.chat,  # a template is compiled once, or has one process of its own
         )
         try:
             return Writing(assistant, assistant.answer(messages))
@@ -215,24 +216,14 @@ class Assistants:
 
     def _strategy(self, config: Config) -> tuple[Strategy, RewardHead | None]:
         """The strategy of some options, and the head that it asks; made once."""
-        options = config.strategy
-        if options in self._strategies:
-            return self._strategies[options]
-        device, session, tuning = self._base.device, self._base.session, None
-        if session.is_offline:
-            options = options.model_copy(update={"threshold": PUBLISHED_THRESHOLD})
-        elif needs_calibration(options):
-            tuning = find_tuning(config, *pair_of(config, device, session), self._environment)
-        strategy, head = strategy_of(options, tuning, self._environment), None
-        strategy = spared(strategy, config, self._notify)
-        if "reward" in strategy.policy.needs and not session.is_offline:
-            if tuning is None:
-                raise ConfigError("no reward head for this pair; run `uhlm-edge calibrate`")
-            head = tuning.head(options)
+        if (known := self._strategies.get(config.strategy)) is not None:
+            return known
+        base = self._base
+        made = choose(config, base.device, base.session, self._notify, self._environment)
         while len(self._strategies) >= _MOST_STRATEGIES:
             del self._strategies[next(iter(self._strategies))]
-        self._strategies[config.strategy] = strategy, head
-        return strategy, head
+        self._strategies[config.strategy] = made
+        return made
 
     @property
     def device_name(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, aclosing, closing
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -180,31 +180,52 @@ class AsyncReply:
         return self._read().__await__()
 
     async def _read(self) -> Reply:
-        async for _ in self:
+        async for _ in self.batches(whole=True):
             pass
         return self.reply
 
     async def _tokens(self) -> AsyncGenerator[Token, None]:
+        async with aclosing(self.batches()) as batches:
+            async for batch in batches:
+                for token in batch:
+                    yield token
+
+    async def batches(self, whole: bool = False) -> AsyncGenerator[list[Token], None]:
+        """All tokens that have come since it was last looked: at least one, and none waits.
+
+        Args:
+            whole: one batch, at the end. What is not looked at costs nobody a wake-up.
+        """
         loop = asyncio.get_running_loop()
-        written: asyncio.Queue[Token | None] = asyncio.Queue()
+        written: list[Token] = []
+        news = asyncio.Event()
         left = threading.Event()
+        told = False  # a wake-up is under way
 
         def write(_: int) -> None:
-            try:
-                with self.reply:
-                    for token in self.reply:
-                        if left.is_set():
-                            return
-                        loop.call_soon_threadsafe(written.put_nowait, token)
-            finally:
-                if not left.is_set():
-                    loop.call_soon_threadsafe(written.put_nowait, None)
+            nonlocal told
+            with self.reply:
+                for token in self.reply:
+                    if left.is_set():
+                        return
+                    written.append(token)
+                    if not (told or whole):
+                        told = True
+                        loop.call_soon_threadsafe(news.set)
 
         job = self._worker().submit(write)
+        ended = asyncio.wrap_future(job)
+        ended.add_done_callback(lambda _: news.set())
         try:
-            while (token := await written.get()) is not None:
-                yield token
-            await asyncio.wrap_future(job)
+            while not ended.done() or written:
+                await news.wait()
+                news.clear()
+                told = False  # before the look, so that what comes after it is told
+                if n := len(written):
+                    yield written[:n]
+                    del written[:n]
+            await ended
         finally:
             left.set()
-            job.cancel()
+            if not ended.cancel() and not ended.cancelled():
+                ended.exception()  # of a reply that nobody waits for: seen, and not complained of

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import ssl
 from collections.abc import Mapping
 
 import uvicorn
 
-from ...common.errors import ConfigError
 from ...common.key_file import read_key_file
 from ...common.keys import Keys
 from ...common.listen import bind, is_loopback, url_of
 from ...common.logs import log_to_stderr
 from ...common.streams import complain
+from ...common.web import server_config
 from ...configs.config import Config
 from ..link.protocol import Link
 from .app import make_app
@@ -48,20 +47,7 @@ def serve(
     ):
         listener.listen(128)
         app = make_app(hybrid, keys, options.queue, is_loopback(options.host))
-        settings = uvicorn.Config(
-            app,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            lifespan="off",
-            timeout_graceful_shutdown=5,
-            ssl_certfile=options.tls_certificate,
-            ssl_keyfile=options.tls_key,
-        )
-        try:
-            settings.load()
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"the TLS certificate or its key cannot be used: {error}") from None
+        settings = server_config(app, options.tls_certificate, options.tls_key)
         log_to_stderr("uhlm_edge.serve")
         url = url_of(listener, options.tls_certificate is not None)
         lock = "" if keys else ", open to every program on this machine (set UHLM_SERVE_KEY)"

@@ -29,15 +29,12 @@ from ..link.budget import Budget, BudgetedLink, budget_file
 from ..link.protocol import Link
 from ..link.session import Session
 from ..policy.calibration import ModelKey, model_digest
+from ..policy.reward import RewardHead
 from ..policy.sparing import Sparing
 from ..policy.strategy import Strategy
 from ..policy.tuning import (
-    PUBLISHED_THRESHOLD,
-    find_tuning,
-    handoff_threshold,
-    needs_calibration,
-    strategy_of,
-)
+    PUBLISHED_THRESHOLD, find_tuning, handoff_threshold, needs_calibration, strategy_of,
+)  # fmt: skip
 from .assistant import Assistant
 from .demo import DemoVerifier
 
@@ -46,8 +43,8 @@ if TYPE_CHECKING:
     from ..link.probe import Kind
 
 __all__ = [
-    "PIPELINED", "api_key", "assemble", "endpoint_of", "handoff_of", "make_device", "pair_of",
-    "spared",
+    "PIPELINED", "api_key", "assemble", "choose", "endpoint_of", "handoff_of", "make_device",
+    "pair_of", "spared",
 ]  # fmt: skip
 
 _NO_GPU = "no layer on a GPU"
@@ -90,33 +87,13 @@ def assemble(
             known = _connect(config, session, handoff.endpoint if handoff else None)
             if known:
                 notify(known)
-            tuning, options = None, config.strategy
             if handoff is not None:
                 own = pair_of(config, device, session)[0]
-                threshold = handoff_threshold(config, own, environment)
-                if threshold is not None:
-                    handoff = replace(handoff, threshold=threshold)
-                elif handoff.endpoint is not None:
-                    notify(
-                        f"no calibration of handoff for {own.name}: the threshold is the demo "
-                        f"pair's, {handoff.threshold}; run `uhlm-edge calibrate --handoff`"
-                    )
-            elif session.is_offline:  # nobody to ask, so it does not matter when
-                options = options.model_copy(update={"threshold": PUBLISHED_THRESHOLD})
-                if options.calibration is not None:  # a name that is wrong is told all the same
-                    find_tuning(config, pair_of(config, device, session)[0], None, environment)
-            elif needs_calibration(options):
-                tuning = find_tuning(config, *pair_of(config, device, session), environment)
-            if tuning is not None and (advice := tuning.advice(options)):
-                notify(f"calibration {tuning.calibration.name}: {advice}; the threshold adapts")
-            strategy = spared(strategy_of(options, tuning, environment), config, notify)
-            if "reward" in strategy.policy.needs and not session.is_offline:
-                if tuning is None:
-                    raise ConfigError("no reward head for this pair; run `uhlm-edge calibrate`")
-                device = replace(device, head=tuning.head(options))
+                handoff = _calibrated(handoff, config, own, notify, environment)
+            strategy, head = choose(config, device, session, notify, environment)
             seed = config.chat.seed
             yield Assistant(
-                device,
+                replace(device, head=head),
                 session,
                 strategy,
                 system=config.chat.system,
@@ -223,6 +200,57 @@ def endpoint_of(
     )  # fmt: skip
 
 
+def _calibrated(
+    handoff: Handoff,
+    config: Config,
+    device: ModelKey,
+    notify: Callable[[str], None],
+    environment: Mapping[str, str],
+) -> Handoff:
+    """The same with the threshold of the device's calibration, if there is one."""
+    threshold = handoff_threshold(config, device, environment)
+    if threshold is not None:
+        return replace(handoff, threshold=threshold)
+    if handoff.endpoint is not None:
+        notify(
+            f"no calibration of handoff for {device.name}: the threshold is the demo "
+            f"pair's, {handoff.threshold}; run `uhlm-edge calibrate --handoff`"
+        )
+    return handoff
+
+
+def choose(
+    config: Config,
+    device: Device,
+    session: Session,
+    notify: Callable[[str], None],
+    environment: Mapping[str, str] = os.environ,
+) -> tuple[Strategy, RewardHead | None]:
+    """The strategy that the options name for this pair, and the head that it asks, if it asks one.
+
+    Raises:
+        ConfigError: options that do not fit each other, or a calibration that is not there.
+        DataError: the calibration is damaged.
+    """
+    options, tuning = config.strategy, None
+    if options.name == "handoff":
+        pass  # it has a threshold of its own kind
+    elif session.is_offline:  # nobody to ask, so it does not matter when
+        options = options.model_copy(update={"threshold": PUBLISHED_THRESHOLD})
+        if options.calibration is not None:  # a name that is wrong is told all the same
+            find_tuning(config, pair_of(config, device, session)[0], None, environment)
+    elif needs_calibration(options):
+        tuning = find_tuning(config, *pair_of(config, device, session), environment)
+    if tuning is not None and (advice := tuning.advice(options)):
+        notify(f"calibration {tuning.calibration.name}: {advice}; the threshold adapts")
+    strategy = spared(strategy_of(options, tuning, environment), config, notify)
+    if "reward" not in strategy.policy.needs or session.is_offline:
+        return strategy, None
+    if tuning is None:
+        raise ConfigError("no reward head for this pair; run `uhlm-edge calibrate`")
+    return strategy, tuning.head(options)
+
+
 def spared(strategy: Strategy, config: Config, notify: Callable[[str], None]) -> Strategy:
     """The strategy, held back while the device is short of charge or hot, if so configured."""
     options = config.device.sparing
@@ -252,6 +280,7 @@ def make_device(config: Config, prompts: Path | None = None) -> Device:
         config.sampler,
         wire_top=config.device.wire_top,
         k=options.samples,
+        measure=options.measure,
         estimator=estimator(options.estimator),
         backend=backend,
         slide=config.device.slide,

@@ -39,6 +39,7 @@ class Assistant:
         known: what is wrong with the verifier, if the user knows already.
         budget: what the cloud may cost; None: nothing is counted.
         handoff: to whom strategy `handoff` hands a reply over, and when.
+        chat: makes ids of messages; None: by the template of the device's model.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Assistant:
         known: str | None = None,
         budget: Budget | None = None,
         handoff: Handoff | None = None,
+        chat: ChatEncoder | None = None,
     ) -> None:
         self.device = device
         self.session = session
@@ -67,7 +69,7 @@ class Assistant:
         self._known = known
         self.budget = budget
         self.handoff = handoff or Handoff(None)
-        self._chat = ChatEncoder(device.vocab)
+        self.chat = chat or ChatEncoder(device.vocab)
 
     def reset(self) -> None:
         """Forget the conversation; the system message stays."""
@@ -179,7 +181,7 @@ class Assistant:
         first = 0
         while True:
             kept = messages[first:]
-            ids = self._chat.encode(self._system + kept)
+            ids = self.chat.encode(self._system + kept)
             if len(ids) <= room:
                 return kept, ids
             # A conversation begins with the user.

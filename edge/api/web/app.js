@@ -179,7 +179,7 @@ async function* events(body) {
 
 function options() {
   const strategy = $("strategy").value;
-  return { ...(strategy ? { strategy } : {}), ...(threshold === null ? {} : { threshold }) };
+  return { measure: true, ...(strategy ? { strategy } : {}), ...(threshold === null ? {} : { threshold }) };
 }
 
 async function ask(said) {

@@ -12,6 +12,7 @@ import pytest
 
 from uhlm_edge import Hybrid, Reply, UsageError, provenance
 from uhlm_edge.edge.api.options import REPLY_OPTIONS, keys_of
+from uhlm_edge.edge.chat import assistant
 from uhlm_edge.edge.events import Token
 
 from .models import ASKED, PERU, demo
@@ -133,6 +134,44 @@ def test_asyncio_awaits_a_reply_or_iterates_it(alone: Hybrid) -> None:
     whole, pieces = asyncio.run(both())
     assert [reply.text for reply in whole] == [pieces] * 2
     assert whole[0].finish_reason == "stop"
+
+
+def test_tokens_that_came_while_the_loop_was_busy_are_handed_on_at_once(alone: Hybrid) -> None:
+    async def busy() -> tuple[int, list[list[Token]]]:
+        asked = alone.agenerate(PERU)
+        batches = aiter(asked.batches())
+        first = await anext(batches)
+        while alone._busy.locked():  # the loop does not turn, and the device writes on
+            pass
+        return len(asked.reply.tokens) - len(first), [batch async for batch in batches]
+
+    left, rest = asyncio.run(busy())
+    assert [len(batch) for batch in rest] == [left]
+
+
+def test_a_whole_reply_is_one_batch(alone: Hybrid) -> None:
+    async def batches() -> list[list[Token]]:
+        return [batch async for batch in alone.agenerate(PERU).batches(whole=True)]
+
+    assert ["".join(token.text for token in batch) for batch in asyncio.run(batches())] == [
+        "The capital of Peru is Lima."
+    ]
+
+
+def test_replies_share_the_compiled_template(
+    alone: Hybrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assistant, "ChatEncoder", None)  # a second one cannot be made
+    assert "Lima" in alone.generate(PERU).read().text
+
+
+def test_u_is_measured_where_it_decides_and_where_it_is_asked_for(alone: Hybrid) -> None:
+    def known(**options: Any) -> set[bool]:
+        tokens = alone.generate(PERU, **options).read().tokens
+        return {token.uncertainty is not None for token in tokens}
+
+    assert known(strategy="uhlm") == known(strategy="local", measure=True) == {True}
+    assert known(strategy="local") == {False}
 
 
 def test_a_task_that_is_cancelled_frees_the_device_within_one_token(alone: Hybrid) -> None:
