@@ -11,7 +11,8 @@ from pathlib import Path
 from ..common.errors import ConfigError
 from ..common.prompts import Message
 from ..configs.config import Config
-from ..edge.chat.assemble import assemble, endpoint_of, pair_of
+from ..edge.chat.adjust import pair_of
+from ..edge.chat.assemble import assemble, endpoint_of
 from ..edge.chat.assistant import Assistant
 from ..edge.events import Token
 from ..edge.policy.calibration import ModelKey

@@ -16,7 +16,6 @@ from ..common import listen
 from ..common.errors import ResourceError
 from ..common.keys import Keys
 from ..common.logs import log_to_stderr
-from ..common.web import server_config
 from .app import App
 from .options import VerifierOptions
 from .protocol import guarded_protocol
@@ -46,7 +45,7 @@ def serve(service: Service, options: VerifierOptions, listener: socket.socket) -
         ResourceError: too few files can be opened to serve anybody.
     """
     _require_files(listener)
-    config = server_config(
+    config = listen.server_config(
         App(service),
         options.tls_certificate,
         options.tls_key,

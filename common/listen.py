@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import ssl
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError, ResourceError
 from .keys import Keys
 
-__all__ = ["bind", "is_loopback", "url_of"]
+if TYPE_CHECKING:
+    import uvicorn
+
+__all__ = ["bind", "is_loopback", "server_config", "url_of"]
 
 
 def bind(
@@ -60,3 +66,36 @@ def url_of(listener: socket.socket, tls: bool = False) -> str:
     host, port = listener.getsockname()[:2]
     where = f"[{host}]" if ":" in host else host
     return f"{'https' if tls else 'http'}://{where}:{port}"
+
+
+def server_config(
+    app: Any, certificate: Path | None, key: Path | None, **more: Any
+) -> uvicorn.Config:
+    """Settings of a server that logs no request, does not say what it is, and stops in 5 s.
+
+    Args:
+        app: ASGI.
+        certificate, key: of TLS, PEM files; None: no TLS.
+        more: further settings of uvicorn.
+
+    Raises:
+        ConfigError: the certificate or its key cannot be used.
+    """
+    import uvicorn  # an extra; the rest of this module does without
+
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        timeout_graceful_shutdown=5,
+        ssl_certfile=certificate,
+        ssl_keyfile=key,
+        **more,
+    )
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"the TLS certificate or its key cannot be used: {error}") from None
+    return config

@@ -27,7 +27,8 @@ from ...common.errors import UhlmError
 from ...common.prompts import Case
 from ...configs.config import Config
 from ...configs.layers import as_environment, changed
-from ...edge.chat.assemble import PIPELINED, assemble
+from ...edge.chat.adjust import PIPELINED
+from ...edge.chat.assemble import assemble
 from ...edge.chat.assistant import Assistant
 from ...edge.chat.demo import DemoVerifier
 from ...edge.chat.show import show

@@ -19,6 +19,7 @@ from ...common.errors import CloudError, DataError
 from ...common.prompts import Case
 from ...configs.config import Config
 from ...edge.cache import TokenCache
+from ...edge.chat.adjust import PIPELINED
 from ...edge.chat.assemble import assemble
 from ...edge.chat.assistant import Assistant
 from ...edge.decode.handoff import HandoffLoop
@@ -41,8 +42,6 @@ __all__ = ["Bench", "Similarity", "Writer", "count_reply", "shadow_counts"]
 
 Similarity = Callable[[str, str], float]
 """How similar two texts are."""
-
-_PIPELINED = {"auto": None, "on": True, "off": False}
 
 
 class Writer(Protocol):
@@ -138,7 +137,7 @@ class _LoopWriter:
     ) -> None:
         self._bench, self._assistant, self._meter = bench, assistant, meter
         self._chat = config.chat
-        self._pipelined = _PIPELINED[config.strategy.pipelined]
+        self._pipelined = PIPELINED[config.strategy.pipelined]
         self._engine = CountingEngine(assistant.device.cache.engine)
         self._device = replace(assistant.device, cache=TokenCache(self._engine))
 

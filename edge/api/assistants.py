@@ -18,7 +18,8 @@ from ...configs.config import Config, StrategyName, StrategyOptions
 from ...configs.layers import changed
 from ...lm.ids import common_length
 from ...lm.template import Message
-from ..chat.assemble import PIPELINED, assemble, choose
+from ..chat.adjust import PIPELINED, choose
+from ..chat.assemble import assemble
 from ..chat.assistant import Assistant
 from ..decode.handoff import NO_ID, Handoff
 from ..events import Draft, Event, Token

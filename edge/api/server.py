@@ -9,10 +9,9 @@ import uvicorn
 
 from ...common.key_file import read_key_file
 from ...common.keys import Keys
-from ...common.listen import bind, is_loopback, url_of
+from ...common.listen import bind, is_loopback, server_config, url_of
 from ...common.logs import log_to_stderr
 from ...common.streams import complain
-from ...common.web import server_config
 from ...configs.config import Config
 from ..link.protocol import Link
 from .app import make_app

@@ -1,17 +1,28 @@
-"""Give a conversation other options without loading anything again."""
+"""Choose a strategy for a pair that is loaded: at the start, and in a conversation that is open."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from ...common.errors import ConfigError
 from ...configs.config import Config
-from .assemble import PIPELINED, choose
+from ...models.resolve import find_model, locate_model
+from ..decode.drafter import Device
+from ..device.watch import Watch
+from ..link.session import Session
+from ..policy.calibration import ModelKey, model_digest
+from ..policy.reward import RewardHead
+from ..policy.sparing import Sparing
+from ..policy.strategy import Strategy
+from ..policy.tuning import PUBLISHED_THRESHOLD, find_tuning, needs_calibration, strategy_of
 from .assistant import Assistant
 from .show import tell
 
-__all__ = ["adjust"]
+__all__ = ["PIPELINED", "adjust", "choose", "model_name", "pair_of"]
+
+PIPELINED = {"auto": None, "on": True, "off": False}
 
 
 def adjust(
@@ -30,3 +41,68 @@ def adjust(
     )
     assistant.strategy = strategy
     assistant.set_options(chat.system, chat.max_tokens, PIPELINED[options.pipelined], chat.seed)
+
+
+def choose(
+    config: Config,
+    device: Device,
+    session: Session,
+    notify: Callable[[str], None],
+    environment: Mapping[str, str] = os.environ,
+) -> tuple[Strategy, RewardHead | None]:
+    """The strategy that the options name for this pair, and the head that it asks, if it asks one.
+
+    Raises:
+        ConfigError: options that do not fit each other, or a calibration that is not there.
+        DataError: the calibration is damaged.
+    """
+    options, tuning = config.strategy, None
+    if options.name == "handoff":
+        pass  # it has a threshold of its own kind
+    elif session.is_offline:  # nobody to ask, so it does not matter when
+        options = options.model_copy(update={"threshold": PUBLISHED_THRESHOLD})
+        if options.calibration is not None:  # a name that is wrong is told all the same
+            find_tuning(config, pair_of(config, device, session)[0], None, environment)
+    elif needs_calibration(options):
+        tuning = find_tuning(config, *pair_of(config, device, session), environment)
+    if tuning is not None and (advice := tuning.advice(options)):
+        notify(f"calibration {tuning.calibration.name}: {advice}; the threshold adapts")
+    strategy = _spared(strategy_of(options, tuning, environment), config, notify)
+    if "reward" not in strategy.policy.needs or session.is_offline:
+        return strategy, None
+    if tuning is None:
+        raise ConfigError("no reward head for this pair; run `uhlm-edge calibrate`")
+    return strategy, tuning.head(options)
+
+
+def _spared(strategy: Strategy, config: Config, notify: Callable[[str], None]) -> Strategy:
+    """The strategy, held back while the device is short of charge or hot, if so configured."""
+    options = config.device.sparing
+    if options.charge is None and options.celsius is None and not options.throttled:
+        return strategy
+    if strategy.scope == "all" or not strategy.drafts:
+        notify(f"strategy {strategy.name} asks for blocks: [device.sparing] does not hold it back")
+        return strategy
+    watch = Watch(options.charge, options.celsius, options.throttled)
+    return replace(strategy, policy=Sparing(strategy.policy, watch, options.threshold, notify))
+
+
+def pair_of(config: Config, device: Device, session: Session) -> tuple[ModelKey, ModelKey | None]:
+    """Which models these are, as far as it is known before the first upload."""
+    path = locate_model(config.device.model)
+    digest = model_digest(path) if path.is_file() else None
+    fingerprint = device.vocab.fingerprint
+    own = ModelKey(name=model_name(config), vocabulary=fingerprint, digest=digest)
+    if session.info is not None:
+        name = session.info.model
+    elif not config.cloud.url:
+        partner = locate_model(config.strategy.partner or config.verifier.model)
+        name = partner.name.removesuffix(".gguf")
+    else:
+        return own, None
+    return own, ModelKey(name=name, vocabulary=fingerprint)
+
+
+def model_name(config: Config) -> str:
+    """Name of the device model, as calibrations have it."""
+    return find_model(config.device.model).name.removesuffix(".gguf")

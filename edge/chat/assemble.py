@@ -18,23 +18,20 @@ from ...configs.config import Config
 from ...configs.layers import as_environment
 from ...lm.engines.protocol import Engine
 from ...lm.uncertainty import estimator
-from ...models.resolve import find_model, locate_model
+from ...models.resolve import find_model
 from ..cache import TokenCache
 from ..decode.drafter import Device
 from ..decode.handoff import Endpoint, Handoff
 from ..decode.loop import GOING_ON
 from ..device.prompt_cache import PromptCache, prompt_folder
-from ..device.watch import Watch
 from ..link.budget import Budget, BudgetedLink, budget_file
 from ..link.protocol import Link
 from ..link.session import Session
 from ..policy.calibration import ModelKey, model_digest
-from ..policy.reward import RewardHead
-from ..policy.sparing import Sparing
-from ..policy.strategy import Strategy
 from ..policy.tuning import (
-    PUBLISHED_THRESHOLD, find_tuning, handoff_threshold, needs_calibration, strategy_of,
+    handoff_threshold,
 )  # fmt: skip
+from .adjust import PIPELINED, choose, model_name, pair_of
 from .assistant import Assistant
 from .demo import DemoVerifier
 
@@ -42,15 +39,10 @@ if TYPE_CHECKING:
     from ..link.openai import OpenAiEndpoint
     from ..link.probe import Kind
 
-__all__ = [
-    "PIPELINED", "api_key", "assemble", "choose", "endpoint_of", "handoff_of", "make_device",
-    "pair_of", "spared",
-]  # fmt: skip
+__all__ = ["api_key", "assemble", "endpoint_of", "handoff_of", "make_device"]
 
 _NO_GPU = "no layer on a GPU"
 """What a backend says of itself that took none."""
-
-PIPELINED = {"auto": None, "on": True, "off": False}
 
 
 @contextmanager
@@ -82,7 +74,7 @@ def assemble(
         device = make_device(config, prompts)
         if config.device.engine.n_gpu_layers and _NO_GPU in device.backend:
             notify("the model runs on the processor: run `uhlm-edge doctor` to get it onto the GPU")
-        session = Session(link, device.vocab, _name(config), config.cloud.deadline)
+        session = Session(link, device.vocab, model_name(config), config.cloud.deadline)
         try:
             known = _connect(config, session, handoff.endpoint if handoff else None)
             if known:
@@ -219,50 +211,6 @@ def _calibrated(
     return handoff
 
 
-def choose(
-    config: Config,
-    device: Device,
-    session: Session,
-    notify: Callable[[str], None],
-    environment: Mapping[str, str] = os.environ,
-) -> tuple[Strategy, RewardHead | None]:
-    """The strategy that the options name for this pair, and the head that it asks, if it asks one.
-
-    Raises:
-        ConfigError: options that do not fit each other, or a calibration that is not there.
-        DataError: the calibration is damaged.
-    """
-    options, tuning = config.strategy, None
-    if options.name == "handoff":
-        pass  # it has a threshold of its own kind
-    elif session.is_offline:  # nobody to ask, so it does not matter when
-        options = options.model_copy(update={"threshold": PUBLISHED_THRESHOLD})
-        if options.calibration is not None:  # a name that is wrong is told all the same
-            find_tuning(config, pair_of(config, device, session)[0], None, environment)
-    elif needs_calibration(options):
-        tuning = find_tuning(config, *pair_of(config, device, session), environment)
-    if tuning is not None and (advice := tuning.advice(options)):
-        notify(f"calibration {tuning.calibration.name}: {advice}; the threshold adapts")
-    strategy = spared(strategy_of(options, tuning, environment), config, notify)
-    if "reward" not in strategy.policy.needs or session.is_offline:
-        return strategy, None
-    if tuning is None:
-        raise ConfigError("no reward head for this pair; run `uhlm-edge calibrate`")
-    return strategy, tuning.head(options)
-
-
-def spared(strategy: Strategy, config: Config, notify: Callable[[str], None]) -> Strategy:
-    """The strategy, held back while the device is short of charge or hot, if so configured."""
-    options = config.device.sparing
-    if options.charge is None and options.celsius is None and not options.throttled:
-        return strategy
-    if strategy.scope == "all" or not strategy.drafts:
-        notify(f"strategy {strategy.name} asks for blocks: [device.sparing] does not hold it back")
-        return strategy
-    watch = Watch(options.charge, options.celsius, options.throttled)
-    return replace(strategy, policy=Sparing(strategy.policy, watch, options.threshold, notify))
-
-
 def make_device(config: Config, prompts: Path | None = None) -> Device:
     """Load the device model.
 
@@ -363,26 +311,6 @@ def _require_kind(config: Config, wanted: Kind) -> None:
             f"{url} is an OpenAI-compatible endpoint, not a verifier: give --strategy handoff"
         )
     raise ConfigError(f"{url} is a verifier: use another strategy than handoff")
-
-
-def pair_of(config: Config, device: Device, session: Session) -> tuple[ModelKey, ModelKey | None]:
-    """Which models these are, as far as it is known before the first upload."""
-    path = locate_model(config.device.model)
-    digest = model_digest(path) if path.is_file() else None
-    fingerprint = device.vocab.fingerprint
-    own = ModelKey(name=_name(config), vocabulary=fingerprint, digest=digest)
-    if session.info is not None:
-        name = session.info.model
-    elif not config.cloud.url:
-        partner = locate_model(config.strategy.partner or config.verifier.model)
-        name = partner.name.removesuffix(".gguf")
-    else:
-        return own, None
-    return own, ModelKey(name=name, vocabulary=fingerprint)
-
-
-def _name(config: Config) -> str:
-    return find_model(config.device.model).name.removesuffix(".gguf")
 
 
 def api_key(config: Config, environment: Mapping[str, str]) -> str | None:
