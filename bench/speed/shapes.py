@@ -94,6 +94,7 @@ SHAPES = {
     shape.name: shape
     for shape in (
         Shape("tinyllama-1.1b", "llama", 22, 2048, 32, 4, 64, 5632, 32_000, 2048, 1e4, 1e-5, False),
+        Shape("llama-2-7b", "llama", 32, 4096, 32, 32, 128, 11008, 32_000, 4096, 1e4, 1e-5, False),
         Shape("qwen2.5-0.5b", "qwen2", 24, 896, 14, 2, 64, 4864, 151_936, 32_768, 1e6, 1e-6, True),
         Shape(
             "llama-3.2-1b", "llama", 16, 2048, 32, 8, 64, 8192, 128_256, 131_072, 5e5, 1e-5, True,

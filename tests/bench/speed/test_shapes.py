@@ -24,6 +24,7 @@ SMALL = {
 
 # Parameters as their makers publish them, in millions.
 PUBLISHED = {
+    "llama-2-7b": 6738.4,
     "tinyllama-1.1b": 1100,
     "qwen2.5-0.5b": 494,
     "llama-3.2-1b": 1236,
