@@ -15,13 +15,19 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from uhlm_edge.common.errors import CloudError, Overloaded, Refused, Unreachable
+from uhlm_edge.configs.config import StrategyName
 from uhlm_edge.edge.cache import TokenCache
-from uhlm_edge.edge.events import Draft, Outcome
+from uhlm_edge.edge.decode.drafter import Device
+from uhlm_edge.edge.decode.loop import ReplyLoop
+from uhlm_edge.edge.events import Draft, Notice, Outcome
+from uhlm_edge.edge.link.breaker import Breaker
 from uhlm_edge.edge.link.http import HttpLink
 from uhlm_edge.edge.link.protocol import Deadline
 from uhlm_edge.edge.link.session import Prompt, Session
+from uhlm_edge.edge.policy.strategy import make_strategy
 from uhlm_edge.edge.stats import Stats
 from uhlm_edge.edge.transcript import Transcript
+from uhlm_edge.lm.draws import Purpose, uniform
 from uhlm_edge.lm.engines.llama import LlamaEngine
 from uhlm_edge.lm.engines.options import EngineOptions
 from uhlm_edge.lm.row import Row
@@ -29,6 +35,8 @@ from uhlm_edge.lm.sampling import Sampler
 from uhlm_edge.lm.targets import LLM
 from uhlm_edge.models import shipped as models
 from uhlm_edge.wire.messages import Reply, Request, Settings, prefix_hash
+
+from ..edge.pairs import Clock
 
 pytestmark = pytest.mark.slow
 
@@ -97,6 +105,49 @@ def slm() -> Iterator[LlamaEngine]:
     engine = LlamaEngine(models.path_of("demo-slm"), EngineOptions(n_threads=1, n_threads_batch=1))
     yield engine
     engine.close()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="nothing can be stopped here")
+@pytest.mark.parametrize("pipelined", [False, True])
+@pytest.mark.parametrize("name", ["hlm", "spec"])
+def test_while_the_verifier_is_stopped_the_reply_goes_on_and_then_it_is_hybrid_again(
+    name: StrategyName, pipelined: bool, server: Server, slm: LlamaEngine
+) -> None:
+    """Not dead but stopped: it takes connections, and answers nothing."""
+    slm.truncate(0)
+    prompt, n = slm.vocab.tokenize("The weather is"), 40
+    clock, sampler = Clock(), Sampler(temperature=5.0, top_k=0)
+    session = Session(HttpLink(server.url, KEY), slm.vocab, "slm", 120.0, Breaker(clock))
+    loop = ReplyLoop(
+        Device(TokenCache(slm), sampler),
+        session,
+        make_strategy(name, draft_limit=2),
+        Prompt(prompt, None, 7, n),
+        pipelined,
+    )
+    said = []
+    for event in loop.events():
+        said.append(event)
+        n_alone = sum(token.unverified for token in loop.tokens)
+        if len(loop.tokens) == 5 and not n_alone:
+            server.process.send_signal(signal.SIGSTOP)
+            session._seconds = 0.2  # nothing is answered, so no machine is too slow for it
+        elif n_alone == 10 and session._seconds < 1.0:
+            server.process.send_signal(signal.SIGCONT)
+            session._seconds = 120.0
+            clock.now += 1000.0
+    session.close()
+    assert len(loop.tokens) > 25
+    alone = [token.index for token in loop.tokens if token.unverified]
+    assert 10 <= len(alone) <= 14
+    assert alone == list(range(alone[0], alone[-1] + 1))  # none before, none after
+    assert len([event for event in said if isinstance(event, Notice)]) == 1
+    slm.truncate(0)
+    slm.eval(prompt[:-1])
+    for token, before in zip(loop.tokens, [prompt[-1], *(t.id for t in loop.tokens)], strict=False):
+        q = sampler.distribution(Row(slm.eval([before])[0]), 64)
+        if token.unverified:  # what the device alone writes there
+            assert token.id == q.draw(uniform(7, Purpose.DRAFT, token.index))
 
 
 def test_a_crash_in_the_middle_costs_nothing_but_the_calls_meanwhile(

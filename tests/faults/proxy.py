@@ -9,7 +9,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgpack
@@ -116,7 +116,7 @@ class FaultyProxy:
         self.calls = 0
         self._upstream = port
         self._earlier: bytes | None = None
-        self._open: list[socket.socket] = []
+        self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
 
     def __enter__(self) -> FaultyProxy:
@@ -126,7 +126,7 @@ class FaultyProxy:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for sock in (self._listener, *self._open):
+        for sock in (self._listener, *tuple(self._open)):
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
             sock.close()
@@ -136,12 +136,12 @@ class FaultyProxy:
             while True:
                 connection, _ = self._listener.accept()
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self._open.append(connection)
                 threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
         upstream = http.client.HTTPConnection("127.0.0.1", self._upstream)
-        with connection, contextlib.closing(upstream), contextlib.suppress(OSError, ValueError):
+        left = contextlib.suppress(OSError, ValueError, http.client.HTTPException)
+        with self._noted(connection), contextlib.closing(upstream), left:
             stream = connection.makefile("rb")
             while line := stream.readline():
                 method, path, _ = line.decode("latin-1").split(" ", 2)
@@ -162,6 +162,16 @@ class FaultyProxy:
                 if kind == LOST:
                     return
                 connection.sendall(_pack(self._altered(kind, path, answer)))
+
+    @contextlib.contextmanager
+    def _noted(self, connection: socket.socket) -> Iterator[None]:
+        """Open, and to be closed at the latest when the proxy ends."""
+        self._open.add(connection)
+        try:
+            with connection:
+                yield
+        finally:
+            self._open.discard(connection)
 
     def _kind(self, path: str) -> str | None:
         if path != "/v1/verify":

@@ -2,9 +2,11 @@
 
 `python -m uhlm_edge.tests.faults.soak --minutes 30 [--devices 8] [--seed 1] [--out FILE]`
 
-Devices chat with a verifier of their own through a proxy that misbehaves now and then; now and then
-the verifier is killed and started again. Memory and open files of both sides are sampled; at the
-end stands one line of JSON, and the exit code is 1 if a reply was lost or something grew.
+Devices chat with a verifier of their own through a proxy that misbehaves now and then. In the first
+40 % of the time the verifier is, now and then, killed and started again, or stopped for a while.
+Memory and open files of both processes are sampled. At the end stands a table; the exit code is 1
+if a reply was lost or memory grew. The first half of the devices' time, and of the last verifier's
+life, is warm-up and not fitted.
 """
 
 from __future__ import annotations
@@ -13,13 +15,14 @@ import argparse
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +35,9 @@ from uhlm_edge.edge.link.http import HttpLink
 
 from .proxy import KINDS, FaultyProxy
 
+BLOCKS, STUDENT = 10, 2.306  # 95 % of Student's t with 8 degrees of freedom
+DEADLINE = 5.0  # seconds
+RESTARTS = 0.4  # of the time: later the last verifier's memory is watched
 FOR_GOOD = {"401", "403"}  # a device stops asking, and that is right
 STRATEGIES = ("uhlm", "hlm", "spec", "cloud", "reward", "rand", "ensemble")
 QUESTIONS = (
@@ -45,13 +51,31 @@ QUESTIONS = (
 class Tally:
     """What happened."""
 
-    replies: int = 0
+    started: int = 0
+    ended: int = 0
     tokens: int = 0
     unverified: int = 0
     restarts: int = 0
+    stops: int = 0
     lost: list[str] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
-    samples: list[tuple[float, float, float, int, int]] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+
+    @property
+    def missing(self) -> int:
+        """Replies that began and neither ended nor are told of in `lost`."""
+        return self.started - self.ended - len(self.lost)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One look at a process: when (s), resident memory (MB), open files."""
+
+    process: str
+    pid: int
+    time: float
+    memory: float
+    files: int
 
 
 class Verifier:
@@ -67,32 +91,41 @@ class Verifier:
             [*command, "32", "--port", str(self._port)], stderr=subprocess.DEVNULL
         )
 
+    def trouble(self, stop: bool, tally: Tally) -> None:
+        """Stop it for longer than a deadline, or kill it and start it again."""
+        if stop:
+            self.process.send_signal(signal.SIGSTOP)
+            time.sleep(1.6 * DEADLINE)
+            self.process.send_signal(signal.SIGCONT)
+            tally.stops += 1
+        else:
+            self.kill()
+            self.start()
+            tally.restarts += 1
+
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
 
 
-def resident(pid: int) -> float:
-    """Resident memory in MB."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1024.0
-    return float("nan")
+def look(process: str, pid: int, when: float) -> Sample:
+    status = Path(f"/proc/{pid}/status").read_text()
+    memory = int(status.partition("VmRSS:")[2].split()[0]) / 1024.0
+    return Sample(process, pid, when, memory, len(os.listdir(f"/proc/{pid}/fd")))
 
 
-def descriptors(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/fd"))
+def slope(samples: list[Sample]) -> tuple[float, float]:
+    """Least-squares slope of memory in MB per hour and half of its 95 % interval.
 
-
-def slope(samples: list[tuple[float, float]]) -> tuple[float, float]:
-    """Least-squares slope in MB per hour and its standard error, of the second half."""
-    half = np.array(samples[len(samples) // 2 :])
-    hours = half[:, 0] / 3600.0
-    if len(half) < 4:
+    Neighbours in time are alike, so it is fitted through the means of ten blocks.
+    """
+    if len(samples) < 2 * BLOCKS:
         return float("nan"), float("nan")
-    (a, b), cov = np.polyfit(hours, half[:, 1], 1, cov=True)
-    del b
-    return float(a), float(np.sqrt(cov[0, 0]))
+    blocks = np.array_split(np.array([(s.time / 3600.0, s.memory) for s in samples]), BLOCKS)
+    means = np.array([block.mean(axis=0) for block in blocks])
+    fit, covariance = np.polyfit(means[:, 0], means[:, 1], 1, cov="unscaled")
+    spread = float(np.sum((np.polyval(fit, means[:, 0]) - means[:, 1]) ** 2)) / (BLOCKS - 2)
+    return float(fit[0]), STUDENT * float(np.sqrt(covariance[0, 0] * spread))
 
 
 def device(proxy: str, home: str, number: int, seed: int, end: float, tally: Tally) -> None:
@@ -103,20 +136,21 @@ def device(proxy: str, home: str, number: int, seed: int, end: float, tally: Tal
             ("strategy", "name"): rng.choice(STRATEGIES),
             ("strategy", "threshold"): 0.3,
             ("chat", "max_tokens"): 40,
-            ("cloud", "deadline"): 5.0,
+            ("cloud", "deadline"): DEADLINE,
         }
         config = load_config(flags, "demo", environment={"XDG_CONFIG_HOME": home}).config
         environment = {"XDG_CONFIG_HOME": home, "XDG_STATE_HOME": home, "XDG_CACHE_HOME": home}
         try:
             with assemble(config, lambda _: None, HttpLink(proxy), environment) as assistant:
                 for _ in range(6):
+                    tally.started += 1
                     said = [
                         event
                         for event in assistant.reply(rng.choice(QUESTIONS))
                         if isinstance(event, Token)
                     ]
                     assert assistant.loop is not None
-                    tally.replies += 1
+                    tally.ended += 1
                     tally.tokens += len(said)
                     tally.unverified += assistant.loop.stats.unverified
                     if not said or [t.index for t in said] != list(range(len(said))):
@@ -134,7 +168,7 @@ def main() -> int:
     parser.add_argument("--devices", type=int, default=8)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--port", type=int, default=18787)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="samples, as lines of JSON")
     args = parser.parse_args()
     rng, tally = random.Random(args.seed), Tally()
     kinds = [kind for kind in KINDS if kind not in FOR_GOOD]
@@ -158,38 +192,43 @@ def main() -> int:
         try:
             kill_at = begun + rng.uniform(60, 180)
             while time.monotonic() < end:
-                time.sleep(5.0)
+                time.sleep(2.0)
                 now, pid = time.monotonic(), verifier.process.pid
-                if now > kill_at:
-                    verifier.kill()
-                    verifier.start()
-                    tally.restarts += 1
+                if kill_at < now < begun + RESTARTS * (end - begun):
+                    verifier.trouble(rng.random() < 0.5, tally)
                     kill_at = now + rng.uniform(60, 180)
                     continue
-                tally.samples.append(
-                    (now - begun, resident(os.getpid()), resident(pid), descriptors(os.getpid()),
-                     descriptors(pid))
-                )  # fmt: skip
+                for process, which in (("device", os.getpid()), ("verifier", pid)):
+                    tally.samples.append(look(process, which, now - begun))
             for thread in threads:
                 thread.join(120)
         finally:
             verifier.kill()
-    grows, spread = slope([(s[0], s[1]) for s in tally.samples])
-    result = {
-        "minutes": args.minutes, "devices": args.devices, "replies": tally.replies,
-        "tokens": tally.tokens, "unverified": tally.unverified, "restarts": tally.restarts,
-        "faults": sum(tally.faults.values()), "kinds": len(tally.faults), "lost": tally.lost,
-        "device_mb_first_last": [tally.samples[0][1], tally.samples[-1][1]],
-        "device_mb_per_hour": [round(grows, 2), round(spread, 2)],
-        "verifier_mb_max": max(s[2] for s in tally.samples),
-        "device_files_max": max(s[3] for s in tally.samples),
-        "verifier_files_max": max(s[4] for s in tally.samples),
-        "still_running": sum(thread.is_alive() for thread in threads),
-    }  # fmt: skip
-    print(json.dumps(result))
+    running = sum(thread.is_alive() for thread in threads)
+    print(
+        f"{args.devices} devices, {args.minutes:g} minutes: {tally.started} replies begun, "
+        f"{tally.ended} ended, {len(tally.lost) + tally.missing} lost; {tally.tokens} tokens, "
+        f"{tally.unverified} of them unverified; {tally.faults.total()} faults of "
+        f"{len(tally.faults)} kinds, {tally.restarts} restarts and {tally.stops} stops "
+        "of the verifier\n\n"
+        "| process | MB at first | MB at last | MB an hour, 95 % | files at first | files at last |"
+        "\n|---|---|---|---|---|---|"
+    )
+    grows = False
+    for process, pid in (("device", os.getpid()), ("verifier", verifier.process.pid)):
+        seen = [s for s in tally.samples if s.process == process and s.pid == pid]
+        warm = seen[len(seen) // 2 :]
+        rate, within = slope(warm)
+        grows |= rate > within
+        print(
+            f"| {process} | {warm[0].memory:.1f} | {warm[-1].memory:.1f} | {rate:+.2f} "
+            f"± {within:.2f} | {warm[0].files} | {warm[-1].files} |"
+        )
+    for line in tally.lost:
+        print(line)
     if args.out:
-        args.out.write_text(json.dumps({**result, "samples": tally.samples}) + "\n")
-    return int(bool(tally.lost) or result["still_running"] > 0)
+        args.out.write_text("".join(json.dumps(asdict(s)) + "\n" for s in tally.samples))
+    return int(bool(tally.lost) or tally.missing > 0 or running > 0 or grows)
 
 
 if __name__ == "__main__":
