@@ -45,6 +45,24 @@ def test_every_link_leads_to_a_file_of_the_project() -> None:
     assert not broken
 
 
+def test_every_test_that_is_named_exists() -> None:
+    """A row of the threat model whose test is gone promises something that nobody looks at."""
+    for page in PAGES:
+        for named in re.findall(r"`(tests/[^`*{}]+)`", page.read_text("utf-8")):
+            path = ROOT / named
+            found = [path] if path.is_file() else list(path.rglob("test_*.py"))
+            assert found, f"{page.relative_to(ROOT)}: {named}"
+
+
+def test_every_row_of_the_threat_model_names_its_test() -> None:
+    rows = re.findall(r"^\| (?!who|---)(.*) \|$", (ROOT / "SECURITY.md").read_text("utf-8"), re.M)
+    assert len(rows) > 10
+    for row in rows:
+        who, wants, holds, tests = row.split(" | ")
+        assert who and wants and holds, row
+        assert re.search(r"`tests/", tests), row
+
+
 def walks() -> dict[str, list[tuple[str, str]]]:
     """The functions of each walk of the architecture: file and name."""
     parts = re.split(r"^## ", (ROOT / "docs" / "architecture.md").read_text("utf-8"), flags=re.M)

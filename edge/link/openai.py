@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,9 +19,11 @@ from ...common.errors import (
     Overloaded,
     ProtocolError,
     Refused,
+    Rejected,
     Unreachable,
 )
 from ...common.listen import is_loopback
+from ...common.sockets import ClosableAdapter
 from ...common.text import one_line
 from ...lm.sampling import Sampler
 from ...lm.template import Message
@@ -30,6 +34,7 @@ from .budget import Budget
 __all__ = ["OpenAiEndpoint"]
 
 _LONGEST = 8 << 20  # bytes of a reply with all that is around its text
+_LONGEST_ELSE = 1 << 20  # bytes of any other answer
 
 
 class OpenAiEndpoint:
@@ -72,7 +77,10 @@ class OpenAiEndpoint:
         self._timeout = (connect_timeout, deadline)
         self._breaker = breaker or Breaker()
         self._budget = budget
+        self._adapter = ClosableAdapter()
         self._http = requests.Session()
+        self._http.mount(f"{parts.scheme}://", self._adapter)
+        self._http.headers["accept-encoding"] = "identity"
         self._http.trust_env = not is_loopback(parts.hostname or "")
         self._http.verify = ca_file or True
         if key:
@@ -106,8 +114,8 @@ class OpenAiEndpoint:
         if self._model is None:
             with self._send("GET", "/models") as answer:
                 try:
-                    names = [str(each["id"]) for each in answer.json()["data"]]
-                except (ValueError, KeyError, TypeError):
+                    names = [str(each["id"]) for each in self._json(answer)["data"]]
+                except (ValueError, KeyError, TypeError, RecursionError):
                     raise ProtocolError(f"{self.url} answers, but lists no models") from None
             if len(names) != 1:
                 some = one_line(", ".join(names[:8]), 200) or "none"
@@ -191,7 +199,7 @@ class OpenAiEndpoint:
 
     def _events(self, answer: requests.Response) -> Iterator[bytes]:
         """The data of each event. (RFC: an event ends with an empty line; ours have one line.)"""
-        rest, size = b"", 0
+        rest, size, heard = b"", 0, time.monotonic()
         try:
             while chunk := answer.raw.read1(1 << 16):
                 size += len(chunk)
@@ -203,6 +211,9 @@ class OpenAiEndpoint:
                 for line in lines:
                     if line.startswith(b"data:"):
                         yield line[5:].strip()
+                        heard = time.monotonic()  # what the reader did meanwhile took its time
+                if time.monotonic() - heard > self._timeout[1]:  # remarks, or half a line
+                    raise Unreachable(f"{self.url} says nothing for {self._timeout[1]:g} s")
         except (requests.RequestException, HTTPError, OSError) as error:
             raise Unreachable(
                 f"the reply of {self.url} broke off ({type(error).__name__})"
@@ -214,10 +225,16 @@ class OpenAiEndpoint:
         self.traffic.payload_up += len(text or b"")
         self.traffic.wire_up += len(text or b"")
         try:
-            answer = self._http.request(
-                method, self.url + path, data=text, headers={"content-type": "application/json"},
-                timeout=self._timeout, stream=True, allow_redirects=False,
-            )  # fmt: skip
+            with self._timed():
+                answer = self._http.request(
+                    method,
+                    self.url + path,
+                    data=text,
+                    headers={"content-type": "application/json"},
+                    timeout=self._timeout,
+                    stream=True,
+                    allow_redirects=False,
+                )
         except (requests.RequestException, OSError):
             raise Unreachable(f"cannot reach {self.url}") from None
         if answer.status_code != 200:
@@ -225,11 +242,35 @@ class OpenAiEndpoint:
                 raise self._refusal(answer)
         return answer
 
+    def _json(self, answer: requests.Response) -> Any:
+        """What is no stream, read to its end. Raises ValueError, RecursionError, CloudError."""
+        body = bytearray()
+        try:
+            with self._timed():
+                while chunk := answer.raw.read1(1 << 16):
+                    body += chunk
+                    if len(body) > _LONGEST_ELSE:
+                        raise ProtocolError(f"{self.url} answers with more than 1 MiB")
+        except (HTTPError, OSError):
+            raise Unreachable(f"the answer of {self.url} broke off") from None
+        return json.loads(body)
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        """What is read here ends in time, however it drips."""
+        timer = threading.Timer(sum(self._timeout), self._adapter.close_sockets)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
     def _refusal(self, answer: requests.Response) -> CloudError:
         status = answer.status_code
         try:
-            detail = one_line(str(answer.json()["error"]["message"]), 200)
-        except (ValueError, KeyError, TypeError, requests.RequestException):
+            detail = one_line(str(self._json(answer)["error"]["message"]), 200)
+        except (ValueError, KeyError, TypeError, RecursionError, CloudError):
             detail = "is this an endpoint of the OpenAI kind?"
         if status in (401, 403):
             return Refused(f"{self.url} refuses the key; set UHLM_API_KEY to a valid one")
@@ -238,4 +279,4 @@ class OpenAiEndpoint:
             return Overloaded(f"{self.url} is busy", float(after) if after.isdigit() else None)
         if status >= 500 or 300 <= status < 400:
             return Unreachable(f"{self.url} failed (HTTP {status}: {detail})")
-        return Refused(f"{self.url} refuses the call (HTTP {status}: {detail})")
+        return Rejected(f"{self.url} takes no such call (HTTP {status}: {detail})")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,12 +16,13 @@ from uhlm_edge.edge.chat.assemble import handoff_of
 from uhlm_edge.edge.chat.assistant import Assistant
 from uhlm_edge.edge.decode.handoff import NO_ID, Handoff
 from uhlm_edge.edge.events import Event, Notice, Token
+from uhlm_edge.edge.link.breaker import Breaker
 from uhlm_edge.edge.link.openai import OpenAiEndpoint
 from uhlm_edge.edge.link.session import Session
 from uhlm_edge.edge.policy.strategy import make_strategy
 
 from ..link.raw_server import RawServer, http
-from ..pairs import Pair, pair
+from ..pairs import Clock, Pair, pair
 
 ASK: list[Any] = [{"role": "user", "content": "hi"}]
 NEVER, ALWAYS = 2.0, -1.0
@@ -124,6 +126,8 @@ def test_a_limit_at_the_endpoint_is_a_length(p: Pair) -> None:
         (http(503, b"{}"), "failed"),
         (http(401, b"{}"), "key"),
         (http(404, b'{"error": {"message": "no such model"}}'), "no such model"),
+        (http(400, b'{"error": ' + b"[" * 100_000), "OpenAI kind"),
+        (http(400, b'{"error": {"message": "' + b"a" * (2 << 20)), "OpenAI kind"),
         (http(302, b"", headers=("location: http://192.0.2.1/",)), "failed"),
         (http(200, b"<html>hello</html>", "text/html"), "broke off"),
         (stream(b"data: {nonsense\n\n"), "no reply"),
@@ -145,6 +149,33 @@ def test_a_fault_before_the_first_word_leaves_the_device_s_own_reply(
     assert "going on with the device alone" in line
     assert talk.loop is not None
     assert talk.loop.stats.offline_reason is not None
+
+
+def test_only_a_refused_key_is_for_good(p: Pair) -> None:
+    with RawServer([http(400, b"{}"), stream(chunk("So be it.", "stop"))]) as server:
+        clock = Clock()
+        talk = assistant(p, OpenAiEndpoint(server.url, "big", breaker=Breaker(clock)), ALWAYS)
+        list(talk.answer(ASK))
+        clock.now += 1000.0
+        list(talk.answer(ASK))
+    assert talk.text == "So be it."
+
+
+@pytest.mark.parametrize("part", ["head", "remarks", "half a line"])
+def test_an_endpoint_that_drips_is_not_waited_for(p: Pair, part: str) -> None:
+    def drip(connection: socket.socket) -> None:
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
+        connection.sendall(head + (b"x-more: " if part == "head" else b"\r\n"))
+        while True:
+            time.sleep(0.01)
+            connection.sendall(b":\n\n" if part == "remarks" else b"x")
+
+    with RawServer([drip]) as server:
+        endpoint = OpenAiEndpoint(server.url, "big", connect_timeout=0.2, deadline=0.2)
+        talk = assistant(p, endpoint, ALWAYS)
+        events = list(talk.answer(ASK))
+    assert talk.text == alone(p)
+    assert len(told(events)) == 1
 
 
 def test_a_reply_that_breaks_off_is_gone_on_with_and_never_ends_there(p: Pair) -> None:
