@@ -59,7 +59,7 @@ def test_every_row_of_the_threat_model_names_its_test() -> None:
     assert len(rows) > 10
     for row in rows:
         who, wants, holds, tests = row.split(" | ")
-        assert who and wants and holds, row
+        assert all((who, wants, holds)), row
         assert re.search(r"`tests/", tests), row
 
 
