@@ -133,7 +133,8 @@ class HttpLink:
         raise _failure(status, answer, self.url)
 
     def forget(self, session_id: str, deadline: Deadline) -> None:
-        self._send(self._prepare("DELETE", f"/v1/sessions/{session_id}", {}), deadline)
+        headers = {"X-Session-Id": session_id}  # routers go by it
+        self._send(self._prepare("DELETE", f"/v1/sessions/{session_id}", headers), deadline)
 
     def _with_tries(
         self, prepared: Callable[[], Any], deadline: Deadline
@@ -145,7 +146,8 @@ class HttpLink:
             pause = _BACKOFF * 2 ** (_MORE_TRIES - more) * (0.5 + random.random())  # noqa: S311
             try:
                 status, body, headers = self._send(prepared(), deadline)
-                if status not in _RETRIED:
+                # A 500 of a proxy, such as Ray's where a replica died, is no verifier's word.
+                if status not in _RETRIED and not (status == 500 and _told(body) is None):
                     return status, body, headers.get("content-type", "")
                 retry_after = _retry_after(headers.get("retry-after"))
                 failure: CloudError = Overloaded(
@@ -214,10 +216,7 @@ def _failure(status: int, body: bytes, url: str) -> CloudError:
     if 300 <= status < 400:
         # Not for good: a network that wants a login first answers like this, for a while.
         return Unreachable(f"{url} redirects elsewhere, which is not followed; use the final URL")
-    try:
-        detail = str(_json(body)["error"]["message"])[:200]
-    except (Malformed, KeyError, TypeError):
-        detail = "is this a verifier?"
+    detail = _told(body) or "is this a verifier?"
     if status >= 500:
         return Unreachable(f"the verifier at {url} failed (HTTP {status}: {detail})")
     return Rejected(f"the verifier at {url} takes no such call (HTTP {status}: {detail})")
@@ -233,6 +232,14 @@ def _tls_failure(url: str, reason: str) -> str:
             "set ca_file in the [cloud] section if it is your own"
         )
     return f"{url}: no secure connection ({reason})"
+
+
+def _told(body: bytes) -> str | None:
+    """What a verifier says about a failure; None if it is not one that speaks."""
+    try:
+        return str(_json(body)["error"]["message"])[:200]
+    except (Malformed, KeyError, TypeError):
+        return None
 
 
 def _json(body: bytes) -> Any:

@@ -38,7 +38,17 @@ from ..edge.pairs import PLAIN, Clock, Reference
 from ..fakes import FakeContext, FakeEngine, FakeModel, FakeVocabulary
 from .proxy import KINDS, FaultyProxy
 
-__all__ = ["ALL_KINDS", "STRATEGIES", "Seen", "case", "upstream"]
+__all__ = [
+    "ALL_KINDS",
+    "STRATEGIES",
+    "Seen",
+    "case",
+    "check",
+    "service_of_fakes",
+    "strategy",
+    "upstream",
+    "write",
+]
 
 KEY = "sk-canary-of-the-faults"
 VOCAB = FakeVocabulary(12)
@@ -103,10 +113,9 @@ class Seen:
     wrong: list[str] = field(default_factory=list)
 
 
-@contextmanager
-def upstream() -> Iterator[int]:
-    """A verifier of fakes behind real HTTP; yields its port."""
-    service = Service(
+def service_of_fakes() -> Service:
+    """A verifier whose every row is known."""
+    return Service(
         verifier=Verifier(FakeContext(LLM, 4096, 64), 256, 64),
         vocab=VOCAB,
         model_name="llm",
@@ -114,6 +123,12 @@ def upstream() -> Iterator[int]:
         limits=Limits(),
         keys=Keys([KEY]),
     )
+
+
+@contextmanager
+def upstream() -> Iterator[int]:
+    """It behind real HTTP; yields its port."""
+    service = service_of_fakes()
     service.verifier.scheduler.start()
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(App(service), log_level="error", ws="none"))
@@ -165,11 +180,11 @@ def case(port: int, kind: str, name: StrategyName, pipelined: bool) -> Seen:
         if kind == "clock jumps":
             time.time = lambda: real_time() + jump[0]
         try:
-            _check(seen, _reply(device, session, strategy(name), PROMPT, pipelined), PROMPT)
+            check(seen, write(device, session, strategy(name), PROMPT, pipelined), PROMPT)
             failing.clear()
             clock.now += 1000.0
             again = [*PROMPT, 4]
-            loop, _ = _reply(device, session, strategy(name), again, pipelined)
+            loop, _ = write(device, session, strategy(name), again, pipelined)
             if kind not in FOR_GOOD and loop.stats.unverified:
                 seen.wrong.append("not hybrid again")
             if name not in ("local",) and kind not in FOR_GOOD and not loop.stats.uploads:
@@ -180,14 +195,15 @@ def case(port: int, kind: str, name: StrategyName, pipelined: bool) -> Seen:
     return seen
 
 
-def _reply(
+def write(
     device: Device, session: Session, strategy: Strategy, prompt: list[int], pipelined: bool
 ) -> tuple[ReplyLoop, list[object]]:
+    """One reply: its loop, and all that it told."""
     loop = ReplyLoop(device, session, strategy, Prompt(prompt, None, 7, N), pipelined)
     return loop, list(loop.events())
 
 
-def _check(seen: Seen, reply: tuple[ReplyLoop, list[object]], prompt: list[int]) -> None:
+def check(seen: Seen, reply: tuple[ReplyLoop, list[object]], prompt: list[int]) -> None:
     """Every token must be what its provenance says; the user is told at most once."""
     loop, events = reply
     reference = Reference(prompt, 7, SLM, LLM, n=N)

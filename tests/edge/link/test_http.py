@@ -207,9 +207,24 @@ def test_a_rejected_call_is_not_repeated_and_no_refusal_for_good(status: int) ->
 
 @pytest.mark.parametrize("status", [500, 501, 599])
 def test_a_failed_verifier_is_not_asked_again_and_is_no_refusal(status: int) -> None:
-    with RawServer([http(status)]) as server:
+    with RawServer([http(status, b'{"error": {"message": "because"}}')]) as server:
         assert isinstance(failure(server), Unreachable)
         assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("body", [b"", b"Internal Server Error", b"{}", b'{"error": 1}'])
+def test_a_500_that_is_no_verifier_s_own_may_pass(body: bytes) -> None:
+    with RawServer([http(500, body, "text/plain"), OK]) as server:
+        assert call(server) == GOOD
+        assert len(server.requests) == 2
+
+
+def test_the_end_of_a_session_goes_where_its_calls_went() -> None:
+    with RawServer([http(204)]) as server:
+        HttpLink(server.url).forget(SESSION, Deadline(30))
+        (asked,) = server.requests
+        assert asked.startswith(f"DELETE /v1/sessions/{SESSION} ".encode())
+        assert f"x-session-id: {SESSION}\r\n".encode() in asked.lower()
 
 
 def test_tries_back_off_with_jitter() -> None:
