@@ -16,7 +16,7 @@ import typer
 from . import __version__
 from .bench.command import register as register_bench
 from .calibrate.command import register as register_calibrate
-from .common.errors import UhlmError, UsageError
+from .common.errors import ConfigError, UhlmError, UsageError
 from .common.streams import (
     complain,
     discard_stdout,
@@ -182,8 +182,10 @@ def serve(
 
 def _partner(config: Config) -> Link | None:
     """A second model in this process in place of a verifier, if one is configured."""
-    if config.strategy.partner is None:
-        return None
+    if not config.strategy.partner or config.strategy.name == "ensemble":
+        return None  # an ensemble's partners are no verifier
+    if len(config.strategy.partner) > 1:
+        raise ConfigError("several partners make an ensemble: give --strategy ensemble, or one")
     from .edge.link.in_process import load_partner
 
     return load_partner(config)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from ..cloud.options import VerifierOptions
 from ..lm.engines.options import EngineOptions
@@ -46,6 +46,18 @@ def _checked_url(url: str) -> str:
 
 
 Url = Annotated[str, AfterValidator(_checked_url)]
+
+
+def _listed(value: Any) -> Any:
+    """One value, or several with commas, as a variable or a file has them."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return [value] if isinstance(value, int | float | Path) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Shares = Annotated[tuple[Share, ...], Field(min_length=1), BeforeValidator(_listed)]
 
 
 class _Section(BaseModel):
@@ -99,9 +111,11 @@ class StrategyOptions(_Section):
         "auto", description="drafts in one upload of spec and ensemble"
     )
     window: int = Field(24, ge=1, le=1024, description="tokens that handoff drafts unseen")
-    partner: str | None = Field(None, description="second model on this device: no verifier")
+    partner: Names = Field((), description="further models on this device: no verifier")
     ensemble: Literal["weighted", "contrastive"] = "weighted"
-    weight: float = Field(0.5, ge=0.0, le=1.0, description="of the device in a weighted ensemble")
+    weight: Shares = Field(
+        (0.5,), description="in a weighted ensemble: of the device, then of each partner"
+    )
     mu: float = Field(0.1, ge=0.0, le=10.0, description="of a contrastive ensemble")
     alpha: float = Field(0.1, ge=0.0, le=1.0, description="of its mask: share of the LLM's peak")
     coupling: Coupling = Field("none", description="draws of device and LLM: none, gumbel")

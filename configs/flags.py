@@ -71,15 +71,21 @@ class _Flags:
         str | None, typer.Option(help="handoff: name of the model at the endpoint.")
     ]
     partner: Annotated[
-        str | None, typer.Option(help="A second model on this device in place of a verifier.")
+        list[str] | None,
+        typer.Option(
+            help="A second model on this device in place of a verifier; ensemble: as many as given."
+        ),
     ]
     ensemble: Annotated[
         str | None,
         typer.Option(metavar="weighted|contrastive", help="ensemble: mix, or contrast."),
     ]
     weight: Annotated[
-        float | None,
-        typer.Option(help="ensemble weighted: the device's share, 0 (all LLM) to 1 (all device)."),
+        list[float] | None,
+        typer.Option(
+            help="ensemble weighted: the device's share, 0 (all LLM) to 1 (all device); given "
+            "again, each partner's. Those not given share what is left."
+        ),
     ]
     mu: Annotated[
         float | None,
@@ -225,6 +231,7 @@ def _load(given: dict[str, Any]) -> Config:
 
     if given.get("pipelined") is not None:
         given["pipelined"] = "on" if given["pipelined"] else "off"
+    given = {name: None if value == [] else value for name, value in given.items()}
     values: dict[tuple[str, ...], Any] = {key: given.get(flag) for flag, key in FLAG_KEYS.items()}
     profile = given["profile"]
     if given.get("pair") is not None:

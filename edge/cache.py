@@ -70,7 +70,17 @@ class TokenCache:
         Raises:
             ContextFull: the ids do not fit.
         """
-        if self.engine.length == len(self.ids):
-            self.engine.truncate(len(self.ids) - 1)  # its row is gone
-        row: Logits = self.engine.eval(self.ids[self.engine.length :])[0]
+        row: Logits = self.rows(1)[0]
         return row
+
+    def rows(self, n: int, but: int = 0) -> Logits:
+        """The logits after each of the last `n` ids, the last `but` not counted; shape (n, V).
+
+        Raises:
+            ContextFull: the ids do not fit.
+        """
+        end = len(self.ids) - but
+        start = min(self.engine.length, end - n)
+        if self.engine.length > start:
+            self.engine.truncate(start)  # rows that are gone are computed anew
+        return self.engine.eval(self.ids[start:end], n)

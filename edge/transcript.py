@@ -98,11 +98,16 @@ class Transcript:
         self.held = min(self.held, len(self.tokens))
 
     def commit_draft(
-        self, uploaded: bool, accepted: bool | None = None, unverified: bool = False
+        self,
+        uploaded: bool,
+        accepted: bool | None = None,
+        unverified: bool = False,
+        source: Source = "edge",
     ) -> Token:
-        """The oldest draft stands."""
+        """The oldest draft stands; `source` is another model where that proposed it."""
         draft = self.drafts.pop(0)
-        return self._commit(draft.id, draft, "edge", uploaded, accepted, unverified)
+        own = draft if source == "edge" else None
+        return self._commit(draft.id, own, source, uploaded, accepted, unverified)
 
     def commit(self, token: int, replaced: Draft | None, outcome: Outcome) -> Token:
         """A token that is no draft stands; drafts must be rolled back before.

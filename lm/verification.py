@@ -21,6 +21,7 @@ __all__ = [
     "Verdict",
     "bonus_token",
     "contrast",
+    "contrast_mask",
     "coupled_draw",
     "draft_token",
     "judge",
@@ -144,6 +145,11 @@ def mixture(shares: Sequence[float], parts: Sequence[Probs]) -> Probs:
     for share, part in zip(shares[1:], parts[1:], strict=True):
         r += share * part
     return r
+
+
+def contrast_mask(p: Probs, alpha: float) -> NDArray[np.int64]:
+    """The ids, ascending, where p (V,) is at least alpha of its peak (arXiv 2210.15097)."""
+    return np.flatnonzero((p >= alpha * p.max()) & (p > 0.0))
 
 
 def contrast(

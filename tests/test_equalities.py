@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from llama_cpp import llama_cpp as ll
 
 import uhlm_edge
 from uhlm_edge.cloud.options import VerifierOptions
@@ -28,7 +27,8 @@ from uhlm_edge.edge.policy.strategy import Strategy, make_strategy
 from uhlm_edge.lm.engines.llama import LlamaEngine
 from uhlm_edge.lm.engines.options import EngineOptions
 from uhlm_edge.lm.sampling import Sampler
-from uhlm_edge.models import shipped as models
+
+from .requantise import requantised
 
 pytestmark = pytest.mark.slow
 
@@ -81,24 +81,15 @@ class Pair:
         return [token.id for token in loop.tokens]
 
 
-def in_floats(name: str, folder: Path) -> Path:
-    """A shipped model with all its weights as 32-bit floats."""
-    params = ll.llama_model_quantize_default_params()
-    params.ftype = ll.LLAMA_FTYPE_ALL_F32
-    params.allow_requantize = True
-    out = folder / f"{name}.F32.gguf"
-    source = str(models.path_of(name)).encode()
-    assert ll.llama_model_quantize(source, str(out).encode(), params) == 0
-    return out
-
-
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     folder = tmp_path_factory.mktemp("floats")
     service = load_service(
-        in_floats("demo-llm", folder), VerifierOptions(engine=EXACT, sessions=4), Keys()
+        requantised("demo-llm", "ALL_F32", folder),
+        VerifierOptions(engine=EXACT, sessions=4),
+        Keys(),
     )
-    engine = LlamaEngine(in_floats("demo-slm", folder), EXACT)
+    engine = LlamaEngine(requantised("demo-slm", "ALL_F32", folder), EXACT)
     yield Pair(engine, service)
     engine.close()
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..lm.sampling import TOTAL, Distribution, Probs
+from ..lm.verification import contrast_mask
 
 __all__ = [
     "Malformed",
@@ -105,7 +106,7 @@ def unpack_distribution(raw: bytes, limit: int) -> Distribution:
 
 def pack_contrast(p: Probs, alpha: float = 0.1) -> bytes:
     """The ids with at least `alpha` of the peak's probability, and their logarithms (float32)."""
-    ids = np.flatnonzero((p >= alpha * p.max()) & (p > 0.0))
+    ids = contrast_mask(p, alpha)
     steps = np.diff(ids, prepend=0).tolist()
     return pack_ids([len(ids), *steps]) + np.log(p[ids]).astype("<f4").tobytes()
 

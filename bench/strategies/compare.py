@@ -24,8 +24,9 @@ from ...edge.chat.assemble import assemble
 from ...edge.chat.assistant import Assistant
 from ...edge.decode.handoff import HandoffLoop
 from ...edge.decode.loop import ReplyLoop
+from ...edge.decode.rotation import RotationLoop
 from ...edge.events import Notice, Token
-from ...edge.policy.strategy import Strategy, make_strategy
+from ...edge.policy.strategy import Strategy, make_strategy, shares_of
 from ...lm.chat import ChatEncoder
 from ...lm.draws import turn_seed
 from ...lm.template import Message
@@ -69,6 +70,7 @@ class Bench:
         tell: takes a line for the user.
         watch: shown every finished reply, outside the timed path.
         endpoint: URL of what `handoff` hands replies to; None: the LLM, in this process.
+        in_process: an ensemble's models take turns in this process, with no protocol in between.
     """
 
     config: Config
@@ -79,6 +81,7 @@ class Bench:
     tell: Callable[[str], None]
     watch: Callable[[Case, ReplyLoop], None] = lambda case, loop: None
     endpoint: str | None = None
+    in_process: bool = False
 
     def run(
         self, spec: StrategySpec, cases: Sequence[Case], seed: int, start: int = 0
@@ -99,7 +102,10 @@ class Bench:
     def config_of(self, spec: StrategySpec) -> Config:
         """The configuration with an spec's strategy."""
         cloud = self.config.cloud.model_copy(update={"require": spec.calls})
-        return self.config.model_copy(update={"strategy": spec.options, "cloud": cloud})
+        options = spec.options
+        if spec.kind == "ensemble" and self.in_process and not options.partner:
+            options = options.model_copy(update={"partner": (self.config.verifier.model,)})
+        return self.config.model_copy(update={"strategy": options, "cloud": cloud})
 
     @contextmanager
     def _writer(self, spec: StrategySpec) -> Iterator[Writer]:
@@ -112,7 +118,7 @@ class Bench:
             with HandoffWriter.open(config, self.endpoint) as handing:
                 yield handing
             return
-        meter = self.link() if spec.calls else None
+        meter = self.link() if spec.calls and not config.strategy.partner else None
         with ExitStack() as stack:
             # What policies learnt elsewhere is not taken up, nor kept.
             state = stack.enter_context(TemporaryDirectory())
@@ -140,10 +146,15 @@ class _LoopWriter:
         self._pipelined = PIPELINED[config.strategy.pipelined]
         self._engine = CountingEngine(assistant.device.cache.engine)
         self._device = replace(assistant.device, cache=TokenCache(self._engine))
+        self._partners: list[CountingEngine] = []
+        if (partners := assistant.partners) is not None:
+            self._partners = [CountingEngine(cache.engine) for cache in partners.caches]
+            partners.caches = [TokenCache(engine) for engine in self._partners]
 
     def warm_up(self, case: Case, seed: int) -> None:
         online = not self._assistant.session.is_offline
-        assistant = self._with(make_strategy("hlm" if online else "local"), seed)
+        strategy = make_strategy("hlm" if online else "local")
+        assistant = self._with(self._assistant.strategy if self._partners else strategy, seed)
         for event in assistant.answer(case.messages):
             if isinstance(event, Notice):
                 self._refuse(event.text, case, assistant.loop)
@@ -152,7 +163,7 @@ class _LoopWriter:
         """An assistant for one reply with that very seed."""
         return Assistant(
             self._device, self._assistant.session, strategy, self._chat.system,
-            self._chat.max_tokens, seed, self._pipelined,
+            self._chat.max_tokens, seed, self._pipelined, partners=self._assistant.partners,
         )  # fmt: skip
 
     def write(self, case: Case, seed: int) -> Outcome:
@@ -165,7 +176,8 @@ class _LoopWriter:
             if isinstance(event, Notice):
                 self._refuse(event.text, case, assistant.loop)
         loop = assistant.loop
-        assert isinstance(loop, ReplyLoop)  # noqa: S101 - a strategy by token
+        assert loop is not None  # noqa: S101 - it has been iterated
+        assert not isinstance(loop, HandoffLoop)  # noqa: S101 - a strategy by token
         outcome = count_reply(case.line, assistant.text, loop)
         if (meter := self._meter) is not None:
             outcome = replace(
@@ -183,21 +195,27 @@ class _LoopWriter:
             outcome = replace(outcome, llm_passes=passes, llm_positions=positions)
         own = self._engine.work.since(device)
         outcome = replace(outcome, device_passes=own.passes, device_positions=own.positions)
-        self._bench.watch(case, loop)
+        if isinstance(loop, ReplyLoop):
+            self._bench.watch(case, loop)
         return self._look(outcome, case, loop)
 
-    def _refuse(self, notice: str, case: Case, loop: ReplyLoop | HandoffLoop | None) -> None:
+    def _refuse(
+        self, notice: str, case: Case, loop: ReplyLoop | HandoffLoop | RotationLoop | None
+    ) -> None:
         if loop is not None and loop.stats.offline_reason is not None:
             raise CloudError(f"the verifier was away: {loop.stats.offline_reason}")
         raise DataError(f"the row of line {case.line}: {notice}")
 
     def _llm_work(self) -> PassCount | None:
-        """By the verifier's counters; nothing if it is never asked."""
+        """By the verifier's counters, or the partners'; nothing if none is asked."""
+        if self._partners:
+            works = [engine.work for engine in self._partners]
+            return PassCount(sum(w.passes for w in works), sum(w.positions for w in works))
         if self._meter is None:
             return PassCount(0, 0)
         return self._bench.counters.read() if self._bench.counters else None
 
-    def _look(self, outcome: Outcome, case: Case, loop: ReplyLoop) -> Outcome:
+    def _look(self, outcome: Outcome, case: Case, loop: ReplyLoop | RotationLoop) -> Outcome:
         shadow = self._bench.shadow
         if shadow is None:
             return outcome
@@ -221,10 +239,11 @@ class _BaselineWriter:
         """Load both models for as long as the context lasts."""
         from ...lm.engines.llama import LlamaEngine
 
-        places = (
+        others = config.strategy.partner or (config.verifier.model,)
+        places = [
             (config.device.model, config.device.engine),
-            (config.verifier.model, config.verifier.engine),
-        )
+            *((name, config.verifier.engine) for name in others),
+        ]
         models = [CountingEngine(LlamaEngine(find_model(name), opts)) for name, opts in places]
         try:
             yield _BaselineWriter(config, models)
@@ -240,26 +259,27 @@ class _BaselineWriter:
         chat, config = self._config.chat, self._config
         system = [Message(role="system", content=chat.system)] if chat.system else []
         prompts = [chat.encode([*system, *case.messages]) for chat in self._chats]
-        weight = config.strategy.weight
+        weights = shares_of(config.strategy.weight, len(self._models))
         before = [model.work for model in self._models]
         begun = time.perf_counter()
         ids = write_baseline(
-            self._models, prompts, [weight, 1.0 - weight], config.sampler, config.device.wire_top,
+            self._models, prompts, weights, config.sampler, config.device.wire_top,
             seed, chat.max_tokens,
         )  # fmt: skip
         took = time.perf_counter() - begun
-        device, llm = (m.work.since(b) for m, b in zip(self._models, before, strict=True))
+        device, *others = (m.work.since(b) for m, b in zip(self._models, before, strict=True))
         decoder = TextDecoder(self._models[0].vocab)
         return Outcome(
             case.line, len(ids), took, from_llm=len(ids), known=0,
-            llm_passes=llm.passes, llm_positions=llm.positions,
+            llm_passes=sum(work.passes for work in others),
+            llm_positions=sum(work.positions for work in others),
             device_passes=device.passes, device_positions=device.positions,
             requests=None, wire_down=None,
             text="".join(decoder.feed(token) for token in ids) + decoder.end(),
         )  # fmt: skip
 
 
-def count_reply(line: int, text: str, loop: ReplyLoop) -> Outcome:
+def count_reply(line: int, text: str, loop: ReplyLoop | RotationLoop) -> Outcome:
     """The counts of a finished reply; bytes, passes and betas are not among them."""
     stats, tokens = loop.stats, loop.tokens
     judged = [t for t in tokens if t.accepted is not None and t.index in loop.text.proposed]
@@ -280,7 +300,9 @@ def count_reply(line: int, text: str, loop: ReplyLoop) -> Outcome:
     )
 
 
-def shadow_counts(outcome: Outcome, loop: ReplyLoop, betas: Mapping[int, float]) -> Outcome:
+def shadow_counts(
+    outcome: Outcome, loop: ReplyLoop | RotationLoop, betas: Mapping[int, float]
+) -> Outcome:
     """The outcome with what the betas of the device's drafts add to it."""
     risked = [betas.get(t.index, 0.0) for t in loop.tokens if _was_skipped(t)]
     return replace(outcome, known=len(betas), beta=sum(betas.values()), skipped_beta=sum(risked))

@@ -80,7 +80,7 @@ def open_bench(
         reader = _shadow_verifier(config, stack) if shadow else None
         wanted = any(case.reference is not None for case in cases)
         similarity = _similarity(config, embeddings, stack) if wanted else None
-        yield Bench(config, link, counters, reader, similarity, tell)
+        yield Bench(config, link, counters, reader, similarity, tell, in_process=in_process)
 
 
 def _no_verifier() -> Any:

@@ -59,7 +59,7 @@ class StrategySpec:
         """A strategy that only benchmarks have; None: as the options say."""
         if self.kind != LOCKSTEP:
             return None
-        return Strategy(LOCKSTEP, Always(), "last", Weighted(weight=self.options.weight))
+        return Strategy(LOCKSTEP, Always(), "last", Weighted(weight=self.options.weight[0]))
 
 
 def parse_specs(text: str, options: StrategyOptions) -> list[StrategySpec]:
@@ -117,10 +117,14 @@ def _threshold(text: str, label: str) -> dict[str, Any]:
         raise UsageError(f"{label}: want a number or one of {', '.join(_NAMED)}") from None
 
 
+def _shares(text: str, label: str) -> dict[str, Any]:
+    return {"weight": tuple(_number(part, label) for part in text.split("/"))}
+
+
 def _weight(text: str, label: str) -> dict[str, Any]:
     if text == "contrastive":
         return {"ensemble": "contrastive"}
-    return {"ensemble": "weighted", "weight": _number(text, label)}
+    return {"ensemble": "weighted", **_shares(text, label)}
 
 
 _PARAMETERS: dict[str, Callable[[str, str], dict[str, Any]]] = {
@@ -133,6 +137,6 @@ _PARAMETERS: dict[str, Callable[[str, str], dict[str, Any]]] = {
     "reward": lambda text, label: {"reward_threshold": _number(text, label)},
     "ensemble": _weight,
     "handoff": lambda text, label: {"threshold": _number(text, label)},
-    BASELINE: lambda text, label: {"weight": _number(text, label)},
-    LOCKSTEP: lambda text, label: {"weight": _number(text, label)},
+    BASELINE: _shares,
+    LOCKSTEP: _shares,
 }

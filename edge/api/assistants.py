@@ -182,6 +182,7 @@ class Assistants:
             budget=base.budget,
             handoff=self._handoff(config),
             chat=base.chat,  # a template is compiled once, or has one process of its own
+            partners=base.partners,
         )
         try:
             return Writing(assistant, assistant.answer(messages))
@@ -205,6 +206,8 @@ class Assistants:
         """Those that a reply can choose from, with what was loaded."""
         if self.config.strategy.name == "handoff":
             return ("local", "handoff")
+        if self._base.partners is not None:
+            return ("local", "ensemble")
         return tuple(name for name in STRATEGIES if name != "handoff")
 
     @staticmethod
@@ -219,7 +222,9 @@ class Assistants:
         """The strategy of some options, and the head that it asks; made once."""
         if (known := self._strategies.get(config.strategy)) is not None:
             return known
-        base = self._base
+        base, name = self._base, config.strategy.name
+        if base.partners is not None and name not in self.strategies:
+            raise ConfigError(f"strategy.name: {name} needs a verifier, not partners")
         made = choose(config, base.device, base.session, self._notify, self._environment)
         while len(self._strategies) >= _MOST_STRATEGIES:
             del self._strategies[next(iter(self._strategies))]

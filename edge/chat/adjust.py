@@ -96,7 +96,7 @@ def pair_of(config: Config, device: Device, session: Session) -> tuple[ModelKey,
     if session.info is not None:
         name = session.info.model
     elif not config.cloud.url:
-        partner = locate_model(config.strategy.partner or config.verifier.model)
+        partner = locate_model((*config.strategy.partner, config.verifier.model)[0])
         name = partner.name.removesuffix(".gguf")
     else:
         return own, None

@@ -18,16 +18,19 @@ from ...configs.config import Config
 from ...configs.layers import as_environment
 from ...lm.engines.protocol import Engine
 from ...lm.uncertainty import estimator
+from ...lm.vocabulary import require_same
 from ...models.resolve import find_model
 from ..cache import TokenCache
 from ..decode.drafter import Device
 from ..decode.handoff import Endpoint, Handoff
 from ..decode.loop import GOING_ON
+from ..decode.rotation import Partners
 from ..device.prompt_cache import PromptCache, prompt_folder
 from ..link.budget import Budget, BudgetedLink, budget_file
 from ..link.protocol import Link
 from ..link.session import Session
 from ..policy.calibration import ModelKey, model_digest
+from ..policy.strategy import shares_of
 from ..policy.tuning import (
     handoff_threshold,
 )  # fmt: skip
@@ -40,6 +43,9 @@ if TYPE_CHECKING:
     from ..link.probe import Kind
 
 __all__ = ["api_key", "assemble", "endpoint_of", "handoff_of", "make_device"]
+
+ROWS = 16
+"""Rows of logits in one pass on the device: what an ensemble's models score at once."""
 
 _NO_GPU = "no layer on a GPU"
 """What a backend says of itself that took none."""
@@ -65,7 +71,9 @@ def assemble(
         CloudError: no verifier, and the configuration requires one.
         ConfigError: options that do not fit each other.
     """
-    found = nullcontext(link) if link else _verifier(config, notify, environment)
+    has_partners = config.strategy.name == "ensemble" and bool(config.strategy.partner)
+    given = link is not None or has_partners
+    found = nullcontext(link) if given else _verifier(config, notify, environment)
     budget = Budget(config.budget, budget_file(environment))
     with found as link, handoff_of(config, notify, environment, budget) as handoff:
         if link is not None and budget.counts:
@@ -75,7 +83,10 @@ def assemble(
         if config.device.engine.n_gpu_layers and _NO_GPU in device.backend:
             notify("the model runs on the processor: run `uhlm-edge doctor` to get it onto the GPU")
         session = Session(link, device.vocab, model_name(config), config.cloud.deadline)
+        partners = None
         try:
+            if has_partners:
+                partners = _partners(config, device)
             known = _connect(config, session, handoff.endpoint if handoff else None)
             if known:
                 notify(known)
@@ -95,9 +106,12 @@ def assemble(
                 known=known,
                 budget=budget if budget.counts else None,
                 handoff=handoff,
+                partners=partners,
             )
         finally:
             session.close()
+            if partners is not None:
+                partners.close()
             device.cache.engine.close()
 
 
@@ -249,7 +263,7 @@ def _engine(config: Config, prompts: Path | None) -> tuple[Engine, str]:
     from ...lm.engines.llama import LlamaEngine
     from ...lm.engines.llama_build import llama_build
 
-    engine = LlamaEngine(path, options)
+    engine = LlamaEngine(path, options, max_rows=ROWS)
     backend = f"{engine.model.backend}; {chosen(engine.options)}"
     limit = config.device.prompt_cache_mb << 20
     if not limit or prompts is None:
@@ -258,6 +272,30 @@ def _engine(config: Config, prompts: Path | None) -> tuple[Engine, str]:
     kept = engine.options.model_dump(include={"cache_type_k", "cache_type_v", "flash_attention"})
     key = f"{model_digest(path)} {sorted(kept.items())} {sorted(llama_build().items(), key=str)}"
     return PromptCache(engine, prompts, limit, key), backend
+
+
+def _partners(config: Config, device: Device) -> Partners:
+    """The further models of an ensemble on this device.
+
+    Raises:
+        ModelError: one is refused.
+        VocabularyMismatch: one has another vocabulary.
+    """
+    from ...lm.engines.llama import LlamaEngine
+
+    shares_of(config.strategy.weight, len(config.strategy.partner) + 1)  # refused before a load
+    engines: list[LlamaEngine] = []
+    try:
+        for name in config.strategy.partner:
+            engine = LlamaEngine(find_model(name), config.verifier.engine, max_rows=ROWS)
+            engines.append(engine)
+            theirs, partner = engine.vocab.fingerprint, find_model(name).name
+            require_same(device.vocab.fingerprint, theirs, model_name(config), partner)
+    except BaseException:
+        for engine in engines:
+            engine.close()
+        raise
+    return Partners([TokenCache(engine) for engine in engines])
 
 
 def _has_company(config: Config) -> bool:

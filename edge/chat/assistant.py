@@ -14,6 +14,7 @@ from ...lm.template import Message
 from ..decode.drafter import Device
 from ..decode.handoff import NO_ID, Handoff, HandoffLoop
 from ..decode.loop import ReplyLoop
+from ..decode.rotation import Partners, RotationLoop
 from ..events import Event, Notice, Token
 from ..link.budget import Budget
 from ..link.session import Prompt, Session
@@ -40,6 +41,7 @@ class Assistant:
         budget: what the cloud may cost; None: nothing is counted.
         handoff: to whom strategy `handoff` hands a reply over, and when.
         chat: makes ids of messages; None: by the template of the device's model.
+        partners: further models on the device, which strategy `ensemble` needs no session for.
     """
 
     def __init__(
@@ -55,12 +57,13 @@ class Assistant:
         budget: Budget | None = None,
         handoff: Handoff | None = None,
         chat: ChatEncoder | None = None,
+        partners: Partners | None = None,
     ) -> None:
         self.device = device
         self.session = session
         self.strategy = strategy
         self.messages: list[Message] = []
-        self.loop: ReplyLoop | HandoffLoop | None = None
+        self.loop: ReplyLoop | HandoffLoop | RotationLoop | None = None
         self._system: list[Message] = [{"role": "system", "content": system}] if system else []
         self._max_tokens = max_tokens
         self._seed = seed
@@ -69,6 +72,7 @@ class Assistant:
         self._known = known
         self.budget = budget
         self.handoff = handoff or Handoff(None)
+        self.partners = partners
         self.chat = chat or ChatEncoder(device.vocab)
 
     def reset(self) -> None:
@@ -125,9 +129,11 @@ class Assistant:
             self.messages.append({"role": "assistant", "content": self.text})
             self.strategy.policy.save()
 
-    def _loop(self, prompt: Prompt) -> ReplyLoop | HandoffLoop:
+    def _loop(self, prompt: Prompt) -> ReplyLoop | HandoffLoop | RotationLoop:
         if self.strategy.name == "handoff":
             return HandoffLoop(self.device, self.handoff, prompt)
+        if self.strategy.name == "ensemble" and self.partners is not None:
+            return RotationLoop(self.device, self.partners, self.strategy, prompt)
         return ReplyLoop(self.device, self.session, self.strategy, prompt, self._pipelined)
 
     def _prompt(self, ids: list[int], messages: list[Message]) -> Prompt:

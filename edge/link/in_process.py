@@ -50,6 +50,6 @@ def load_partner(config: Config) -> LocalLink:
     Raises:
         ModelError: it is refused.
     """
-    name = config.strategy.partner or config.verifier.model
+    (name,) = config.strategy.partner or (config.verifier.model,)
     service = load_service(find_model(name), config.verifier, Keys())
     return LocalLink(service)

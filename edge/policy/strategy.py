@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from ...common.errors import ConfigError
 from ...configs.config import StrategyName
 from ...lm.targets import LLM, Coupling, Target, Weighted
 from .policies import Always, Never, Policy, RandomRate, RewardBelow, UncertainAbove
 
-__all__ = ["STRATEGIES", "Scope", "Strategy", "make_strategy"]
+__all__ = ["STRATEGIES", "Scope", "Strategy", "make_strategy", "shares_of"]
 
 STRATEGIES: tuple[StrategyName, ...] = get_args(StrategyName)
 
@@ -33,6 +35,7 @@ class Strategy:
         drafts: whether the device drafts at all while the cloud is there.
         draft_limit: most drafts in one upload (scope `all`); None: by measured times.
         coupling: how the draws of both sides hang together.
+        shares: of the models in a weighted ensemble, the device first (`shares_of`).
     """
 
     name: str
@@ -43,6 +46,7 @@ class Strategy:
     drafts: bool = True
     draft_limit: int | None = None
     coupling: Coupling = "none"
+    shares: tuple[float, ...] = ()
 
 
 def make_strategy(
@@ -85,3 +89,18 @@ def make_strategy(
         case "ensemble":
             bonus = int(isinstance(target, Weighted))  # the LLM's proposal
             return Strategy(name, Never(), "all", target, bonus, draft_limit=draft_limit)
+
+
+def shares_of(given: Sequence[float], n: int) -> list[float]:
+    """The shares of n models; those that are not given share equally what is left.
+
+    Raises:
+        ConfigError: too many, or they do not sum to 1.
+    """
+    if len(given) > n:
+        raise ConfigError(f"{len(given)} weights for {n} models: give one each, or fewer")
+    left = 1.0 - sum(given)
+    if left < -1e-9 or (len(given) == n and left > 1e-9):
+        raise ConfigError(f"the weights sum to {sum(given):g}, not to 1")
+    missing = n - len(given)
+    return [*given, *[max(0.0, left) / max(1, missing)] * missing]

@@ -124,7 +124,7 @@ def strategy_of(
         ConfigError: it needs a calibration that is not there, or one that gives no such threshold.
     """
     limit = options.draft_limit
-    target: Target = Weighted(weight=options.weight)
+    target: Target = Weighted(weight=options.weight[0])
     if options.ensemble == "contrastive":
         target = Contrastive(mu=options.mu, alpha=options.alpha)
     adaptive = options.threshold == "adaptive" and options.name in ("uhlm", "spec")
@@ -148,7 +148,7 @@ def strategy_of(
         target=target,
         policy=policy,
     )
-    return replace(made, coupling=options.coupling)
+    return replace(made, coupling=options.coupling, shares=options.weight)
 
 
 def threshold_of(options: StrategyOptions, tuning: Tuning | None = None) -> float:

@@ -31,7 +31,7 @@ def test_a_list_of_strategies_becomes_configurations() -> None:
     assert not entries["rand@0.2"].borrows
     assert entries["rand"].borrows
     assert entries["reward@0.7"].options.reward_threshold == 0.7
-    assert entries["ensemble@0.3"].options.weight == 0.3
+    assert entries["ensemble@0.3"].options.weight == (0.3,)
     assert entries["handoff@0.06"].options.threshold == 0.06
     assert not entries["local"].calls
     assert not entries["handoff@0.06"].calls  # a verifier
