@@ -47,13 +47,21 @@ N = 800
 LONG = 5  # tokens, so that each of four models has its turn
 
 
+class Strict(FakeEngine):
+    """Reads nothing beyond an end of text, where no proposal is of use."""
+
+    def eval(self, tokens: Sequence[int], rows: int = 1) -> Logits:
+        assert len(self.vocab) - 1 not in [*self.ids, *tokens]
+        return super().eval(tokens, rows)
+
+
 class Models:
     """The first n models on one device."""
 
     def __init__(
         self, n: int, sampler: Sampler = PLAIN, models: Sequence[FakeModel] = MODELS
     ) -> None:
-        self.engines = [FakeEngine(model) for model in models[:n]]
+        self.engines = [Strict(model) for model in models[:n]]
         device, *others = (TokenCache(engine) for engine in self.engines)
         self.device, self.partners = Device(device, sampler), Partners(others)
 
