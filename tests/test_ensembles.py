@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from uhlm_edge.cli import app
 from uhlm_edge.edge.cache import TokenCache
 from uhlm_edge.edge.decode.drafter import Device
 from uhlm_edge.edge.decode.rotation import Partners, RotationLoop
@@ -21,8 +24,6 @@ from uhlm_edge.lm.sampling import Sampler
 from uhlm_edge.models import shipped
 
 from .requantise import requantised
-
-pytestmark = pytest.mark.slow
 
 ONE_THREAD = EngineOptions(n_threads=1, n_threads_batch=1, n_ctx=512)
 AT_ONE = Sampler(temperature=1.0, top_k=0, top_p=1.0)
@@ -53,6 +54,7 @@ class Reader:
         return float(r[:token].sum() + u * r[token])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shares", [[0.3, 0.4, 0.3], [0.25, 0.25, 0.25, 0.25]], ids=len)
 def test_whoever_proposes_the_token_follows_the_mixture(
     files: list[Path], shares: list[float]
@@ -103,3 +105,41 @@ def _places(
             place = reader.place(prompt + ids[:i], token, uniforms.random())
             places.setdefault(proposer, []).append(place)
     return places
+
+
+RUN = ["run", "--strategy", "ensemble", "--seed", "1", "--max-tokens", "12", "Hello there."]
+
+
+@pytest.mark.slow
+def test_the_command_mixes_as_many_partners_as_it_is_given() -> None:
+    partners = [
+        "--partner",
+        "demo-llm",
+        "--partner",
+        "demo-slm",
+        "--weight",
+        ".2",
+        "--weight",
+        ".5",
+    ]
+    result = CliRunner().invoke(app, [*RUN, *partners, "--json"], catch_exceptions=False)
+    assert result.exit_code == 0
+    *tokens, done = [json.loads(line) for line in result.stdout.splitlines() if line[0] == "{"]
+    assert {token["source"] for token in tokens if token["event"] == "token"} <= {"edge", "cloud"}
+    assert done["stats"]["transmission_rate"] == 1.0
+    assert (done["stats"]["calls"], done["stats"]["offline_reason"]) == (0, None)
+    assert result.stderr.count("verifier") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--weight", ".5", "--weight", ".3", "--weight", ".2"], "3 weights for 2 models"),
+        (["--weight", ".5", "--weight", ".6"], "the weights sum to 1.1, not to 1"),
+        (["--strategy", "hlm", "--partner", "demo-slm"], "several partners make an ensemble"),
+    ],
+)
+def test_what_is_no_ensemble_is_refused_in_one_line(arguments: list[str], reason: str) -> None:
+    result = CliRunner().invoke(app, [*RUN, "--partner", "demo-llm", *arguments])
+    assert result.exit_code != 0
+    assert reason in str(result.exception or result.stderr)
