@@ -18,7 +18,7 @@ from ..lm.engines.protocol import Logits
 from ..lm.ids import common_length
 from ..lm.row import Row
 from ..lm.sampling import TOTAL, Distribution, Probs, rejection
-from ..lm.targets import Contrastive, Weighted
+from ..lm.targets import Contrastive, Llm, Target, Weighted
 from ..lm.verification import Verdict, bonus_token, judge, judge_coupled, target_probs
 from ..wire.codec import OutOfRange, pack_contrast, pack_distribution
 from ..wire.messages import Reply, Request, Settings
@@ -110,10 +110,12 @@ class Judge:
         proposal = None
         if replacement is not None:
             tokens = [replacement]
-        elif p is not None and request.supply and not self._is_over(request, ids):
-            if isinstance(target, Weighted):
-                proposal, sent = _propose(p, settings, len(ids))
-                distributions = [pack_distribution(sent)]
+        elif p is not None and request.supply and not self._is_over(request, target, ids):
+            if not isinstance(target, Llm):
+                if isinstance(target, Contrastive):
+                    distributions.append(pack_contrast(p, target.alpha))
+                proposal, sent = _propose(p, settings, len(ids), self.wire_top)
+                distributions.append(pack_distribution(sent))
             else:
                 while True:
                     index = len(ids) + len(tokens) - origin
@@ -147,9 +149,10 @@ class Judge:
         if len(ids) + request.supply > self.n_ctx:
             raise OutOfRange(f"the text is longer than the context of {self.n_ctx} tokens")
 
-    def _is_over(self, request: Request, ids: list[int]) -> bool:
-        """Has an accepted draft ended the text?"""
-        return bool(request.drafts) and ids[-1] in self.end_ids
+    def _is_over(self, request: Request, target: Target, ids: list[int]) -> bool:
+        """Has a draft ended the text? Those of a contrast travel as if they had been skipped."""
+        drafts = request.weights if isinstance(target, Contrastive) else request.drafts
+        return bool(drafts) and ids[-1] in self.end_ids
 
     def _probs(self, settings: Settings, row: NDArray[np.float32]) -> Probs:
         """The LLM's p at one position; sparse and rounded only in a weighted ensemble."""
@@ -175,9 +178,11 @@ def _judge(settings: Settings, draft: int, q: Distribution, p: Probs, index: int
     return judge([draft], [q], [r], settings.seed, index)
 
 
-def _propose(p: Probs, settings: Settings, at: int) -> tuple[int, Distribution]:
+def _propose(p: Probs, settings: Settings, at: int, most: int) -> tuple[int, Distribution]:
     """The LLM's turn as proposer: a draw from exactly the distribution that is sent along."""
     ids = np.flatnonzero(p)
-    sent = Distribution(ids, np.rint(p[ids] * TOTAL).astype(np.int64))
+    if len(ids) > most:
+        ids = np.sort(np.argpartition(p, len(p) - most)[len(p) - most :])
+    sent = Distribution.rounded(ids, p[ids])
     u = uniform(settings.seed, Purpose.PROPOSAL, at - settings.origin)
     return sent.best if settings.sampler.greedy else sent.draw(u), sent

@@ -302,8 +302,8 @@ class Reply:
             _integers(proposal)
             asked = request.supply > 0 and accepted == judge and not ids
             require(asked, Malformed, "a proposal that was not asked for")
-            require(len(distributions) == 1, Malformed, "a proposal comes with its distribution")
-            Reply.proposed_from(distributions[0], proposal, n_vocab)
+            require(len(distributions) > 0, Malformed, "a proposal comes with its distribution")
+            Reply.proposed_from(distributions[-1], proposal, n_vocab)
         return Reply(
             call, start, accepted, ids, values, held, Timing(*us), proposal, distributions, binding
         )  # fmt: skip

@@ -117,12 +117,21 @@ class Drafter:
         self._latency.drafted(took)
         return Draft(index, token, q, u, reward, log_q)
 
-    def distribution(self) -> Distribution:
-        """q after the last id: what the LLM's proposal is judged by."""
+    def before(self, proposal: int) -> tuple[Distribution, Probs | None]:
+        """q after the last id, and its logarithms if the target wants them.
+
+        What the LLM's proposal is judged by; the same pass reads it, for it mostly stands.
+        """
         begun = self._clock()
-        q = self._sampler.distribution(Row(self._cache.row()), self._wire_top)
+        row = Row(self._cache.row_before(proposal))
+        q = self._sampler.distribution(row, self._wire_top)
+        log_q = log_probs(row, self._sampler) if isinstance(self.target, Contrastive) else None
         self._stats.device_time += self._clock() - begun
-        return q
+        return q, log_q
+
+    def judged(self, betas: list[float]) -> None:
+        """Drafts were judged here: what that says about the next ones."""
+        self._latency.judged(betas)
 
     def limit_q(self, info: Info | None) -> None:
         """The verifier may take fewer ids in q than the device would send."""

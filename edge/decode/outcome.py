@@ -1,7 +1,7 @@
 """What an answer of the verifier makes of the drafts, for each target.
 
-The loop commits outcomes and knows no targets. One answer has one outcome, but for a weighted
-ensemble, where the LLM may propose the next token and the device judges it.
+The loop commits outcomes and knows no targets. One answer has one outcome, but for an ensemble,
+where the LLM may propose the next token and the device judges it.
 """
 
 from __future__ import annotations
@@ -29,23 +29,31 @@ def outcomes(call: Call, reply: Reply, drafter: Drafter) -> Iterator[Outcome]:
     """
     if isinstance(drafter.target, Contrastive) and call.drafts:
         verdict = _judge_contrast(call.drafts, reply, drafter.target, drafter)
+        drafter.judged(verdict.betas)
         tokens = [] if verdict.replacement is None else [verdict.replacement]
         yield Outcome(verdict.accepted, tokens, verdict=False, held=False)
-        return
-    yield Outcome(reply.accepted, reply.tokens, verdict=False if call.drafts else None)
+        if tokens:
+            return  # what the LLM proposes would follow a draft that is gone
+    else:
+        yield Outcome(reply.accepted, reply.tokens, verdict=False if call.drafts else None)
     if reply.proposal is not None:
         yield _judge_proposal(call, reply, reply.proposal, drafter)
 
 
 def _judge_proposal(call: Call, reply: Reply, proposal: int, drafter: Drafter) -> Outcome:
-    """The roles swapped: the LLM proposed, from the p that it sent, and the device judges.
+    """The roles swapped: the LLM proposed, from the distribution that it sent, the device judges.
 
     arXiv 2502.01662, section 3.
     """
-    p = Reply.proposed_from(reply.distributions[0], proposal, drafter.n_vocab)
-    r = target_probs(
-        drafter.target, drafter.distribution(), p.probs(drafter.n_vocab), drafter.greedy
-    )
+    target, n_vocab = drafter.target, drafter.n_vocab
+    p = Reply.proposed_from(reply.distributions[-1], proposal, n_vocab)
+    q, log_q = drafter.before(proposal)
+    if isinstance(target, Contrastive):
+        assert log_q is not None  # noqa: S101 - measured for this target
+        ids, log_p = Reply.contrast_from(reply.distributions[-2], n_vocab)
+        r = contrast(ids, log_p, log_q, target.mu, drafter.greedy)
+    else:
+        r = target_probs(target, q, p.probs(n_vocab), drafter.greedy)
     position = len(call.reply_ids) + len(call.drafts)
     replacement = judge([proposal], [p], [r], drafter.seed, position).replacement
     if replacement is None:
@@ -57,7 +65,9 @@ def _judge_contrast(
     drafts: Sequence[Draft], reply: Reply, target: Contrastive, drafter: Drafter
 ) -> Verdict:
     """Judge drafts by the contrast of the LLM's p in `reply` and the device's whole q."""
-    ps = reply.distributions[len(reply.distributions) - len(drafts) :]
+    proposed = 0 if reply.proposal is None else 2  # the last ones are of the proposal
+    last = len(reply.distributions) - proposed
+    ps = reply.distributions[last - len(drafts) : last]
     rs: list[Probs] = []
     for draft, raw in zip(drafts, ps, strict=True):
         ids, log_p = Reply.contrast_from(raw, drafter.n_vocab)

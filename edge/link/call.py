@@ -193,8 +193,12 @@ def _agrees(conflict: Conflict, ids: Sequence[int]) -> bool:
 def _check_contrasts(reply: Reply, n: int, n_vocab: int) -> None:
     """Refuse a reply without the distributions that the drafts are to be judged by."""
     try:
-        require(len(reply.distributions) >= n, Malformed, "distributions are missing")
-        for raw in reply.distributions:
+        contrasts = list(reply.distributions)
+        if reply.proposal is not None:
+            contrasts.pop()  # what it was drawn from; before it, the contrast there
+            n += 1
+        require(len(contrasts) >= n, Malformed, "distributions are missing")
+        for raw in contrasts:
             Reply.contrast_from(raw, n_vocab)
     except Malformed as error:
         raise ProtocolError(f"the verifier answered nonsense: {error}") from None

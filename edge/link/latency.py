@@ -53,13 +53,14 @@ def best_ensemble_step(
     per_position: float,
     longest: int = _LONGEST,
 ) -> tuple[int, bool]:
-    """How a weighted ensemble settles the most tokens per second: drafts, and a proposal or none.
+    """How an ensemble settles the most tokens per second: drafts, and a proposal or none.
 
     k drafts that each stand with probability alpha settle 1 + alpha + ... + alpha^(k-1) tokens, in
     k passes of the device and one of the LLM over k positions. With a proposal of the LLM's
-    (arXiv 2502.01662, section 3) alpha^k more are settled, for as many passes of the device, which
-    judges it, and one position more. One draft and no proposal is the standard ensemble: both
-    models at each token. It is the first choice, so that another one must be faster.
+    (arXiv 2502.01662, section 3) alpha^k more are settled, for one position more and a pass of the
+    device, which judges it and reads it too: where it stands, the next draft needs no pass. One
+    draft and no proposal is the standard ensemble: both models at each token. It is the first
+    choice, so that another one must be faster.
 
     Args:
         acceptance: alpha, in [0, 1].
@@ -76,7 +77,11 @@ def best_ensemble_step(
         time = k * draft + round_trip + fixed + k * per_position
         for tokens, seconds, proposes in (
             (settled, time, False),
-            (settled + all_stand, time + all_stand * draft + per_position, True),
+            (
+                settled + all_stand,
+                time + all_stand * (1.0 - acceptance) * draft + per_position,
+                True,
+            ),
         ):
             rate = tokens / seconds if seconds > 0.0 else tokens
             if rate > best_rate * (1.0 + 1e-9):
@@ -148,7 +153,7 @@ class LatencyModel:
         )
 
     def ensemble_step(self) -> tuple[int, bool]:
-        """The best step of a weighted ensemble; both models at each token before the first call."""
+        """The best step of an ensemble; both models at each token before the first call."""
         if self.draft is None or self.round_trip is None:
             return 1, False
         return best_ensemble_step(self.acceptance, self.draft, self.round_trip, *self.cost)

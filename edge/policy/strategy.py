@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from ...common.errors import ConfigError
 from ...configs.config import StrategyName
-from ...lm.targets import LLM, Coupling, Target, Weighted
+from ...lm.targets import LLM, Coupling, Target
 from .policies import Always, Never, Policy, RandomRate, RewardBelow, UncertainAbove
 
 __all__ = ["STRATEGIES", "Scope", "Strategy", "make_strategy", "shares_of"]
@@ -87,7 +87,7 @@ def make_strategy(
         case "reward":
             return Strategy(name, RewardBelow(reward_threshold), scope="none", bonus=1)
         case "ensemble":
-            bonus = int(isinstance(target, Weighted))  # the LLM's proposal
+            bonus = int(target != LLM)  # the LLM's proposal
             return Strategy(name, Never(), "all", target, bonus, draft_limit=draft_limit)
 
 

@@ -19,6 +19,8 @@ steps = st.one_of(
     st.tuples(st.just("append"), st.integers(0, 3)),
     st.tuples(st.just("rollback"), st.integers(1, 6)),
     st.tuples(st.just("row"), st.just(0)),
+    st.tuples(st.just("row before"), st.integers(0, 3)),
+    st.tuples(st.just("rows"), st.integers(0, 1)),
     st.tuples(st.just("restart"), ids),
 )
 
@@ -37,11 +39,16 @@ def test_a_row_is_that_of_the_ids_whatever_went_before(start: list[int], todo: l
         elif kind == "restart":
             tape.restart(value)
             mirror = list(value)
+        elif kind == "row before":
+            np.testing.assert_array_equal(tape.row_before(value), DEVICE.row(mirror))
+        elif kind == "rows" and len(mirror) > 2:
+            expected = DEVICE.rows(mirror[: len(mirror) - value], 2)
+            np.testing.assert_array_equal(tape.rows(2, value), expected)
         else:
             np.testing.assert_array_equal(tape.row(), DEVICE.row(mirror))
         assert tape.ids == mirror
         assert len(tape) == len(mirror)
-        assert tape.unread == len(mirror) - tape.engine.length >= 0
+        assert tape.unread == max(0, len(mirror) - tape.engine.length)
     np.testing.assert_array_equal(tape.row(), DEVICE.row(mirror))
 
 
@@ -88,6 +95,21 @@ def test_a_row_that_is_gone_costs_one_position() -> None:
     tape.row()
     tape.row()
     assert engine.widths == [3, 1]
+
+
+def test_what_was_read_ahead_costs_nothing_when_it_follows_and_is_gone_when_not() -> None:
+    engine = FakeEngine(DEVICE)
+    tape = TokenCache(engine)
+    tape.restart([1, 2])
+    tape.row_before(5)
+    assert engine.widths == [3]
+    tape.append(5)
+    np.testing.assert_array_equal(tape.row(), DEVICE.row([1, 2, 5]))
+    assert engine.widths == [3]
+    tape.row_before(6)
+    tape.append(7)
+    np.testing.assert_array_equal(tape.row(), DEVICE.row([1, 2, 5, 7]))
+    assert engine.ids == [1, 2, 5, 7]
 
 
 def test_the_room_is_what_the_context_leaves() -> None:

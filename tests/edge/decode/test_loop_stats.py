@@ -56,7 +56,7 @@ STRATEGIES = {
     "reward": make_strategy("reward", reward_threshold=0.5),
     "spec": make_strategy("spec", threshold=1.0, draft_limit=3),
     "weighted": make_strategy("ensemble", target=Weighted(weight=0.6), draft_limit=1),
-    "contrastive": make_strategy("ensemble", target=Contrastive(mu=0.5), draft_limit=2),
+    "contrastive": make_strategy("ensemble", target=Contrastive(mu=0.5), draft_limit=1),
 }
 
 
@@ -118,22 +118,20 @@ def test_spec_has_a_verdict_on_each_token_in_fewer_calls() -> None:
     assert seen.stats.draft_limit == 3
 
 
-def test_weighted_counts_the_proposals_of_the_llm_as_its_own_and_not_as_rejections() -> None:
-    seen = Seen("weighted")
+@pytest.mark.parametrize("name", ["weighted", "contrastive"])
+def test_an_ensemble_counts_the_llms_proposals_as_its_own_and_not_as_rejections(name: str) -> None:
+    seen = Seen(name)
     proposals = [t for t in seen.from_cloud if t.accepted]
     replaced = [t for t in seen.from_cloud if t.accepted is False]
     turned_down = [t for t in seen.tokens if t.source == "edge" and t.accepted is False]
     assert all((proposals, replaced, turned_down))
     assert seen.stats.from_llm == N
     assert seen.stats.rejected == len(replaced)
-    # The device has a pass for each draft and for each proposal that it judges.
-    assert seen.stats.drafts == seen.drafted
-    assert seen.passes == seen.drafted + len(proposals) + len(turned_down)
-
-
-def test_contrastive_judges_at_home_and_asks_for_no_token() -> None:
-    seen = Seen("contrastive")
-    assert seen.drafted == sum(r.supply for r in seen.requests) == 0  # they travel as if skipped
-    assert seen.stats.drafts == seen.passes == sum(len(r.weights) for r in seen.requests) > N
-    assert seen.stats.from_llm == N
-    assert seen.stats.rejected == sum(t.accepted is False for t in seen.tokens) > 0
+    # The drafts of a contrast travel as if they had been skipped: the device judges them.
+    sent = sum(len(r.weights) for r in seen.requests) if name == "contrastive" else seen.drafted
+    assert seen.drafted == (0 if name == "contrastive" else sent)
+    assert seen.stats.drafts == sent
+    # A pass of the device for each draft, and for each proposal that it judges; the pass that
+    # judges a proposal that stands is also that of the draft after it.
+    followed = sum(t.index < N - 1 for t in proposals)
+    assert seen.passes == sent + len(proposals) + len(turned_down) - followed

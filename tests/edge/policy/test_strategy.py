@@ -57,6 +57,6 @@ def test_the_threshold_reaches_the_policy(name: StrategyName) -> None:
     assert make_strategy(name, threshold=0.42).policy.threshold == 0.42
 
 
-def test_a_mixture_asks_for_proposals_and_a_contrast_does_not() -> None:
+def test_an_ensemble_asks_for_proposals() -> None:
     assert make_strategy("ensemble", target=Weighted(weight=0.5)).bonus == 1
-    assert make_strategy("ensemble", target=Contrastive(mu=0.1)).bonus == 0
+    assert make_strategy("ensemble", target=Contrastive(mu=0.1)).bonus == 1
