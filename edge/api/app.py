@@ -20,6 +20,7 @@ from ...common.keys import Keys
 from ...common.listen import is_loopback
 from .answers import Answer, ChatAnswer, CompletionAnswer
 from .assistants import PromptTooLong
+from .condition import Condition, telling
 from .hybrid import Hybrid
 from .metrics import Metrics
 from .page import page_routes
@@ -54,6 +55,7 @@ def make_app(hybrid: Hybrid, keys: Keys, queue: int, loopback: bool = True) -> S
             Route("/health", api.guarded(api.health, open_to_all=True)),
             Route("/metrics", api.guarded(api.metrics)),
             Route("/v1/info", api.guarded(api.info)),
+            Route("/v1/device", api.guarded(telling(Condition(hybrid.budget)))),
             Route("/v1/models", api.guarded(api.models)),
             Route("/v1/models/{id:path}", api.guarded(api.model)),
             Route("/v1/chat/completions", api.guarded(api.chat), methods=["POST"]),

@@ -23,6 +23,7 @@ from ..chat.assemble import assemble
 from ..chat.assistant import Assistant
 from ..decode.handoff import NO_ID, Handoff
 from ..events import Draft, Event, Token
+from ..link.budget import Budget
 from ..link.protocol import Link
 from ..link.session import Prompt
 from ..policy.reward import RewardHead
@@ -240,6 +241,11 @@ class Assistants:
     def n_ctx(self) -> int:
         """Tokens that the device's context holds."""
         return self._base.device.cache.engine.n_ctx
+
+    @property
+    def budget(self) -> Budget | None:
+        """What the cloud may cost; None: nothing is counted."""
+        return self._base.budget
 
     @property
     def has_verifier(self) -> bool:

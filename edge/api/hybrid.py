@@ -14,6 +14,7 @@ from ...common.worker import Worker
 from ...configs.config import Config
 from ...configs.layers import load_config
 from ...lm.template import Message
+from ..link.budget import Budget
 from ..link.protocol import Link
 from .assistants import Assistants
 from .options import keys_of, reply_keys_of
@@ -171,6 +172,11 @@ class Hybrid:
     def verifier(self) -> str | None:
         """Name of the verifier's model, once it has told; None before, or without one."""
         return self._assistants.verifier_name
+
+    @property
+    def budget(self) -> Budget | None:
+        """What the cloud may cost, and has cost; None: nothing is counted."""
+        return self._assistants.budget
 
     @property
     def has_verifier(self) -> bool:

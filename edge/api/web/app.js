@@ -15,6 +15,8 @@ const WHO = {
 const messages = [];
 let running = null; // the AbortController of the reply that is being written
 let threshold = null; // null: as the server is configured
+let told = ""; // of the newest reply
+let device = []; // charge, power, budget: what is measured
 
 function element(tag, className, text) {
   const made = document.createElement(tag);
@@ -137,6 +139,7 @@ class ReplyView {
     for (const [name, value] of rows) list.append(element("dt", "", name), element("dd", "", value));
     this.why.replaceChildren(element("h2", "", `“${word.textContent}”`), list);
     this.why.hidden = false;
+    this.why.scrollIntoView({ block: "nearest" });
   }
 
   end(line) {
@@ -229,29 +232,64 @@ async function ask(said) {
   if (!view.tokens.length) view.box.remove();
   running = null;
   $("send").textContent = "Send";
+  look();
+}
+
+function rate(perSecond) {
+  return `${perSecond.toFixed(perSecond < 10 ? 1 : 0)} tokens/s`;
 }
 
 function live(view, begun) {
   const n = view.tokens.length;
   const uploads = view.tokens.filter((token) => token.uploaded).length;
-  const rate = n / ((performance.now() - begun) / 1000);
-  $("stats").textContent =
-    `writing · ${n} tokens · ${rate.toFixed(0)} tokens/s · ${uploads} uploaded`;
+  const seconds = (performance.now() - begun) / 1000;
+  tell(`writing · ${n} tokens · ${rate(n / seconds)} · ${uploads} uploaded`);
+}
+
+// The line at the bottom: the reply, then the device.
+function tell(reply) {
+  told = reply;
+  $("stats").textContent = [reply, ...device].filter(Boolean).join(" · ");
+}
+
+function bytes(n) {
+  return n < 1000 ? `${n} bytes` : n < 1e6 ? `${(n / 1e3).toFixed(1)} kB` : `${(n / 1e6).toFixed(1)} MB`;
+}
+
+async function look() {
+  try {
+    const answer = await fetch("/v1/device", { headers: headers() });
+    if (!answer.ok) return;
+    const { battery, watts, budget } = await answer.json();
+    device = [];
+    if (battery) device.push(`battery ${Math.round(battery.percent)} % (${battery.status.toLowerCase()})`);
+    if (watts !== null) device.push(`${watts.toFixed(1)} W`);
+    for (const [span, counts] of Object.entries(budget ?? {})) {
+      if (span === "reply") continue; // it begins anew with each
+      for (const [name, { spent, cap }] of Object.entries(counts)) {
+        const show = name === "bytes" ? bytes : (n) => `${+n.toFixed(name === "money" ? 4 : 0)}`;
+        const of = name === "bytes" ? `${show(spent)} of ${show(cap)}` : `${show(spent)} of ${show(cap)} ${name}`;
+        device.push(`${span === "day" ? "today" : "session"} ${of}`);
+      }
+    }
+    tell(told);
+  } catch { /* what cannot be asked is not shown */ }
 }
 
 function summary(stats, reason) {
   const percent = Math.round(100 * stats.transmission_rate);
   const parts = [
     `${stats.tokens} tokens`,
-    `${stats.tokens_per_s.toFixed(0)} tokens/s`,
-    stats.uploads ? `${stats.uploads} uploads, ${percent} % of the tokens` : "no uploads",
+    rate(stats.tokens_per_s),
+    stats.uploads ? `${stats.uploads} ${stats.uploads > 1 ? "uploads" : "upload"} (${percent} % of the tokens)` : "no uploads",
   ];
   if (stats.rejected) parts.push(`${stats.rejected} replaced`);
-  if (stats.uplink_bytes) parts.push(`${stats.uplink_bytes} bytes up`);
+  if (stats.uplink_bytes) parts.push(`${bytes(stats.uplink_bytes)} up`);
   if (reason === "length") parts.push("cut off at the limit");
   if (stats.offline_reason) parts.push("partly without the cloud");
-  const where = stats.offline_reason ? "offline" : `${percent} % uploaded`;
-  $("stats").textContent = `${stats.strategy} · ${parts[1]} · ${where}`;
+  const where = stats.offline_reason ? "offline" : stats.uploads
+    ? `${stats.uploads} uploads, ${bytes(stats.uplink_bytes)} up` : "no uploads";
+  tell(`${stats.strategy} · ${parts[1]} · ${where}`);
   return parts.join(" · ");
 }
 
@@ -283,7 +321,7 @@ $("fresh").addEventListener("click", () => {
   running?.abort();
   messages.length = 0;
   $("log").replaceChildren();
-  $("stats").textContent = "";
+  tell("");
   $("empty").hidden = false;
   $("said").focus();
 });
@@ -296,10 +334,13 @@ $("panel").addEventListener("submit", (event) => event.preventDefault());
 $("threshold").addEventListener("input", () => {
   threshold = Number($("threshold").value);
   $("threshold-text").textContent = threshold.toFixed(2);
+  $("automatic").hidden = false;
 });
 $("automatic").addEventListener("click", () => {
   threshold = null;
   $("threshold-text").textContent = "automatic";
+  $("automatic").hidden = true;
+  $("threshold").focus();
 });
 function paint(theme) {
   if (theme) document.documentElement.dataset.theme = theme;
@@ -331,6 +372,7 @@ async function begin() {
     }));
     $("models").textContent = info.verifier ? `${info.model} and ${info.verifier}` : info.model;
     state(info.online, info.online ? "online" : "alone");
+    look();
   } catch {
     state(false, "the device does not answer");
   }

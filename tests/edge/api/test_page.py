@@ -28,7 +28,8 @@ QUESTION = str(ASKED[0]["content"])
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Running]:
-    with demo(strategy="uhlm", seed=6) as hybrid, in_thread(hybrid, key="") as running:
+    cap = {"session": {"bytes": 20_000}}
+    with demo(strategy="uhlm", seed=6, budget=cap) as hybrid, in_thread(hybrid, key="") as running:
         yield running
 
 
@@ -63,6 +64,21 @@ def quiet(driver: Any) -> bool:
     return len(hosts) == 1 and driver.get_log("browser") == []
 
 
+def overlapping(driver: Any, css: str) -> list[tuple[str, str]]:
+    """Pairs of elements that are shown one over the other."""
+    boxes = [(each.text or each.tag_name, each.rect) for each in find(driver, css)]
+    shown = [(name, r) for name, r in boxes if r["width"] > 1 and r["height"] > 1]
+    return [
+        (a, b)
+        for i, (a, one) in enumerate(shown)
+        for b, two in shown[i + 1 :]
+        if one["x"] + one["width"] > two["x"] + 1
+        and two["x"] + two["width"] > one["x"] + 1
+        and one["y"] + one["height"] > two["y"] + 1
+        and two["y"] + two["height"] > one["y"] + 1
+    ]
+
+
 def test_the_page_may_talk_to_its_own_server_alone(server: Running) -> None:
     page = requests.get(server.url, timeout=60)
     policy, text = page.headers["content-security-policy"], page.text
@@ -90,6 +106,11 @@ def test_a_word_that_was_replaced_shows_it_and_says_why(
         assert "not measured" not in why
         wide = driver.execute_script("return document.documentElement.scrollWidth")
         assert wide <= width
+        wait(driver, lambda d: "of 20.0 kB" in find(d, "#stats")[0].text)  # the budget
+        assert overlapping(driver, ".bar > *") == []
+        find(driver, "#settings")[0].click()
+        assert overlapping(driver, ".panel > *") == overlapping(driver, ".row > *") == []
+        find(driver, "#settings")[0].click()
         assert quiet(driver)
         shot = tmp_path / "page.png"
         driver.save_screenshot(str(shot))
@@ -173,6 +194,7 @@ def test_a_verifier_killed_in_the_middle_is_told_and_the_text_goes_on(tmp_path: 
             assert len(kinds) > 4
             assert kinds[3] == "unverified"
             assert "partly without the cloud" in reply.text
+            driver.save_screenshot(str(tmp_path / "killed.png"))
 
 
 @pytest.mark.slow
