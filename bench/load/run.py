@@ -20,7 +20,7 @@ from .client import Client
 from .player import Log, Player, pour
 from .trace import Step, Trace, steps_of
 
-__all__ = ["COLUMNS", "MOST_DEVICES", "Plan", "drive", "gauge", "run_load"]
+__all__ = ["COLUMNS", "MOST_DEVICES", "Plan", "drive", "gauge", "growth", "run_load"]
 
 MOST_DEVICES = 5000
 COLUMNS = (
@@ -145,11 +145,12 @@ async def drive(
         await _warm_up(log, plan.devices)
         before, usage, own = await _scrape(probe), _usage(pid), time.process_time()
         began, log.open = time.monotonic(), True
-        seen = [before]
+        seen, memory, pause = [before], [usage], max(1.0, plan.duration / 100)
         while (left := began + plan.duration - time.monotonic()) > 0:
-            await asyncio.sleep(min(1.0, left))
-            if left > 1.0:
+            await asyncio.sleep(min(pause, left))
+            if left > pause:
                 seen.append(await _scrape(probe))
+                memory.append(_usage(pid))
             _fail_early(tasks)
         log.open = False
         seconds = time.monotonic() - began
@@ -173,7 +174,19 @@ async def drive(
     if usage and usage_after:
         row["verifier_cpu_ms_per_call"] = 1e3 * (usage_after[0] - usage[0]) / n if n else None
         row["verifier_mb_before"], row["verifier_mb_after"] = usage[1] / 1e6, usage_after[1] / 1e6
+        row["verifier_mb_per_hour"] = growth([at[1] / 1e6 for at in memory if at], pause)
     return row
+
+
+def growth(values: Sequence[float], pause: float) -> float | None:
+    """Slope an hour of the second half of values that were read each `pause` seconds.
+
+    None if they are too few to tell. The first half fills caches and pools.
+    """
+    half = values[len(values) // 2 :]
+    if len(half) < 10:
+        return None
+    return float(np.polyfit(np.arange(len(half)) * pause / 3600.0, half, 1)[0])
 
 
 async def _late(

@@ -99,14 +99,15 @@ class Clock:
 
 
 class TimedContext(FakeContext):
-    """A context whose passes take a millisecond, and one more for every ten ids."""
+    """A context whose passes take a millisecond, and one more for every ten ids, unless told."""
 
-    def __init__(self, clock: Clock, n_batch: int = 512) -> None:
+    def __init__(self, clock: Clock, n_batch: int = 512, per_id: float = 1e-4) -> None:
         super().__init__(n_ctx=20_000, n_sequences=40, n_batch=n_batch)
         self.clock = clock
+        self.per_id = per_id
 
     def decode(self, works: Sequence[Work]) -> list[Logits]:
-        self.clock.now += 0.001 + 1e-4 * sum(len(work.tokens) for work in works)
+        self.clock.now += 0.001 + self.per_id * sum(len(work.tokens) for work in works)
         return super().decode(works)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from uhlm_edge.cloud.pace import LEAST_SLICE
 from uhlm_edge.cloud.verifier import Verifier
 
 from ..fakes import FakeContext
@@ -53,3 +54,27 @@ def test_calls_go_without_those_who_do_not_come_back() -> None:
     for _ in range(20):
         of.scheduler.pace.waited(0.0)
     assert sum(patience(clock.now) > 0.0 for _ in range(99)) == 3  # a try now and then
+
+
+def test_where_ids_are_dear_prompts_ride_along_in_each_other_pass_only() -> None:
+    clock = Clock()
+    context = TimedContext(clock, per_id=5e-4)
+    of = Verifier(context, 2000, 40, clock=clock)
+    short, idle = device(of, 0), 0.001 + 5e-4
+    short.ask(short.request(supply=1))
+    for i in range(1, 20):
+        prompt = device(of, i, prompt=[i] * 400)
+        of.scheduler.submit(prompt.key, prompt.request(), lambda _: None)
+    of.scheduler.step()  # the first prompt has the pass for itself: nobody else was there
+    waits = []
+    for _ in range(40):
+        begun = clock.now
+        into: list[Any] = []
+        of.scheduler.submit(short.key, request := short.request(drafts=1), into.append)
+        while not into:
+            of.scheduler.step()
+        short.hear(request, into[0])
+        waits.append(clock.now - begun)
+    assert of.scheduler.open_calls > 0  # the prompts are still being read
+    assert sum(wait <= 1.01 * idle for wait in waits) >= 19
+    assert max(waits[1:]) <= idle + LEAST_SLICE * context.per_id + 1e-6

@@ -10,7 +10,7 @@ import pytest
 
 from uhlm_edge.bench.load.command import check_address
 from uhlm_edge.bench.load.picture import load_over_devices
-from uhlm_edge.bench.load.run import Plan, drive, gauge
+from uhlm_edge.bench.load.run import Plan, drive, gauge, growth
 from uhlm_edge.common.errors import DataError, UsageError
 from uhlm_edge.wire.messages import Info, Limits
 
@@ -107,3 +107,10 @@ def test_the_command_plays_real_drafts_against_a_verifier_of_its_own(tmp_path: P
     assert row["batch_width"] >= 1.0
     assert row["verifier_cpu_ms_per_call"] > 0
     assert result.out == ""  # the rows are in the file
+
+
+def test_memory_grows_by_the_slope_of_the_second_half() -> None:
+    filling = [100.0 + i for i in range(20)]
+    assert growth([*filling, *(120.0 for _ in range(20))], 36.0) == pytest.approx(0.0, abs=1e-9)
+    assert growth([*filling, *(120.0 + 0.5 * i for i in range(20))], 36.0) == pytest.approx(50.0)
+    assert growth(filling[:12], 36.0) is None
