@@ -77,12 +77,11 @@ class HttpLink:
     def reset(self) -> None:
         self._adapter.close_sockets()
         self._adapter = ClosableAdapter()
-        self._http = requests.Session()
-        self._http.mount(f"{urlsplit(self.url).scheme}://", self._adapter)
         # Looked up once: requests would search the environment at every call.
-        self._environment = self._http.merge_environment_settings(
-            self.url, {}, True, self._ca_file or True, None
-        )
+        with requests.Session() as session:
+            self._environment: dict[str, Any] = dict(
+                session.merge_environment_settings(self.url, {}, True, self._ca_file or True, None)
+            )
         if urlsplit(self.url).hostname in _LOOPBACK:
             self._environment["proxies"] = {}  # whatever http_proxy says: the key stays here
         self._call = self._prepare("POST", "/v1/verify", {"Content-Type": MEDIA_TYPE})
@@ -169,9 +168,8 @@ class HttpLink:
         self.traffic.payload_up += len(request.body or b"")
         self.traffic.wire_up += _wire_size(request)
         try:
-            with self._http.send(
-                request, timeout=timeout, allow_redirects=False, **self._environment
-            ) as response:
+            # Straight to the adapter: no cookies, no history, and redirects are not followed.
+            with self._adapter.send(request, timeout=timeout, **self._environment) as response:
                 while chunk := response.raw.read1(1 << 16):
                     body += chunk
                     if len(body) > _MAX_REPLY:
