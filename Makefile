@@ -1,10 +1,13 @@
 # `make chat` and `make test` set everything up themselves; each can be the first.
 # Variables: PYTHON (the interpreter for the virtual environment), VENV (its folder),
-# ARGS (flags for the chat), CMAKE_ARGS (flags for the compilation of llama.cpp).
+# ARGS (flags for the chat), CMAKE_ARGS (flags for the compilation of llama.cpp),
+# JOBS (processes that share the tests; a file's tests stay together).
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+JOBS ?= auto
+PYTEST = $(BIN)/pytest -n $(JOBS) --dist loadfile
 
 .PHONY: help chat test fast lint types reference coverage fuzz faults soak test-matrix test-browser \
 	test-parity docs cluster-demo wheel-arm64 cuda install install-service test-arm64 clean FORCE
@@ -36,10 +39,10 @@ chat: $(VENV)/.ready-cloud
 	@$(BIN)/uhlm-edge chat $(ARGS)
 
 test: lint types
-	@$(BIN)/pytest
+	@$(PYTEST)
 
 fast: $(VENV)/.ready-test
-	@$(BIN)/pytest -m 'not slow'
+	@$(PYTEST) -m 'not slow'
 
 lint: $(VENV)/.ready-test
 	@$(BIN)/ruff check
@@ -52,7 +55,7 @@ reference: $(VENV)/.ready-test
 	@$(BIN)/python -m uhlm_edge.shell.pages > docs/.cli.md && mv docs/.cli.md docs/cli.md
 
 coverage: $(VENV)/.ready-test
-	@$(BIN)/pytest --cov --cov-report=term:skip-covered $(ARGS)
+	@$(PYTEST) --cov --cov-report=term:skip-covered $(ARGS)
 
 # Each Python of the matrix that is installed, in an environment of its own.
 test-matrix:
@@ -74,7 +77,7 @@ fuzz: $(VENV)/.ready-test
 	@$(BIN)/python -m uhlm_edge.tests.fuzz.runner --seconds $(SECONDS) $(ARGS)
 
 test-parity: $(VENV)/.ready-parity
-	@$(BIN)/pytest
+	@$(PYTEST)
 
 docs: $(VENV)/.ready-docs
 	@rm -rf .site/pages .site/python && mkdir -p .site/pages .site/python && ln -s ../.. .site/python/uhlm_edge
