@@ -18,7 +18,8 @@ _PER_THREAD = 16 << 20
 they read. Measured with the demo pair: 3.4 MB is fastest on one, 22 MB equal on one and two."""
 
 _MOST_THREADS = 16
-"""For single ids: they wait for memory, which few cores use up. Reasoned, not measured."""
+"""For single ids: they wait for memory. 667 MB gain up to 16 of 16 cores (docs/boards.md); more
+were not measured."""
 
 _SHARE_OF_MEMORY = 0.7
 
