@@ -106,12 +106,13 @@ def calibrate(
     from pydantic import ValidationError
 
     from ..common.errors import ResourceError
-    from ..common.prompts import shipped_prompts
+    from ..common.prompts import read_prompts, shipped_prompts
     from ..configs.layers import config_folder, load_config
     from ..lm.engines.llama import LlamaEngine
     from ..lm.sampling import Sampler
     from ..lm.vocabulary import require_same
     from ..models.resolve import find_model
+    from .fit import require_enough
     from .plot import draw
     from .run import Pair, rows_path
     from .run import calibrate as run
@@ -142,6 +143,7 @@ def calibrate(
         max_tokens=max_tokens,
         replies=replies,
     )
+    require_enough(len({case.conversation for case in read_prompts(source)}))  # before all else
     if head and importlib.util.find_spec("onnx") is None:
         _say("onnx is not installed, so no reward head: pip install 'uhlm-edge[quantize]'")
         head = False

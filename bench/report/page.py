@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import jinja2
 
 from ...common.errors import DataError
+from .words import caption, found, prepared, show
 
 __all__ = ["Section", "read_sections", "render_page"]
 
@@ -22,32 +22,44 @@ _PAGE = """\
 <!doctype html>
 <html lang="en">
 <meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
 <title>{{ title }}</title>
 <style>
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-.wide { overflow-x: auto; margin: 1rem 0; }
-th, td { padding: .2rem .6rem; border-bottom: 1px solid #ddd; text-align: right; }
+:root { color-scheme: light dark; --line: light-dark(#d8dce2, #333b46); }
+body { font: 16px/1.55 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; }
+body { padding: 0 1rem; }
+h1 { margin-bottom: .3rem; } h2 { margin: 2.6rem 0 .3rem; }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+.wide { overflow-x: auto; margin: .8rem 0; }
+th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right; }
 td { white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-th { border-bottom: 2px solid #888; }
-img { max-width: 100%; height: auto; }
-dt { float: left; clear: left; width: 11rem; color: #555; }
-@media print { .wide { overflow: visible; } table { font-size: 70%; } }
+th { border-bottom: 2px solid #888; vertical-align: bottom; min-width: 4.5rem; }
+th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: Canvas; }
+img { max-width: 100%; height: auto; background: white; }
+.same, .file, dd, dt { font-size: .85rem; } .same, .file, dt { opacity: .7; }
+dl { display: grid; grid-template-columns: auto 1fr; gap: .1rem 1rem; } dd { margin: 0; }
+@media print { .wide { overflow: visible; } table { font-size: 60%; } }
 </style>
 <h1>{{ title }}</h1>
-<dl>
-{% for name, value in facts.items() %}<dt>{{ name }}</dt><dd>{{ value | show }}</dd>
-{% endfor %}</dl>
-{% for name, rows, picture in sections %}
-<h2>{{ name }}</h2>
-{% if rows %}<div class="wide"><table>
-<tr>{% for column in rows | columns %}<th>{{ column }}</th>{% endfor %}</tr>
-{% for row in rows %}<tr>{% for column in rows | columns %}<td>{{ row.get(column) | show }}</td>\
-{% endfor %}</tr>
-{% endfor %}</table></div>{% endif %}
-{% if picture %}<img alt="{{ name }}" src="data:image/png;base64,{{ picture }}">{% endif %}
+<ul class="summary">
+{% for part in parts %}<li><a href="#part{{ loop.index }}">{{ part.caption }}</a>\
+{% if part.found %}: {{ part.found }}{% endif %}</li>
+{% endfor %}</ul>
+<details><summary>Device and build</summary><dl>
+{% for name, value in facts.items() %}<dt>{{ name.replace("_", " ") }}</dt>
+<dd>{{ value | show }}</dd>
+{% endfor %}</dl></details>
+{% for part in parts %}
+<h2 id="part{{ loop.index }}">{{ part.caption }}</h2>
+{% if part.rows %}<div class="wide" tabindex="0"><table>
+<tr>{% for name in part.heads %}<th>{{ name }}</th>{% endfor %}</tr>
+{% for row in part.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</table></div>
+{% if part.same %}<p class="same">The same in all rows: {{ part.same }}.</p>{% endif %}{% endif %}
+{% if part.picture %}<img alt="{{ part.caption }}" \
+src="data:image/png;base64,{{ part.picture }}">{% endif %}
+<p class="file">File: {{ part.name }}</p>
 {% endfor %}
 </html>
 """
@@ -81,10 +93,18 @@ def render_page(title: str, facts: Mapping[str, Any], sections: Sequence[Section
         facts: device and build.
         sections: in order.
     """
+    parts = []
+    for name, rows, picture in sections:
+        heads, cells, same = prepared(rows) if rows else ([], [], "")
+        parts.append(
+            {
+                "name": name, "caption": caption(name), "found": found(rows) if rows else "",
+                "heads": heads, "rows": cells, "same": same, "picture": picture,
+            }
+        )  # fmt: skip
     environment = jinja2.Environment(autoescape=True)
-    environment.filters["show"] = _show
-    environment.filters["columns"] = _columns
-    return environment.from_string(_PAGE).render(title=title, facts=facts, sections=sections)
+    environment.filters["show"] = show
+    return environment.from_string(_PAGE).render(title=title, facts=facts, parts=parts)
 
 
 def _rows(path: Path) -> list[Mapping[str, Any]]:
@@ -95,25 +115,3 @@ def _rows(path: Path) -> list[Mapping[str, Any]]:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DataError(f"{path}: not a list of rows, as the benchmarks write it")
     return rows
-
-
-def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Fields of any row, in order, without nested ones and those that are always empty."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    plain = (type(None), bool, int, float, str)
-    return [
-        name
-        for name in names
-        if all(isinstance(row.get(name), plain) for row in rows)
-        and any(row.get(name) is not None for row in rows)
-    ]
-
-
-def _show(value: object) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float) and math.isfinite(value):
-        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
-    return str(value)

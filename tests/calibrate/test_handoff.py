@@ -173,6 +173,17 @@ def test_of_several_the_one_of_this_endpoint_goes_first(tmp_path: Path) -> None:
     assert newest.endpoint == "far"
 
 
+@pytest.mark.parametrize("more", [[], ["--handoff"]])
+def test_too_few_prompts_are_refused_before_a_model_is_looked_for(
+    tmp_path: Path, more: list[str]
+) -> None:
+    few = tmp_path / "five.jsonl"
+    few.write_text('{"prompt": "hi", "answer": "ho"}\n' * 5)
+    found = run(["calibrate", "--prompts", str(few), "--model", "nowhere.gguf", *more], tmp_path)
+    assert found.code == 2
+    assert "5 conversations are too few for a fit: 25 more are needed" in found.err
+
+
 @pytest.mark.slow
 def test_the_demo_pair_is_calibrated_from_end_to_end(tmp_path: Path) -> None:
     shipped = Path(__file__).parents[2] / "common/data/tasks.jsonl"
