@@ -137,15 +137,25 @@ def run(
     template: Annotated[
         Path | None, typer.Option(help="File of text in which {prompt} stands for the prompt.")
     ] = None,
+    grammar: Annotated[
+        Path | None,
+        typer.Option(help="File of GBNF that answers must match; the device writes them alone."),
+    ] = None,
+    json_schema: Annotated[
+        Path | None, typer.Option(help="The same by a JSON schema: answers are JSON that obeys it.")
+    ] = None,
 ) -> None:
     """Answer one prompt, or those of a file; nothing but the answer goes to stdout."""
+    from .edge.chat.binding import read_files
     from .edge.chat.piped import filled, question
     from .edge.chat.repl import answer
+
+    bound_to = read_files(grammar, json_schema)
 
     if prompts is not None:
         from .edge.chat.batch import batch
 
-        batch(config, prompts, out, _partner(config))
+        batch(config, prompts, out, _partner(config), bound_to)
         return
     text = filled(template, question(prompt))
     if dry_run:
@@ -153,7 +163,7 @@ def run(
 
         show_what_leaves(config, text)
         return
-    answer(config, text, _partner(config), as_json=json, verbose=verbose)
+    answer(config, text, _partner(config), as_json=json, verbose=verbose, grammar=bound_to)
 
 
 @app.command()

@@ -25,7 +25,10 @@ import jinja2
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-__all__ = ["Refused", "compile_template", "main", "read_message", "render", "write_message"]
+__all__ = [
+    "Refused", "compile_template", "limit_memory", "limit_time", "main", "read_message", "render",
+    "write_message",
+]  # fmt: skip
 
 MAX_RENDERED = 4 << 20  # characters
 MAX_MESSAGE = 64 << 20  # bytes
@@ -103,14 +106,14 @@ def write_message(stream: IO[bytes], content: bytes) -> None:
     stream.flush()
 
 
-def _limit_memory() -> None:
-    """What this process may take from now on, where the system knows such limits."""
+def limit_memory(most: int) -> None:
+    """What this process may take from now on, in bytes, where the system knows such limits."""
     try:
         import resource
     except ImportError:
         return
     for kind, limit in (
-        (resource.RLIMIT_AS, MEMORY),
+        (resource.RLIMIT_AS, most),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, 0),
     ):
@@ -120,7 +123,7 @@ def _limit_memory() -> None:
             resource.setrlimit(kind, (soft, hard))
 
 
-def _limit_time(seconds: float) -> None:
+def limit_time(seconds: float) -> None:
     """End this process when it has computed for so long; 0 for no limit.
 
     The signal has no handler, so it ends C code too, and other programs cost nothing of the time.
@@ -134,11 +137,11 @@ def main() -> None:
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     template: jinja2.Template | None = None
     seconds = 0.0
-    _limit_memory()
+    limit_memory(MEMORY)
     while (request := read_message(requests)) is not None:
         content = json.loads(request)
         seconds = content.pop("seconds", seconds)
-        _limit_time(seconds)
+        limit_time(seconds)
         try:
             if template is None:
                 template = compile_template(content["source"], content["names"])
@@ -147,7 +150,7 @@ def main() -> None:
                 answer = "+" + render(template, content)
         except Refused as error:
             answer = f"-{error}"
-        _limit_time(0)
+        limit_time(0)
         write_message(answers, answer.encode("utf-8", "surrogatepass"))
 
 

@@ -8,21 +8,15 @@ no variable of ours in its environment, and lives as long as the template is use
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import subprocess
-import sys
-import threading
-import weakref
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any, Protocol
 
-from ..common.errors import ModelError, ResourceError
+from ..common.errors import ModelError
 from ..common.prompts import Message
 from ..common.text import one_line
 from . import sandbox
-from .sandbox import Refused, compile_template, read_message, render, write_message
+from .child import Child
+from .sandbox import Refused, compile_template, render
 
 __all__ = ["DEFAULT_TEMPLATE", "ChatTemplate", "Message", "TemplateOwner"]
 
@@ -44,8 +38,6 @@ SECONDS = 2.0
 """Of computing that a template may take. What else the machine does costs nothing of it."""
 
 _MAX_SOURCE = 256 * 1024
-_PATIENCE = 30.0  # seconds, whoever takes them
-_KEPT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TZ")
 _START = (
     "import json, runpy, sys; sys.path[:] = json.loads(sys.argv[1]);"
     "runpy.run_path(sys.argv[2], run_name='__main__')"
@@ -122,66 +114,11 @@ class _InProcess:
 
 
 class _Child:
-    """A child process with one template; it is started again when it was stopped."""
+    """A child process with one template."""
 
     def __init__(self, source: str, names: Mapping[str, str]) -> None:
-        self._first = {"source": source, "names": names, "seconds": SECONDS}
-        self._lock = threading.Lock()
-        self._stop: weakref.finalize[Any, Any] | None = None
-        with self._lock:
-            self._start()
-
-    def _start(self) -> None:
-        try:
-            self._process = subprocess.Popen(  # noqa: S603 -- this interpreter and our own file
-                [sys.executable, "-IS", "-c", _START, json.dumps(sys.path), sandbox.__file__],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env={name: os.environ[name] for name in _KEPT if name in os.environ},
-                start_new_session=True,  # Ctrl-C comes here first, and from here to the child
-            )
-        except OSError as error:
-            raise ResourceError(
-                f"no process can be started to render the chat template: {error.strerror}"
-            ) from error
-        self._stop = weakref.finalize(self, _kill, self._process)
-        self._ask(self._first)
+        first = {"source": source, "names": names, "seconds": SECONDS}
+        self._child = Child(_START, [sandbox.__file__], first, "render the chat template")
 
     def render(self, variables: Mapping[str, Any]) -> str:
-        with self._lock:
-            if self._stop is None or not self._stop.alive:
-                self._start()
-            return self._ask(variables)
-
-    def _ask(self, request: Mapping[str, Any]) -> str:
-        """The answer; whatever is wrong, Ctrl-C too, ends the child."""
-        process, answer = self._process, None
-        assert process.stdin is not None  # noqa: S101 -- they were asked for
-        assert process.stdout is not None  # noqa: S101
-        patience = threading.Timer(_PATIENCE, process.kill)
-        patience.daemon = True
-        patience.start()
-        try:
-            with suppress(OSError):  # it is gone, or was killed: no answer either way
-                write_message(process.stdin, json.dumps(request).encode())
-                answer = read_message(process.stdout)
-        finally:
-            patience.cancel()
-            if answer is None and self._stop is not None:
-                self._stop()
-        if answer is None:
-            raise Refused("takes too much time or memory; it was stopped")
-        text = answer.decode("utf-8", "surrogatepass")
-        if text[:1] != "+":
-            raise Refused(text[1:])
-        return text[1:]
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    process.kill()
-    process.wait()
-    for pipe in (process.stdin, process.stdout):
-        with suppress(OSError):  # what was not sent is not
-            if pipe is not None:
-                pipe.close()
+        return self._child.ask(variables).decode("utf-8", "surrogatepass")

@@ -19,7 +19,7 @@ from ...common.errors import UhlmError, UsageError
 from ...common.keys import Keys
 from ...common.listen import is_loopback
 from .answers import Answer, ChatAnswer, CompletionAnswer
-from .assistants import PromptTooLong
+from .assistants import Grammar, PromptTooLong
 from .condition import Condition, telling
 from .hybrid import Hybrid
 from .metrics import Metrics
@@ -148,9 +148,10 @@ class _Api:
         """A reply to a conversation."""
         request: ChatRequest = parsed(ChatRequest, await _body(http))
         self._require(request.model)
+        grammar = await self._grammar(request)
         reply = self._refusing(
             lambda: self._hybrid.generate(
-                request.conversation, stop=request.stops, **request.options
+                request.conversation, stop=request.stops, grammar=grammar, **request.options
             )
         )
         logprobs = (request.top_logprobs or 0) if request.logprobs else None
@@ -160,11 +161,25 @@ class _Api:
         """A text, gone on with."""
         request: CompletionRequest = parsed(CompletionRequest, await _body(http))
         self._require(request.model)
+        grammar = await self._grammar(request)
         reply = self._refusing(
-            lambda: self._hybrid.complete(request.text, stop=request.stops, **request.options)
+            lambda: self._hybrid.complete(
+                request.text, stop=request.stops, grammar=grammar, **request.options
+            )
         )
         answer = CompletionAnswer(self._hybrid.device, reply, request.logprobs)
         return await self._answer(http, request, answer)
+
+    async def _grammar(self, request: ChatRequest | CompletionRequest) -> Grammar | None:
+        """What the reply is bound to. It is read beside the loop: that may take its time."""
+        if request.bound_to is None:
+            return None
+        field, given = request.bound_to
+        try:
+            return await asyncio.to_thread(self._hybrid.read_grammar, given)
+        except UsageError as error:
+            self._counts.ended("refused")
+            raise ApiError(400, str(error), field, "invalid_value") from None
 
     def _refusing(self, make: Callable[[], Reply]) -> Reply:
         """A reply; what is wrong with the request is told in OpenAI's form."""
@@ -175,7 +190,7 @@ class _Api:
             raise ApiError(400, str(error), "messages", "context_length_exceeded") from None
         except UsageError as error:
             self._counts.ended("refused")
-            field = str(error).split(" ", 1)[0].rpartition(".")[2]
+            field = str(error).split(" ", 1)[0].rstrip(":").rpartition(".")[2]
             raise ApiError(400, str(error), field, "invalid_value") from None
 
     async def _answer(

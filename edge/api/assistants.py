@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...common.errors import ConfigError, UsageError
 from ...configs.config import Config, StrategyName, StrategyOptions
 from ...configs.layers import changed
+from ...lm.engines.protocol import Matching
 from ...lm.ids import common_length
 from ...lm.template import Message
 from ..chat.adjust import PIPELINED, choose
 from ..chat.assemble import assemble
 from ..chat.assistant import Assistant
+from ..chat.binding import GrammarText, grammars_of, require_alone
 from ..decode.handoff import NO_ID, Handoff
 from ..events import Draft, Event, Token
 from ..link.budget import Budget
@@ -31,7 +33,13 @@ from ..policy.strategy import STRATEGIES, Strategy
 from ..stats import Stats
 from .options import Key
 
-__all__ = ["Assistants", "PromptTooLong", "Writing"]
+if TYPE_CHECKING:
+    from ...lm.engines.llama_grammar import Grammars
+
+__all__ = ["Assistants", "Grammar", "PromptTooLong", "Writing"]
+
+Grammar = Callable[[], Matching]
+"""A grammar that was checked: called, it begins a text."""
 
 _MOST_STRATEGIES = 32  # kept: an adaptive one has learnt something
 
@@ -138,6 +146,7 @@ class Assistants:
         self._environment = environment
         self._notify = notify
         self._stack = ExitStack()
+        self._grammars: Grammars | None = None
         self._base = self._stack.enter_context(assemble(config, notify, link, environment))
         head = self._base.device.head
         self._strategies: dict[StrategyOptions, tuple[Strategy, RewardHead | None]] = {
@@ -148,32 +157,59 @@ class Assistants:
         """Free the models and end the session with the verifier. Closing twice is fine."""
         self._stack.close()
 
-    def write(self, messages: Sequence[Message], values: Mapping[Key, Any]) -> Writing:
+    def write(
+        self,
+        messages: Sequence[Message],
+        values: Mapping[Key, Any],
+        grammar: Grammar | None = None,
+    ) -> Writing:
         """A reply to a conversation. Nothing is computed before its first event is asked for.
 
         Args:
             messages: the conversation, oldest first.
             values: what this reply has otherwise than the configuration.
+            grammar: that it must match.
 
         Raises:
             ConfigError: a value out of range.
             PromptTooLong: the newest message alone does not fit the context.
         """
-        return self._write(Assistant, messages, values)
+        return self._write(Assistant, messages, values, grammar)
 
-    def write_on(self, prompt: str, values: Mapping[Key, Any]) -> Writing:
+    def write_on(
+        self, prompt: str, values: Mapping[Key, Any], grammar: Grammar | None = None
+    ) -> Writing:
         """The same, for a text to go on with as it is."""
-        return self._write(_Continuer, [{"role": "user", "content": prompt}], values)
+        return self._write(_Continuer, [{"role": "user", "content": prompt}], values, grammar)
+
+    def grammar(self, given: GrammarText) -> Grammar:
+        """A grammar that replies can be bound to, checked.
+
+        Raises:
+            UsageError: see `Grammars.read`; or the model does not run on llama.cpp.
+        """
+        if self._grammars is None:
+            self._grammars = self._stack.enter_context(closing(grammars_of(self.config)))
+        return self._grammars.read(given)
 
     def _write(
-        self, kind: type[Assistant], messages: Sequence[Message], values: Mapping[Key, Any]
+        self,
+        kind: type[Assistant],
+        messages: Sequence[Message],
+        values: Mapping[Key, Any],
+        grammar: Grammar | None,
     ) -> Writing:
         config = changed(self.config, values) if values else self.config
         options = config.strategy
         strategy, head = self._strategy(config)
         base = self._base
+        if grammar is not None:
+            require_alone(strategy, base.session)
+        device = replace(
+            base.device, sampler=config.sampler, head=head, measure=options.measure, grammar=grammar
+        )
         assistant = kind(
-            replace(base.device, sampler=config.sampler, head=head, measure=options.measure),
+            device,
             base.session,
             strategy,
             system=config.chat.system,

@@ -14,9 +14,10 @@ from ...common.worker import Worker
 from ...configs.config import Config
 from ...configs.layers import load_config
 from ...lm.template import Message
+from ..chat.binding import GrammarText
 from ..link.budget import Budget
 from ..link.protocol import Link
-from .assistants import Assistants
+from .assistants import Assistants, Grammar
 from .options import keys_of, reply_keys_of
 from .reply import AsyncReply, Reply
 
@@ -101,6 +102,7 @@ class Hybrid:
         messages: Sequence[Mapping[str, object]],
         *,
         stop: str | Sequence[str] = (),
+        grammar: GrammarText | Grammar | None = None,
         **options: Any,
     ) -> Reply:
         """The reply to a conversation, token by token.
@@ -109,6 +111,9 @@ class Hybrid:
             messages: `{"role": ..., "content": ...}` each, oldest first; roles: system, user,
                 assistant.
             stop: the reply ends before any of these texts.
+            grammar: the reply matches it, or was cut off by `max_tokens`: GBNF text, a JSON schema,
+                or what `read_grammar` returned. Only for what the device writes alone: strategy
+                `local`, `handoff`, or no verifier.
             options: of this reply alone: `max_tokens`, `seed`, `temperature`, `top_k`, `top_p`,
                 `min_p`, `strategy`, `threshold`, `system` and others of `REPLY_OPTIONS`.
 
@@ -116,20 +121,45 @@ class Hybrid:
             UsageError: an option or a message that cannot be used, or too many of them.
         """
         values = reply_keys_of(options)
-        writing = self._assistants.write(_checked(messages), values)
+        writing = self._assistants.write(_checked(messages), values, self._grammar(grammar))
         return Reply(writing, [stop] if isinstance(stop, str) else stop, self._device())
 
-    def complete(self, prompt: str, *, stop: str | Sequence[str] = (), **options: Any) -> Reply:
+    def complete(
+        self,
+        prompt: str,
+        *,
+        stop: str | Sequence[str] = (),
+        grammar: GrammarText | Grammar | None = None,
+        **options: Any,
+    ) -> Reply:
         """Go on with a text as it is, without a chat template. Names of control tokens count.
 
         Raises:
             UsageError: see `generate`.
         """
         values = reply_keys_of(options)
-        writing = self._assistants.write_on(prompt, values)
+        writing = self._assistants.write_on(prompt, values, self._grammar(grammar))
         return Reply(writing, [stop] if isinstance(stop, str) else stop, self._device())
 
-    def chat(self, text: str, *, stop: str | Sequence[str] = (), **options: Any) -> Reply:
+    def read_grammar(self, grammar: GrammarText) -> Grammar:
+        """Check GBNF text or a JSON schema, for `grammar` of several replies.
+
+        Raises:
+            UsageError: it cannot be read, matches nothing, or takes too much time or memory.
+        """
+        return self._assistants.grammar(grammar)
+
+    def _grammar(self, given: GrammarText | Grammar | None) -> Grammar | None:
+        return given if given is None or callable(given) else self.read_grammar(given)
+
+    def chat(
+        self,
+        text: str,
+        *,
+        stop: str | Sequence[str] = (),
+        grammar: GrammarText | Grammar | None = None,
+        **options: Any,
+    ) -> Reply:
         """Say something and wait for the whole reply; the conversation goes on with both.
 
         Raises:
@@ -138,7 +168,7 @@ class Hybrid:
         if not text.strip():
             raise UsageError("the prompt is empty; say something")
         messages: list[Message] = [*self.messages, {"role": "user", "content": text}]
-        reply = self.generate(messages, stop=stop, **options).read()
+        reply = self.generate(messages, stop=stop, grammar=grammar, **options).read()
         self.messages = [*messages, {"role": "assistant", "content": reply.text}]
         return reply
 
@@ -151,13 +181,14 @@ class Hybrid:
         messages: Sequence[Mapping[str, object]],
         *,
         stop: str | Sequence[str] = (),
+        grammar: GrammarText | Grammar | None = None,
         **options: Any,
     ) -> AsyncReply:
         """The same as `generate` for asyncio: `await` the whole reply, or `async for` its tokens.
 
         Replies that are asked for at the same time are written one after another.
         """
-        return self.asynchronous(self.generate(messages, stop=stop, **options))
+        return self.asynchronous(self.generate(messages, stop=stop, grammar=grammar, **options))
 
     def asynchronous(self, reply: Reply) -> AsyncReply:
         """A reply that nobody has read from, to be written in the device's thread."""

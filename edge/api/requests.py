@@ -78,6 +78,16 @@ class _Message(BaseModel):
         return parts if isinstance(parts, str) else "".join(part.text for part in parts)
 
 
+class _Schema(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class _Format(_Strict):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: _Schema | None = None
+
+
 class StreamOptions(_Strict):
     """How a stream is told."""
 
@@ -99,7 +109,13 @@ class _Request(_Strict):
     top_p: float | None = None
     top_k: int | None = None
     min_p: float | None = None
+    grammar: str | None = None
     uhlm: dict[str, Any] | None = None
+
+    @property
+    def bound_to(self) -> tuple[str, str | dict[str, Any]] | None:
+        """The field that binds the reply, and a grammar (GBNF) or a JSON schema; None: nothing."""
+        return None if self.grammar is None else ("grammar", self.grammar)
 
     @property
     def stops(self) -> list[str]:
@@ -122,7 +138,15 @@ class ChatRequest(_Request):
     max_completion_tokens: int | None = None
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    response_format: dict[str, Any] | None = None
+    response_format: _Format | None = None
+
+    @property
+    def bound_to(self) -> tuple[str, str | dict[str, Any]] | None:
+        wanted = self.response_format
+        if wanted is None or wanted.type == "text":
+            return super().bound_to
+        schema = wanted.json_schema
+        return "response_format", {"type": "object"} if schema is None else schema.schema_
 
     @property
     def conversation(self) -> list[dict[str, object]]:
@@ -207,10 +231,14 @@ def _refuse_unsupported(request: ChatRequest | CompletionRequest) -> None:
                 raise ApiError(
                     400, f"{name} is not supported; leave it out", name, "unsupported_parameter"
                 )
-    elif request.response_format not in (None, {"type": "text"}):
+        return
+    wanted = request.response_format
+    if wanted is not None and (wanted.type == "json_schema") != (wanted.json_schema is not None):
         raise ApiError(
-            400, "response_format must be text: replies cannot be bound to a grammar here",
-            "response_format", "unsupported_value",
+            400, "response_format: json_schema belongs to type json_schema, which needs it",
+            "response_format", "invalid_value",
         )  # fmt: skip
-    elif request.top_logprobs is not None and not request.logprobs:
+    if request.grammar is not None and wanted is not None and wanted.type != "text":
+        raise ApiError(400, "give response_format or a grammar, not both", "grammar")
+    if request.top_logprobs is not None and not request.logprobs:
         raise ApiError(400, "top_logprobs needs logprobs: true", "top_logprobs", "invalid_value")

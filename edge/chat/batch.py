@@ -17,12 +17,19 @@ from ..events import Notice
 from ..link.protocol import Link
 from .assemble import assemble
 from .assistant import Assistant
+from .binding import GrammarText, bound
 from .show import tell
 
 __all__ = ["batch"]
 
 
-def batch(config: Config, prompts: Path, out: Path | None, link: Link | None = None) -> None:
+def batch(
+    config: Config,
+    prompts: Path,
+    out: Path | None,
+    link: Link | None = None,
+    grammar: GrammarText | None = None,
+) -> None:
     """Answer each row on its own, in order; each has the seed of its place.
 
     Args:
@@ -30,6 +37,7 @@ def batch(config: Config, prompts: Path, out: Path | None, link: Link | None = N
         prompts: see `read_prompts`.
         out: a line per row is added; rows that are in it are left out. None: stdout.
         link: see `assemble`.
+        grammar: that each answer must match.
 
     Raises:
         DataError: a wrong line.
@@ -40,7 +48,11 @@ def batch(config: Config, prompts: Path, out: Path | None, link: Link | None = N
     if done:
         tell(f"{sum(row.line in done for row in rows)} of {len(rows)} are in {out} already")
     failed = 0
-    with assemble(config, tell, link) as assistant, _opened(out) as stream:
+    with (
+        assemble(config, tell, link) as assistant,
+        bound(assistant, config, grammar),
+        _opened(out) as stream,
+    ):
         for n, row in enumerate(rows):
             if row.line in done:
                 continue

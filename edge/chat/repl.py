@@ -13,6 +13,7 @@ from ...configs.config import Config
 from ..link.protocol import Link
 from .assemble import assemble
 from .assistant import Assistant
+from .binding import GrammarText, bound
 from .commands import Commands, Leave
 from .piped import turns
 from .show import show, tell
@@ -33,6 +34,7 @@ def answer(
     link: Link | None = None,
     as_json: bool = False,
     verbose: bool = False,
+    grammar: GrammarText | None = None,
 ) -> None:
     """Answer one prompt: the answer on stdout, everything else on stderr.
 
@@ -41,7 +43,7 @@ def answer(
     """
     if not text.strip():
         raise UsageError("the prompt is empty; say something")
-    with assemble(config, tell, link) as assistant:
+    with assemble(config, tell, link) as assistant, bound(assistant, config, grammar):
         if verbose:
             _be_verbose(assistant)
         show(assistant, config, assistant.reply(text), as_json)

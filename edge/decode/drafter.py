@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...lm.draws import Draws, Purpose
+from ...lm.engines.protocol import Matching
 from ...lm.ids import Slide
 from ...lm.row import Row
 from ...lm.sampling import Distribution, Probs, Sampler
@@ -40,6 +41,9 @@ class Device:
         measure: estimate u even if the policy does not ask for it.
         backend: which backend took the layers, as it says itself.
         head: what expects acceptance, for policies that ask it.
+        grammar: begins a text that must match it. q is then the sampler's distribution of the row
+            in which every other id is masked: the masked and renormalised q, wherever top-k and
+            top-p leave all. Uncertainty and logarithms are those of this q, which was drawn from.
         slide: who keeps what was read when the oldest turns of a long conversation go.
     """
 
@@ -51,6 +55,7 @@ class Device:
     measure: bool = False
     backend: str = ""
     head: RewardHead | None = None
+    grammar: Callable[[], Matching] | None = None
     slide: Slide = "none"
 
     @property
@@ -89,6 +94,8 @@ class Drafter:
         self._draws = Draws(seed, device.k)
         self._measures = device.measure or "uncertainty" in strategy.policy.needs
         self._latency, self._stats, self._clock = latency, stats, clock
+        self._matching = device.grammar() if device.grammar is not None else None
+        self._ids: list[int] = []  # drafted, by their position in the reply
         if device.head is not None:
             device.head.reset()
 
@@ -96,13 +103,14 @@ class Drafter:
         """Draw the token at `index` of the reply from q.
 
         Raises:
-            ContextFull, EngineError: the model cannot go on.
+            ContextFull, EngineError: the model cannot go on, or no token matches the grammar.
         """
         device, begun = self._device, self._read_prompt()
-        row = Row(self._cache.row())
+        row = self._row(index)
         q = self._sampler.distribution(row, self._wire_top)
         chance = self._draws.one(Purpose.DRAFT, index)
         token = draft_token(q, chance, self.seed, index, self._coupling, self.greedy)
+        self._ids[index:] = [token]
         u = reward = log_q = None
         if self._measures:
             thetas, perturbs = self._draws.thetas(index), self._draws.perturbs(index)
@@ -116,6 +124,13 @@ class Drafter:
         self._stats.device_time += took
         self._latency.drafted(took)
         return Draft(index, token, q, u, reward, log_q)
+
+    def _row(self, index: int) -> Row:
+        logits = self._cache.row()
+        if self._matching is None:
+            return Row(logits)
+        may = self._matching.mask(self._ids[:index])
+        return Row(np.where(may, logits, np.float32(-np.inf)))
 
     def before(self, proposal: int) -> tuple[Distribution, Probs | None]:
         """q after the last id, and its logarithms if the target wants them.

@@ -138,8 +138,8 @@ class HandoffLoop:
         unsure = risk > self._handoff.threshold
         why = f"mean u {risk:.3f} {'>' if unsure else '<='} {self._handoff.threshold:.3f}"
         endpoint, missed = self._handoff.endpoint, False
-        if self._prompt.messages is None:  # a bare text, not a conversation
-            endpoint = None
+        if self._prompt.messages is None or self._device.grammar is not None:
+            endpoint = None  # a bare text, not a conversation; or it would be bound to nothing
         if unsure and endpoint is not None:
             missed = True  # until its first word
             if endpoint.ready:

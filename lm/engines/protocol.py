@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from ..vocabulary import Vocabulary
 
-__all__ = ["Context", "Engine", "Logits", "Work"]
+__all__ = ["Context", "Engine", "Logits", "Matching", "Work"]
 
 Logits = NDArray[np.float32]
 """Raw logits, shape (rows, V), float32."""
@@ -74,6 +74,21 @@ class Work(NamedTuple):
     sequence: int
     tokens: Sequence[int]
     rows: int = 1
+
+
+class Matching(Protocol):
+    """What may follow in one text that must match a grammar.
+
+    Implementations: `lm/engines/llama_grammar.py`, and a fake in the tests.
+    """
+
+    def mask(self, tokens: Sequence[int]) -> NDArray[np.bool_]:
+        """Which ids may stand after `tokens`, all of the text so far. Shape (V,), some are True.
+
+        Raises:
+            EngineError: none may, or the grammar takes too much time or memory.
+        """
+        ...
 
 
 class Context(Protocol):

@@ -70,6 +70,19 @@ def test_options_of_a_reply_hold_for_it_alone_and_load_nothing(pair: Hybrid) -> 
     assert pair._assistants._base.device.cache.engine is engine
 
 
+def test_a_reply_is_bound_where_the_device_writes_alone(pair: Hybrid, alone: Hybrid) -> None:
+    yes = 'root ::= "yes" | "no"'
+    assert pair.generate(PERU, grammar=yes, strategy="local").read().text in ("yes", "no")
+    assert alone.chat("Is it?", grammar={"enum": ["yes", "no"]}).text in ('"yes"', '"no"')
+    again = alone.read_grammar(yes)
+    assert all(alone.generate(PERU, grammar=again, seed=i).read().text in yes for i in range(3))
+    for strategy in ("hlm", "uhlm", "cloud", "spec"):
+        with pytest.raises(UsageError, match="use strategy local"):
+            pair.generate(PERU, grammar=yes, strategy=strategy)
+    with pytest.raises(UsageError, match="Undefined rule"):
+        alone.generate(PERU, grammar="root ::= other")
+
+
 def test_the_second_turn_reads_nothing_of_the_first_again(alone: Hybrid) -> None:
     engine = alone._assistants._base.device.cache.engine
     first = alone.chat("What is the capital of Peru?")

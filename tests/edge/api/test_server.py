@@ -98,6 +98,59 @@ def test_logprobs_are_those_of_the_distribution_that_was_sampled(client: openai.
     assert {each.logprob for each in greedy} == {0.0}
 
 
+CITY = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string", "maxLength": 12},
+        "people": {"type": "integer"},
+        "size": {"enum": ["small", "large"]},
+    },
+    "required": ["city", "people", "size"],
+    "additionalProperties": False,
+}
+
+
+def bound(kind: str, schema: dict[str, Any] | None = None) -> dict[str, Any]:
+    of = {} if schema is None else {"json_schema": {"name": "city", "schema": schema}}
+    return {"response_format": {"type": kind, **of}}
+
+
+def test_a_reply_obeys_a_json_schema(client: openai.OpenAI) -> None:
+    for seed in range(5):
+        choice = ask(
+            client, PERU, seed=seed, logprobs=True, top_logprobs=2, max_tokens=100,
+            **bound("json_schema", CITY), **uhlm(strategy="local"),
+        ).choices[0]  # fmt: skip
+        assert choice.finish_reason == "stop"
+        said = json.loads(choice.message.content)
+        assert list(said) == CITY["required"]
+        assert isinstance(said["people"], int)
+        assert said["size"] in ("small", "large")
+        assert len(said["city"]) <= 12
+        first = choice.logprobs.content[0]  # of what was drawn from: nothing else could begin it
+        assert all(top.token.startswith("{") for top in first.top_logprobs)
+
+
+def test_a_reply_is_a_json_object_as_far_as_its_length_goes(client: openai.OpenAI) -> None:
+    choice = ask(
+        client, PERU, seed=1, max_tokens=4, **bound("json_object"), **uhlm(strategy="local")
+    ).choices[0]
+    assert choice.message.content.startswith("{")
+    assert choice.finish_reason == "length"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_reply_matches_a_grammar(client: openai.OpenAI, stream: bool) -> None:
+    more = {"extra_body": {"grammar": 'root ::= "no" "!"{2}', "uhlm": {"strategy": "local"}}}
+    got = ask(client, PERU, stream=stream, **more)
+    choices = [chunk.choices[0] for chunk in got] if stream else [got.choices[0]]
+    text = "".join((c.delta if stream else c.message).content or "" for c in choices)
+    assert text == "no!!"
+    assert choices[-1].finish_reason == "stop"
+    rest = client.completions.create(model="demo-slm", prompt="The capital", **more)  # type: ignore[call-overload]
+    assert rest.choices[0].text == "no!!"
+
+
 def test_two_at_once_both_get_their_answer(client: openai.OpenAI) -> None:
     with ThreadPoolExecutor(2) as pool:
         got = list(pool.map(lambda _: ask(client, PERU), range(2)))
@@ -135,7 +188,21 @@ def test_the_model_is_listed(client: openai.OpenAI) -> None:
         ({"frequency_penalty": 0.5}, 400, "frequency_penalty", "not supported"),
         ({"temperature": -1}, 400, "temperature", "must be at least 0"),
         ({"max_tokens": 0}, 400, "max_tokens", "must be at least 1"),
-        ({"response_format": {"type": "json_object"}}, 400, "response_format", "grammar"),
+        ({"response_format": {"type": "json_object"}}, 400, "grammar", "use strategy local"),
+        ({"response_format": {"type": "yaml"}}, 400, "response_format", "json_object"),
+        ({"response_format": {"type": "json_schema"}}, 400, "response_format", "needs it"),
+        ({"extra_body": {"grammar": "root ::= ("}}, 400, "grammar", "expecting"),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "x", "schema": {"$ref": "https://192.0.2.1/x"}},
+                }
+            },
+            400,
+            "response_format",
+            "remote",
+        ),
         ({"top_logprobs": 2}, 400, "top_logprobs", "logprobs"),
         ({"model": "gpt-4"}, 404, "model", "demo-slm"),
         ({"messages": []}, 400, "messages", "at least 1"),

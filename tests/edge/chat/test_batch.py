@@ -62,3 +62,24 @@ def test_a_template_says_where_the_prompt_goes(tmp_path: Path) -> None:
     refused = run(asked, tmp_path)
     assert refused.code == 2
     assert "has no {prompt}" in refused.err
+
+
+def test_answers_match_a_schema_or_a_grammar_from_a_file(tmp_path: Path) -> None:
+    schema, grammar, prompts = (tmp_path / name for name in ("s.json", "g.gbnf", "p.jsonl"))
+    schema.write_text('{"type": "array", "items": {"type": "boolean"}, "minItems": 2}', "utf-8")
+    grammar.write_text('root ::= "yes" | "no"', "utf-8")
+    prompts.write_text(json.dumps(ROWS[0]) + "\n" + json.dumps(ROWS[1]), "utf-8")
+    alone = ["run", "--offline", "--seed", "1"]
+    said = json.loads(run([*alone, "--json-schema", str(schema), "hi"], tmp_path).out)
+    assert len(said) >= 2
+    assert set(map(type, said)) == {bool}
+    many = run([*alone, "--grammar", str(grammar), "--prompts", str(prompts)], tmp_path)
+    assert all(json.loads(line)["text"] in ("yes", "no") for line in many.out.splitlines())
+    both = run([*alone, "--grammar", str(grammar), "--json-schema", str(schema), "hi"], tmp_path)
+    assert (both.code, both.complaints) == (
+        2, ["uhlm-edge: give --grammar or --json-schema, not both"],
+    )  # fmt: skip
+    schema.write_text("[", "utf-8")
+    wrong = run([*alone, "--json-schema", str(schema), "hi"], tmp_path)
+    assert wrong.code == 2
+    assert "not JSON" in wrong.complaints[0]

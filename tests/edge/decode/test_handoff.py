@@ -6,8 +6,10 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from uhlm_edge.common.errors import ConfigError
@@ -246,3 +248,16 @@ def test_options_that_do_not_fit_are_refused(flags: dict[Any, Any], said: str) -
     config = load_config(given, environment={}).config
     with pytest.raises(ConfigError, match=said), handoff_of(config, print, {}):
         pass
+
+
+def test_a_reply_that_must_match_a_grammar_is_never_handed_over(p: Pair) -> None:
+    class Anything:
+        def mask(self, tokens: Any) -> Any:
+            return np.ones(len(p.device.vocab), dtype=bool)
+
+    with RawServer([stream(chunk("free", "stop"))]) as server:
+        bound = assistant(p, OpenAiEndpoint(server.url, "m"), ALWAYS)
+        bound.device = replace(bound.device, grammar=Anything)
+        list(bound.answer(ASK))
+        assert bound.text == alone(p)
+        assert not server.requests
