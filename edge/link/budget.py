@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ...common.errors import CloudError
+from ...common.errors import CloudError, ResourceError
 from ...common.files import atomic_output
 from ...common.text import human_bytes
 from ...configs.config import BudgetOptions, Caps
@@ -147,7 +147,7 @@ class Budget:
         )
         if self._keeps_days:
             content = {"v": 1, "day": self._today, **asdict(self._day)}
-            with atomic_output(self._file) as part:
+            with self._kept(), atomic_output(self._file) as part:
                 part.write_text(json.dumps(content) + "\n", "utf-8")
 
     @property
@@ -160,14 +160,26 @@ class Budget:
         if not self._keeps_days:
             yield
             return
-        self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle = os.open(f"{self._file}.lock", os.O_CREAT | os.O_RDWR, 0o600)
+        with self._kept():
+            self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            handle = os.open(f"{self._file}.lock", os.O_CREAT | os.O_RDWR, 0o600)
         try:
             _lock(handle)
             self._read()
             yield
         finally:
             os.close(handle)
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """What cannot be kept is not spent."""
+        try:
+            yield
+        except (OSError, ResourceError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise BudgetReached(
+                f"what is spent this day cannot be kept ({self._file}: {reason})"
+            ) from None
 
     def _read(self) -> None:
         """Take the day's counts from the file; another process may have spent since."""

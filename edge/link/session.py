@@ -32,6 +32,7 @@ from ..events import Draft
 from ..stats import Stats
 from ..transcript import Transcript
 from .breaker import Breaker
+from .budget import BudgetReached
 from .call import Call, DraftsTooLarge, exchange
 from .latency import LatencyModel
 from .protocol import Deadline, Link, NoLink
@@ -201,6 +202,7 @@ class Session:
             self._breaker.give_up()
             raise
         except CloudError as error:
+            self._stats.uploads -= isinstance(error, BudgetReached)  # nothing was sent
             self._fail(call, error)
             raise
         except DraftsTooLarge:

@@ -20,6 +20,7 @@ from .sentencepiece import SPACE, SentencePieceModel, read_sentencepiece
 __all__ = ["TokenizerData", "read_tokenizer", "reference_tokenizer"]
 
 _MOST_TOKENS = 2_000_000
+_GAPS = 4096  # ids without a text, beyond as many as have one: each becomes a text of its own
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,7 @@ def _added(content: Mapping[str, Any]) -> dict[int, tuple[str, Kind]]:
 
 def _in_id_order(texts: Mapping[int, str]) -> tuple[str, ...]:
     """All texts, with a name of its own for an id that no text has."""
-    if not texts or max(texts) >= _MOST_TOKENS or min(texts) < 0:
+    if not texts or max(texts) >= min(_MOST_TOKENS, 2 * len(texts) + _GAPS) or min(texts) < 0:
         raise ModelError("tokenizer: it has no tokens, or ids that no model has")
     return tuple(texts.get(i, f"[UNUSED{i}]") for i in range(max(texts) + 1))
 

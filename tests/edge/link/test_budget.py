@@ -147,6 +147,15 @@ def test_at_the_cap_the_text_goes_on_and_the_user_is_told_once(tmp_path: Path) -
         assert result.err.count("the budget of this day is used up (4 uploads)") == 1
         assert result.err.count("\n") == 1
         uploads.append(done["stats"]["budget"]["session"]["uploads"]["spent"])
+        assert done["stats"]["uploads"] == uploads[-1]  # what was not sent is none
     assert uploads == [4, 0]
     assert done["stats"]["budget"]["day"]["money"] == {"spent": 2.0, "cap": None}
     assert (tmp_path / ".local/state/uhlm-edge/budget.json").exists()
+
+
+def test_a_day_that_cannot_be_kept_spends_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    budget = Budget(options(uploads=3), tmp_path / "file" / "state" / "budget.json", Clock())
+    with pytest.raises(BudgetReached, match=r"cannot be kept \(.*: Not a directory\)"):
+        budget.spend(1, 1)
+    assert budget.to_json()["session"]["uploads"]["spent"] == 0

@@ -125,6 +125,17 @@ def test_a_damaged_tokenizer_json_is_refused(damage: str, tmp_path: Path) -> Non
         plan_conversion(folder.write(tmp_path / "hf"))
 
 
+@pytest.mark.parametrize("far", [-1, 20_000, 1_111_179, 2**40])
+def test_an_id_far_beyond_the_others_is_refused(far: int, tmp_path: Path) -> None:
+    """Each id without a text would get one: a file of 5 kB took 200 MB."""
+    folder = make("llama")
+    content = json.loads(folder.tokenizer)
+    content["model"]["vocab"]["!"] = far
+    folder.tokenizer = json.dumps(content)
+    with pytest.raises(ModelError, match="ids that no model has"):
+        plan_conversion(folder.write(tmp_path / "hf"))
+
+
 def test_every_end_of_generation_id_ends_a_text(tmp_path: Path) -> None:
     folder = make("llama")
     ids = Tokenizer.from_str(folder.tokenizer).get_vocab(with_added_tokens=True)
