@@ -66,7 +66,7 @@ def strategies(
     config: Config,
     data: Data,
     specs: Annotated[
-        str, typer.Option("--strategies", help="With commas; NAME or NAME@PARAMETER.")
+        str, typer.Option("--strategies", help="With commas; NAME, NAME@PARAMETER, NAME+gumbel.")
     ] = SPECS,
     limit: Limit = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs over the rows, with other draws.")] = 1,

@@ -1,4 +1,4 @@
-"""Which strategies a benchmark compares: `uhlm@0.073,rand,reward@0.5` as configurations."""
+"""Which strategies a benchmark compares: `uhlm@0.073,rand,hlm+gumbel` as configurations."""
 
 from __future__ import annotations
 
@@ -82,11 +82,14 @@ def parse_specs(text: str, options: StrategyOptions) -> list[StrategySpec]:
 
 
 def _spec(label: str, options: StrategyOptions) -> StrategySpec:
-    kind, at, parameter = label.partition("@")
+    rest, _, coupling = label.partition("+")
+    kind, at, parameter = rest.partition("@")
     if kind not in (*STRATEGIES, BASELINE, LOCKSTEP):
         known = ", ".join((*STRATEGIES, BASELINE, LOCKSTEP))
         raise UsageError(f"no strategy {kind!r}; there are {known}")
     changes = _PARAMETERS[kind](parameter, label) if at else {}
+    if coupling:
+        changes = {**changes, "coupling": coupling}
     values: dict[str, Any] = options.model_dump()
     if kind in STRATEGIES:
         values["name"] = kind

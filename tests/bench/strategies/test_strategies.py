@@ -23,7 +23,7 @@ ROWS = Path(__file__).parents[3] / "common" / "data" / "tasks.jsonl"
 
 def test_a_list_of_strategies_becomes_configurations() -> None:
     text = "local,uhlm@0.073,uhlm@averse,rand@0.2,rand,reward@0.7,ensemble@0.3,spec@0.1,hlm"
-    text += ",handoff@0.06"
+    text += ",handoff@0.06,spec@0.2+gumbel"
     entries = {entry.label: entry for entry in parse_specs(text, StrategyOptions())}
     assert entries["uhlm@0.073"].options.threshold == 0.073
     assert entries["uhlm@averse"].options.threshold == "averse"
@@ -32,6 +32,9 @@ def test_a_list_of_strategies_becomes_configurations() -> None:
     assert entries["rand"].borrows
     assert entries["reward@0.7"].options.reward_threshold == 0.7
     assert entries["ensemble@0.3"].options.weight == (0.3,)
+    coupled = entries["spec@0.2+gumbel"].options
+    assert (coupled.threshold, coupled.coupling) == (0.2, "gumbel")
+    assert entries["hlm"].options.coupling == "none"
     assert entries["handoff@0.06"].options.threshold == 0.06
     assert not entries["local"].calls
     assert not entries["handoff@0.06"].calls  # a verifier
@@ -48,6 +51,7 @@ def test_a_list_of_strategies_becomes_configurations() -> None:
         ("handoff@risk", "not a number"),
         ("rand@2", "less than or equal to 1"),
         ("local@1", "has no parameter"),
+        ("hlm+fast", "hlm.fast: input should be"),
         ("hlm,hlm", "twice"),
         ("hlm,rand", "list one, or give rand@RATE"),
     ],
