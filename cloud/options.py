@@ -46,6 +46,11 @@ class VerifierOptions(BaseModel):
     sessions: int = Field(64, ge=1, le=256, description="conversations held at once")
     sessions_per_key: int = Field(0, ge=0, description="of them, for one key; 0: all")
     cells: int = Field(0, ge=0, description="ids held for all sessions; 0: 8 full contexts")
+    apart: bool = Field(
+        False,
+        description="each conversation in cells and passes of its own: what others ask moves no bit"
+        " of its answers; fewer fit, and they share no pass",
+    )
     parked_mb: int = Field(
         256, ge=0, description="memory for keys and values of sessions that made room for others"
     )

@@ -87,15 +87,19 @@ def load_service(model: Path, options: VerifierOptions, keys: Keys) -> Service:
     n_ctx = engine.n_ctx
     cells = options.cells or _CONTEXTS * n_ctx
     n_ctx = min(n_ctx, cells)
-    n_sequences = min(_MOST_SEQUENCES, options.sessions + _PREFIXES)
+    sessions, n_prefixes = options.sessions, _PREFIXES
+    if options.apart:  # as many as have room for a full context each
+        sessions, n_prefixes = max(1, min(sessions, cells // n_ctx)), 0
+        cells = sessions * n_ctx
+    n_sequences = min(_MOST_SEQUENCES, sessions + n_prefixes)
     rows = max(64, min(options.engine.n_batch, _ROW_BYTES // (4 * len(llm.vocab))))
-    context = LlamaContext(llm, engine, cells, n_sequences, rows)
+    context = LlamaContext(llm, engine, cells, n_sequences, rows, options.apart)
     verifier = Verifier(
         context,
         n_ctx,
-        options.sessions,
-        options.sessions_per_key or options.sessions,
-        n_prefixes=n_sequences - options.sessions,
+        sessions,
+        min(options.sessions_per_key or sessions, sessions),
+        n_prefixes=n_sequences - sessions,
         parked_bytes=options.parked_mb << 20,
         idle_seconds=options.idle_seconds,
         quantum=options.quantum,

@@ -37,6 +37,8 @@ class LlamaContext:
         n_ctx: cells of the pool.
         n_sequences: how many sequences it can hold, at most 256.
         max_rows: most rows of logits in one pass; memory for them is kept, 4 V bytes each.
+        apart: each sequence has an equal share of the cells for itself, and passes of its own, so
+            that no bit of its logits depends on the others; `share` is not possible then.
 
     Raises:
         ModelError: llama.cpp cannot make such a context (memory, cache type).
@@ -49,6 +51,7 @@ class LlamaContext:
         n_ctx: int,
         n_sequences: int = 1,
         max_rows: int = 64,
+        apart: bool = False,
     ) -> None:
         self._handle: Any = None
         self.model = model
@@ -69,7 +72,8 @@ class LlamaContext:
         params.type_k = getattr(ll, f"GGML_TYPE_{options.cache_type_k.upper()}")
         params.type_v = getattr(ll, f"GGML_TYPE_{options.cache_type_v.upper()}")
         params.swa_full = True  # a sliding window that forgets could not be rolled back
-        params.kv_unified = True  # without it a partial copy of a sequence aborts the process
+        params.kv_unified = not apart  # a partial copy of a sequence aborts the process without
+        self._apart = apart
         self._handle = ll.llama_init_from_model(model.handle, params)
         if not self._handle:
             raise ModelError(
@@ -140,6 +144,8 @@ class LlamaContext:
         before = {work.sequence: self._lengths[work.sequence] for work in works}
         try:
             batches = self._batches(works)
+            if self._apart:
+                batches = [batch for work in works for batch in self._batches([work])]
             parts = [self._append(batch) for batch in batches[:1]]
             if len(batches) > 1:  # the next pass overwrites the rows of the one before
                 parts = [parts[0].copy(), *(self._append(b).copy() for b in batches[1:])]
