@@ -9,30 +9,7 @@ LEAST_SLICE = 8
 
 _LUCK, _TRY_EACH = 0.4, 32  # waits in vain: below which share they are left out, but each n-th
 _QUIET = 1.0  # seconds without short calls, after which prompts get whole passes
-_KEEP = 0.98  # of what earlier passes say, at each new one
-
-
-class _Line:
-    """Seconds of a pass over its ids: the straight line through the last passes."""
-
-    def __init__(self) -> None:
-        self._passes = self._ids = self._seconds = self._squares = self._products = 0.0
-
-    def add(self, n_ids: int, seconds: float) -> None:
-        self._passes = _KEEP * self._passes + 1.0
-        self._ids = _KEEP * self._ids + n_ids
-        self._seconds = _KEEP * self._seconds + seconds
-        self._squares = _KEEP * self._squares + n_ids * n_ids
-        self._products = _KEEP * self._products + n_ids * seconds
-
-    @property
-    def slope(self) -> float:
-        """Seconds that one more id costs; 0 while all passes were alike."""
-        spread = self._passes * self._squares - self._ids * self._ids
-        if spread <= 0.25 * self._passes * self._passes:  # a variance of less than half an id
-            return 0.0
-        slope = (self._passes * self._products - self._ids * self._seconds) / spread
-        return min(max(slope, 1e-7), self._seconds / self._ids)
+_TELLING = 4.0  # ids more than in a short pass, from which a pass tells what one id costs
 
 
 class Pace:
@@ -48,7 +25,7 @@ class Pace:
         self.per_answer = 0.005
         self._served: dict[str, float] = {}
         self._faded = 0.0
-        self._costs = _Line()
+        self._per_id = 0.0  # seconds that one more id costs, beside what any pass costs; 0: unknown
         self._short_ids = 1.0
         self._was_short = True
         self._luck, self._refrained = 1.0, 0
@@ -63,21 +40,22 @@ class Pace:
         """
         if n_short:
             self._last_short = now
-        per_id = self._costs.slope
-        if now - self._last_short > _QUIET or not per_id:
+        if now - self._last_short > _QUIET or not self._per_id:
             return n_batch
-        n = int(self.short_pass / per_id)
+        n = int(self.short_pass / self._per_id)
         if n < LEAST_SLICE and n_short and not self._was_short:
             return 0
         return max(LEAST_SLICE, min(n_batch, n))
 
     def passed(self, seconds: float, n_ids: int, is_short: bool) -> None:
         """A pass took so long."""
-        self._costs.add(n_ids, seconds)
         self._was_short = is_short
         if is_short:
             self.short_pass += 0.1 * (seconds - self.short_pass)
             self._short_ids += 0.1 * (n_ids - self._short_ids)
+        elif (more := n_ids - self._short_ids) >= _TELLING:
+            cost = max(1e-7, seconds - self.short_pass) / more
+            self._per_id += 0.2 * (cost - self._per_id) if self._per_id else cost
 
     def answered(self, now: float, n_open: int) -> None:
         """A call was answered, while so many others were open."""
@@ -95,7 +73,7 @@ class Pace:
             self._refrained += 1
             return 0.0
         self._refrained = 0
-        per_id = self._costs.slope or 0.5 * self.short_pass / self._short_ids
+        per_id = self._per_id or 0.5 * self.short_pass / self._short_ids
         fixed = self.short_pass - per_id * self._short_ids
         return max(0.0, self._last_answer + 0.5 * fixed - now)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from uhlm_edge.cloud.pace import LEAST_SLICE
+from uhlm_edge.cloud.pace import LEAST_SLICE, Pace
 from uhlm_edge.cloud.verifier import Verifier
 
 from ..fakes import FakeContext
@@ -78,3 +78,13 @@ def test_where_ids_are_dear_prompts_ride_along_in_each_other_pass_only() -> None
     assert of.scheduler.open_calls > 0  # the prompts are still being read
     assert sum(wait <= 1.01 * idle for wait in waits) >= 19
     assert max(waits[1:]) <= idle + LEAST_SLICE * context.per_id + 1e-6
+
+
+def test_what_ids_cost_is_not_learnt_from_passes_that_are_alike() -> None:
+    pace = Pace()
+    pace.passed(0.001, 1, is_short=True)
+    pace.passed(0.101, 1001, is_short=False)  # a tenth of a millisecond an id
+    for slow in range(300):  # another program takes the processor now and then
+        pace.passed(0.001 + 0.05 * (slow % 7 == 0), 1 + (slow % 7 != 0), is_short=True)
+    pace.short_pass = 0.002
+    assert 15 <= pace.slice(2048, 1, now=0.0) <= 25
