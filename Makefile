@@ -10,7 +10,7 @@ JOBS ?= auto
 PYTEST = $(BIN)/pytest -n $(JOBS) --dist loadfile
 
 .PHONY: help chat test fast lint types reference coverage fuzz faults soak test-matrix test-browser \
-	test-parity docs cluster-demo wheel-arm64 cuda install install-service test-arm64 clean FORCE
+	test-clients test-parity docs cluster-demo wheel-arm64 cuda install install-service test-arm64 clean FORCE
 
 help:
 	@echo 'make chat         chat with the demo pair'
@@ -28,6 +28,7 @@ help:
 	@echo 'make install-service  run it from the start of the machine on: SERVICE=serve or cloud'
 	@echo 'make test-arm64   the archive and the tests on an emulated board: CPU=cortex-a76 ...'
 	@echo 'make test-browser the web page in a headless Chromium, which is installed (Debian)'
+	@echo 'make test-clients other programs against the device server; llm is installed'
 	@echo 'make faults       every kind of fault x every strategy; writes docs/reliability.md'
 	@echo 'make soak         eight devices and faults at random for MINUTES (30)'
 	@echo 'make test-parity  the tests against torch and transformers too (a large download)'
@@ -72,6 +73,12 @@ test-browser: $(VENV)/.ready-test
 		$$([ "$$(id -u)" = 0 ] || echo sudo) apt-get install -y --no-install-recommends chromium chromium-driver
 	@$(BIN)/pip install -q 'selenium>=4.20'
 	@$(BIN)/pytest tests/edge/api/test_page.py
+
+# Without these clients their tests are left out, and say so.
+test-clients: $(VENV)/.ready-test
+	@$(BIN)/pip install -q 'llm>=0.26'
+	@$(BIN)/pytest tests/edge/api/test_clients.py
+
 SECONDS ?= 600
 fuzz: $(VENV)/.ready-test
 	@$(BIN)/python -m uhlm_edge.tests.fuzz.runner --seconds $(SECONDS) $(ARGS)
