@@ -1,4 +1,4 @@
-"""`uhlm-edge bench latency|split|uncertainty|overhead|serve`: how long things take."""
+"""`uhlm-edge bench latency|split|turns|restart|uncertainty|overhead|serve`: how long things take."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ..harness.output import Table, measurement, numbers, say
 if TYPE_CHECKING:
     from ...configs.config import Config
 
-__all__ = ["latency", "overhead", "register", "serve", "split", "uncertainty"]
+__all__ = ["latency", "overhead", "register", "restart", "serve", "split", "turns", "uncertainty"]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `bench`."""
-    for command in (latency, split, uncertainty, overhead, serve):
+    for command in (latency, split, turns, restart, uncertainty, overhead, serve):
         app.command()(command)
 
 
@@ -76,6 +76,50 @@ def split(
         picture=lambda _, folder: latency_histogram(later, folder / "latency.png"),
         plot=plot,
     )
+
+
+@measurement("model", "cloud", "strategy", "threads")
+def turns(
+    config: Config,
+    turns: Annotated[int, typer.Option(min=8, help="Of the conversation.")] = 200,
+    context: Annotated[int, typer.Option(min=256, help="Tokens of the device's context.")] = 1024,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a reply.")] = 24,
+    slide: Annotated[
+        str, typer.Option(help="Who keeps its work when old turns go: none, device, both.")
+    ] = "device",
+) -> Table:
+    """First token of every turn in a chat that outgrows the context: the slowest and the median."""
+    from ...common.prompts import read_prompts, shipped_prompts
+    from ...configs.layers import changed
+    from ...edge.chat.assemble import assemble
+    from ..energy.workload import seeded
+    from .conversation import TURN_COLUMNS, time_turns, turn_row
+
+    config = changed(
+        seeded(config), {("device", "engine", "n_ctx"): context, ("chat", "max_tokens"): max_tokens}
+    )
+    cases = read_prompts(shipped_prompts("tasks"), turns)
+    texts = [case.messages[-1]["content"] for case in cases]
+    rows = []
+    for kind in slide.split(","):
+        with assemble(changed(config, {("device", "slide"): kind}), say) as assistant:
+            rows.append(turn_row(kind, time_turns(assistant, texts, turns)))
+    return Table(rows, TURN_COLUMNS)
+
+
+@measurement("model", "threads")
+def restart(
+    config: Config,
+    tokens: Annotated[int, typer.Option(min=64, help="Of the conversation.")] = 1000,
+    repeats: Annotated[int, typer.Option(min=2, help="Starts with and without the cache.")] = 7,
+) -> Table:
+    """How soon the first token comes after a restart, with and without the prompt cache."""
+    from ...common.prompts import read_prompts, shipped_prompts
+    from .conversation import RESTART_COLUMNS, restart_rows
+
+    cases = read_prompts(shipped_prompts("dialogues"))
+    text = "\n".join(message["content"] for case in cases for message in case.messages)
+    return Table(restart_rows(config, text, tokens, repeats, say), RESTART_COLUMNS)
 
 
 @measurement("model")

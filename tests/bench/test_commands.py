@@ -154,3 +154,13 @@ def test_a_real_link_is_put_beside_the_model(tmp_path: Path) -> None:
     assert row["modelled_tokens_per_s"] == pytest.approx(1 / 0.047, rel=0.01)
     assert 2 < row["measured_tokens_per_s"] < 25  # a round trip of 40 ms for every token
     assert "proxy" in err
+
+
+@pytest.mark.slow
+def test_a_long_chat_is_one_row_for_each_way_to_slide() -> None:
+    out, _ = run(
+        "turns", "--strategy", "local", "--turns", "8", "--context", "256", "--slide",
+        "none,device", "--max-tokens", "8", "--format", "jsonl",
+    )  # fmt: skip
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [(row["slide"], row["turns"]) for row in rows] == [("none", 8), ("device", 8)]
