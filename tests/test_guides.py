@@ -1,0 +1,110 @@
+"""Each command in README, guides and the page of boards runs, with the demo pair for the models.
+
+What needs the internet, weights or minutes is only parsed (`test_docs.py`) and named here.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from uhlm_edge.models import shipped
+
+from .commands import COMMAND, environment, run, verifier
+from .test_docs import ROOT, commands_of
+
+PAGES = [ROOT / "README.md", ROOT / "docs" / "boards.md", *sorted(ROOT.glob("docs/guides/*.md"))]
+ELSEWHERE = {
+    "pull qwen2.5-0.5b": "a download",
+    "pull OWNER/REPO:Q4_K_M": "a download",
+    "pull": "a download",
+    "models remove NAME": "what was downloaded",
+    "chat --profile pi5 --model qwen2.5-0.5b --cloud https://example.org": "what was downloaded",
+    "quantize FOLDER --out small.gguf": "published weights",
+    "quantize": "published weights",
+    "calibrate": "minutes",
+    "bench": "a group of commands",
+    "bench map": "minutes",
+    "bench turns": "minutes",
+    "bench restart": "a minute",
+}
+CALLS = sorted({" ".join(words) for page in PAGES for words in commands_of(page)})
+
+
+def test_what_is_not_run_is_in_the_documents_still() -> None:
+    assert {call.split(" --")[0] for call in ELSEWHERE} <= {call.split(" --")[0] for call in CALLS}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the documents take for granted: two models and a file of keys."""
+    folder = tmp_path_factory.mktemp("home")
+    shutil.copy(shipped.path_of("demo-slm"), folder / "small.gguf")
+    shutil.copy(shipped.path_of("demo-llm"), folder / "large.gguf")
+    (folder / "keys").touch(mode=0o600)
+    (folder / "keys").write_text("0123456789abcdef0123456789abcdef\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def url(home: Path) -> Iterator[str]:
+    with verifier(home) as running:
+        yield running.url
+
+
+def here(call: str, home: Path, url: str) -> list[str]:
+    """The words of a call with files, addresses and ports that are there."""
+    words = call.replace("https://example.org", url).removesuffix(" &").split()
+    words = [re.sub(r"^(small\.gguf|large\.gguf|keys)$", rf"{home}/\1", word) for word in words]
+    return [
+        "0" if before == "--port" else word
+        for before, word in zip(["", *words], words, strict=False)
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", [call for call in CALLS if call and call not in ELSEWHERE])
+def test_a_command_of_the_documents_runs(call: str, home: Path, url: str) -> None:
+    words = here(call, home, url)
+    if words[0] in ("cloud", "serve"):
+        serves(words, home)
+        return
+    done = run(words, home, b"What is the capital of Peru?\n", {"XDG_CACHE_HOME": str(home)}, 600)
+    assert "Traceback" not in done.err
+    # doctor's 1: this machine is no board, and it says so.
+    assert done.code in ((0, 1) if words[0] == "doctor" else (0,)), done.err
+    if words[0] == "chat":
+        assert "Lima" in done.out
+
+
+def serves(words: list[str], home: Path) -> None:
+    """A server answers, and ends when it is told to."""
+    more = ["--port", "0"] if "--port" not in words else []
+    with subprocess.Popen(
+        [*COMMAND, *words, *more],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=environment(home),
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        lines = iter(process.stderr.readline, "")
+        found = next((m for line in lines if (m := re.search(r"http://[\d.]+:\d+", line))), None)
+        try:
+            assert found is not None
+            try:
+                urllib.request.urlopen(f"{found[0]}/v1/models", timeout=60)
+            except urllib.error.HTTPError as error:
+                assert error.code in (401, 404)
+        finally:
+            process.terminate()
+        process.stderr.read()
+        assert process.wait(60) == 0
