@@ -5,6 +5,7 @@ The rule behind each number is in METHODOLOGY.md. What was not measured is None 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,9 @@ from .radio import RadioModel
 from .recorder import Recorder, Sampling, background_sampling
 
 __all__ = ["EnergyReport", "PhaseEnergy", "Phases", "WorkDone", "Workload", "measure_energy"]
+
+_STEADY, _ALIKE = 0.1, 0.25
+"""Shares by which the idle baseline, and two sources of one device, may differ: reasoned."""
 
 Status = Literal["measured", "partial", "not measured"]
 
@@ -180,7 +184,8 @@ def measure_energy(
             missing=sensors.missing,
         )
 
-    recorder = Recorder(power, clock)
+    second = sensors.second(power)
+    recorder = Recorder(power, clock, beside=None if second is None else Recorder(second, clock))
     with sampling(recorder):
         idle_start = recorder.take()
         pause(idle_s)
@@ -224,7 +229,11 @@ def _report(
     samples = recorder.samples_between(*run)
     hz = (samples - 1) / seconds if samples > 1 and seconds > 0 else None
     flags = throttling_between(heats)
-    flags += _sampling_flags(recorder, run, hz)
+    flags += [
+        *_sampling_flags(recorder, run, hz),
+        *_drift(recorder, idle),
+        *_compared(recorder, run),
+    ]
     return EnergyReport(
         status=status,
         reason=reason,
@@ -301,6 +310,30 @@ def _sampling_flags(recorder: Recorder, run: tuple[float, float], hz: float | No
     if recorder.times and recorder.changes_between(*run) < 3:
         flags.append("the sensor updated fewer than 3 times during the run")
     return flags
+
+
+def _drift(recorder: Recorder, idle: tuple[float, float]) -> list[str]:
+    """A baseline that rises or falls while nothing is done is none for the run after it."""
+    third = (idle[1] - idle[0]) / 3
+    first, last = recorder.watts(idle[0], idle[0] + third), recorder.watts(idle[1] - third, idle[1])
+    if first is None or last is None or abs(last - first) <= _STEADY * first:
+        return []
+    return [f"the idle baseline drifted from {first:.3g} to {last:.3g} W"]
+
+
+def _compared(recorder: Recorder, run: tuple[float, float]) -> list[str]:
+    """Two sources of one device must tell much the same; a processor's counters, no more."""
+    other, mine = recorder.beside, recorder.joules(*run)
+    if other is None or mine is None:
+        return []
+    theirs = other.joules(*run)
+    if theirs is None:
+        return [f"{other.source.name}, to compare with, failed {other.failure or 'to be read'}"]
+    low = 0.0 if other.source.name == "rapl" else 1 - _ALIKE
+    high = math.inf if recorder.source.name == "rapl" else 1 + _ALIKE
+    if low * mine <= theirs <= high * mine:
+        return []
+    return [f"{recorder.source.name} says {mine:.3g} J and {other.source.name} {theirs:.3g} J"]
 
 
 def _heat_row(heats: list[HeatState]) -> dict[str, object]:

@@ -29,13 +29,17 @@ Sampling = Callable[["Recorder"], AbstractContextManager[None]]
 
 @dataclass
 class Recorder:
-    """Samples of one source. Thread-safe; after the first failed reading it stays as it is."""
+    """Samples of one source. Thread-safe; after the first failed reading it stays as it is.
+
+    `beside` records a second source of the same device at the same moments, to compare with.
+    """
 
     source: PowerSource
     clock: Clock = time.monotonic
     times: list[float] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
     """Watts or joules, as the source says."""
+    beside: Recorder | None = None
     failure: str | None = None
     """Why the sensor stopped answering, with the time since the first sample."""
     _changed: float = -1e9
@@ -43,6 +47,12 @@ class Recorder:
 
     def take(self) -> float:
         """Take one sample and return the time now. A failing sensor is noted, never raised."""
+        at = self._take()
+        if self.beside is not None:
+            self.beside.take()
+        return at
+
+    def _take(self) -> float:
         with self._lock:
             before = self.clock()
             if self.failure is not None:

@@ -69,6 +69,8 @@ def chat(
             emit(_banner(config, assistant), err=True)
             if status.off:
                 print(legend(status), file=sys.stderr, flush=True)
+        elif sys.stderr.isatty() and not as_json:  # input from a pipe, and somebody looks on
+            tell(_chosen(config, assistant))
 
         def say(said: str) -> None:
             _turn(assistant, commands, said, as_json, interactive)
@@ -131,17 +133,19 @@ def _echoed(said: str, as_json: bool) -> str:
 
 
 def _banner(config: Config, assistant: Assistant) -> str:
-    device = config.device.model
     if assistant.session.is_offline:
         where = "no verifier"
     elif config.cloud.url:
         where = f"verifier at {config.cloud.url}"
     else:
         where = f"verifier {config.verifier.model} on this machine"
-    return (
-        f"uhlm-edge: {device} on the device, strategy {config.strategy.name}\n"
-        f"{where} · /help lists what you can do"
-    )
+    return f"uhlm-edge: {_chosen(config, assistant)}\n{where} · /help lists what you can do"
+
+
+def _chosen(config: Config, assistant: Assistant) -> str:
+    """What was chosen for this machine, so that nobody waits for one thread unknowingly."""
+    backend = assistant.device.backend
+    return f"{config.device.model} on {backend}; strategy {config.strategy.name}"
 
 
 def _be_verbose(assistant: Assistant) -> None:

@@ -71,6 +71,11 @@ class Sensors:
             "power is not measured: " + "; ".join(f"{n}: {why}" for n, why in reasons.items())
         )
 
+    def second(self, first: PowerSource) -> PowerSource | None:
+        """Another source that measures by itself: what a Jetson's two ways read is one chip."""
+        same = {"jetson", "jtop"} if first.name in ("jetson", "jtop") else {first.name}
+        return next((source for source in self.sources if source.name not in same), None)
+
 
 @dataclass(frozen=True)
 class BatteryState:
