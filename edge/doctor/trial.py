@@ -21,7 +21,8 @@ from ...lm.engines.options import EngineOptions
 
 __all__ = ["Trial", "try_model"]
 
-_PROMPT = "The capital of Peru is"
+_PROMPT = "The capital of Peru is Lima. " * 16
+_READ = 64  # ids in one pass: wide passes run other code than single ids, and it may crash alone
 _TOKENS = 8
 _SECONDS = 300.0  # emulators and slow cards
 
@@ -95,7 +96,7 @@ def _main(model: str, options: str) -> int:
             fingerprint=vocab.fingerprint,
             n_ctx=engine.n_ctx,
         )
-        ids = vocab.tokenize(_PROMPT) or [0]
+        ids = vocab.tokenize(_PROMPT)[: min(_READ, engine.n_ctx // 2)] or [0]
         token = int(engine.eval(ids)[-1].argmax())
         begun = time.monotonic()
         for _ in range(_TOKENS):
