@@ -1,4 +1,4 @@
-"""`uhlm-edge bench latency|split|turns|restart|uncertainty|overhead|serve`: how long things take."""
+"""`uhlm-edge bench latency`, `split`, `turns` and others of one device: how long things take."""
 
 from __future__ import annotations
 
