@@ -23,6 +23,7 @@ from ..policy.strategy import Strategy
 __all__ = ["BACK_AGAIN", "Assistant"]
 
 BACK_AGAIN = "the cloud answers again"
+_CHARACTERS = 8  # in a token, hardly ever more: a conversation with more does not fit
 _LEAST_ROOM = 64  # ids that a long conversation leaves for the reply
 
 
@@ -184,17 +185,32 @@ class Assistant:
         """The newest messages that leave room for a reply, and their ids."""
         n_ctx = self.device.cache.engine.n_ctx
         room = n_ctx - min(self._max_tokens, _LEAST_ROOM, n_ctx // 2)
-        first = 0
-        while True:
-            kept = messages[first:]
-            ids = self.chat.encode(self._system + kept)
+        # A conversation begins with the user.
+        starts = [0, *(i for i, m in enumerate(messages) if i and m["role"] == "user")]
+
+        def encoded(start: int) -> list[int]:
+            return self.chat.encode(self._system + messages[starts[start] :])
+
+        low, high, step = 0, len(starts) - 1, 1
+        # Mostly all of it fits. If not, what is tried is never much longer than the context: so a
+        # turn of a long conversation takes no more time than those before.
+        if sum(len(message["content"]) for message in messages) <= _CHARACTERS * room:
+            ids = encoded(0)
             if len(ids) <= room:
-                return kept, ids
-            # A conversation begins with the user.
-            later = [i for i, m in enumerate(messages) if i > first and m["role"] == "user"]
-            if not later:
-                raise UsageError(
-                    f"the prompt has {len(ids)} tokens, and a context of {n_ctx} has room for "
-                    f"{room} beside a reply; shorten it"
-                )
-            first = later[0]
+                return messages, ids
+            low = min(1, high)
+        best = encoded(high)
+        if len(best) > room:
+            raise UsageError(
+                f"the prompt has {len(best)} tokens, and a context of {n_ctx} has room for "
+                f"{room} beside a reply; shorten it"
+            )
+        is_over = False  # something did not fit: now it is between low and high
+        while low < high:
+            probe = (low + high) // 2 if is_over else max(low, high - step)
+            ids = encoded(probe)
+            if len(ids) <= room:
+                high, best, step = probe, ids, 2 * step
+            else:
+                low, is_over = probe + 1, True
+        return messages[starts[high] :], best

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -117,6 +117,33 @@ def test_the_oldest_turns_are_left_out_and_the_user_is_told(p: Pair) -> None:
     assert "5" * 100 in shown
     assert "0" * 100 not in shown
     assert len(talk.messages) == 12  # left out of the prompt, not of the conversation
+
+
+@pytest.mark.parametrize("word", ["a", "word ", "a" * 30])
+@pytest.mark.parametrize("turns", [1, 2, 7, 60])
+def test_as_few_turns_as_must_be_are_left_out_and_little_is_tried(
+    p: Pair, turns: int, word: str
+) -> None:
+    talk = assistant(p, system="be brief", offline=True)
+    messages: list[Message] = []
+    for turn in range(turns):
+        messages.append({"role": "user", "content": word * (1 + turn % 7)})
+        messages.append({"role": "assistant", "content": "x" * (turn % 11)})
+    messages.pop()
+    encode, tried = talk.chat.encode, list[int]()
+
+    def counted(given: Sequence[Message]) -> list[int]:
+        tried.append(len(ids := encode(given)))
+        return ids
+
+    talk.chat.encode = counted  # type: ignore[assignment]
+    kept, ids = talk._fit(messages)
+    system: list[Message] = [{"role": "system", "content": "be brief"}]
+    assert ids == encode([*system, *kept])
+    more = messages[len(messages) - len(kept) - 2 :]
+    assert len(kept) == len(messages) or len(encode([*system, *more])) > 400 - 8
+    assert max(tried) <= 8 * 400
+    assert len(tried) <= 12
 
 
 @pytest.mark.parametrize("slide", ["none", "device", "both"])
