@@ -25,7 +25,8 @@ class Pace:
         self.per_answer = 0.005
         self._served: dict[str, float] = {}
         self._faded = 0.0
-        self._per_id = 0.0  # seconds that one more id costs, beside what any pass costs; 0: unknown
+        self._cost: float | None = None
+        self._slice = LEAST_SLICE
         self._short_ids = 1.0
         self._was_short = True
         self._luck, self._refrained = 1.0, 0
@@ -35,17 +36,24 @@ class Pace:
         """How many ids of prompts go into the next pass beside `n_short` short wishes.
 
         They may take as long as the short ones do, so that none of these waits for more than
-        twice its time. Where that would be too few to get anywhere, they have each other pass to
-        themselves. While nobody else is there, whole passes are theirs.
+        twice its time. Where that would be too few to get anywhere, they ride along in each other
+        pass only. While nobody else is there, whole passes are theirs. A slice is at most twice as
+        long as the last one, so that a wrong guess costs little.
         """
         if n_short:
             self._last_short = now
-        if now - self._last_short > _QUIET or not self._per_id:
+        if now - self._last_short > _QUIET:
             return n_batch
-        n = int(self.short_pass / self._per_id)
+        n = int(self.short_pass / self.per_id) if self.per_id else n_batch
         if n < LEAST_SLICE and n_short and not self._was_short:
             return 0
-        return max(LEAST_SLICE, min(n_batch, n))
+        self._slice = max(LEAST_SLICE, min(n_batch, n, 2 * self._slice))
+        return self._slice
+
+    @property
+    def per_id(self) -> float:
+        """Seconds that one more id costs, beside what any pass costs; 0: not known yet."""
+        return 0.0 if self._cost is None else max(1e-7, self._cost)
 
     def passed(self, seconds: float, n_ids: int, is_short: bool) -> None:
         """A pass took so long."""
@@ -54,8 +62,8 @@ class Pace:
             self.short_pass += 0.1 * (seconds - self.short_pass)
             self._short_ids += 0.1 * (n_ids - self._short_ids)
         elif (more := n_ids - self._short_ids) >= _TELLING:
-            cost = max(1e-7, seconds - self.short_pass) / more
-            self._per_id += 0.2 * (cost - self._per_id) if self._per_id else cost
+            cost = (seconds - self.short_pass) / more
+            self._cost = cost if self._cost is None else self._cost + 0.2 * (cost - self._cost)
 
     def answered(self, now: float, n_open: int) -> None:
         """A call was answered, while so many others were open."""
@@ -73,7 +81,7 @@ class Pace:
             self._refrained += 1
             return 0.0
         self._refrained = 0
-        per_id = self._per_id or 0.5 * self.short_pass / self._short_ids
+        per_id = self.per_id or 0.5 * self.short_pass / self._short_ids
         fixed = self.short_pass - per_id * self._short_ids
         return max(0.0, self._last_answer + 0.5 * fixed - now)
 

@@ -86,5 +86,13 @@ def test_what_ids_cost_is_not_learnt_from_passes_that_are_alike() -> None:
     pace.passed(0.101, 1001, is_short=False)  # a tenth of a millisecond an id
     for slow in range(300):  # another program takes the processor now and then
         pace.passed(0.001 + 0.05 * (slow % 7 == 0), 1 + (slow % 7 != 0), is_short=True)
-    pace.short_pass = 0.002
-    assert 15 <= pace.slice(2048, 1, now=0.0) <= 25
+    assert 0.9e-4 < pace.per_id < 1.1e-4
+
+
+def test_a_wrong_guess_of_what_ids_cost_costs_no_more_than_twice_the_last_slice() -> None:
+    pace = Pace()
+    assert pace.slice(2048, 0, now=100.0) == 2048  # nobody else is there
+    assert pace.slice(2048, 1, now=100.0) == 2 * LEAST_SLICE  # nothing is known yet
+    assert pace.slice(2048, 1, now=100.0) == 4 * LEAST_SLICE
+    pace.passed(1.0, 4 * LEAST_SLICE, is_short=False)
+    assert pace.slice(2048, 0, now=100.0) == LEAST_SLICE
