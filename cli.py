@@ -60,8 +60,30 @@ def _stopping() -> Iterator[None]:
         raise _Stopped(text, 1) from error
 
 
+_Misuse: Any = typer.BadParameter.__base__
+"""What the parser raises; typer gives it no name of its own."""
+
+
 class _Commands(typer.core.TyperGroup):
     """All commands. typer would end the process at what `main` has a message for."""
+
+    def main(self, *args: Any, **more: Any) -> Any:
+        """Say what is wrong with the command line as everything else is said, in one line."""
+        from .shell.misuse import misuse
+
+        standalone_mode = more.pop("standalone_mode", True)
+        more["standalone_mode"] = False
+        try:
+            code = super().main(*args, **more)
+        except _Misuse as error:
+            if not standalone_mode:
+                raise
+            if type(error).__name__ == "NoArgsIsHelpError":
+                error.show()
+            else:
+                complain(misuse(error.format_message()))
+            sys.exit(2)
+        return sys.exit(code if isinstance(code, int) else 0) if standalone_mode else code
 
     def invoke(self, ctx: Any) -> Any:
         with _stopping():

@@ -168,7 +168,10 @@ class _Reader:
         """Step over `n_bytes` and return where they start."""
         start = self.at
         if n_bytes > self.size - start:
-            self.refuse(f"it is truncated: {what} needs {n_bytes} bytes at {start} of {self.size}")
+            self.refuse(
+                f"it is truncated: {what} needs {start + n_bytes:,} bytes, the file has "
+                f"{self.size:,}"
+            )
         self.at = start + n_bytes
         return start
 
@@ -370,7 +373,8 @@ class _Reader:
             self.refuse(f"{what} is at offset {offset}, not a multiple of {alignment}")
         if data_start + offset + n_bytes > self.size:
             self.refuse(
-                f"it is truncated: {what} ends at {data_start + offset + n_bytes} of {self.size}"
+                f"it is truncated: {what} needs {data_start + offset + n_bytes:,} bytes, the file "
+                f"has {self.size:,}"
             )
         return Tensor(name, shape, type_.name, data_start + offset, n_bytes)
 
