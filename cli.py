@@ -71,19 +71,15 @@ class _Commands(typer.core.TyperGroup):
         """Say what is wrong with the command line as everything else is said, in one line."""
         from .shell.misuse import misuse
 
-        standalone_mode = more.pop("standalone_mode", True)
-        more["standalone_mode"] = False
         try:
-            code = super().main(*args, **more)
+            code = super().main(*args, **{**more, "standalone_mode": False})
         except _Misuse as error:
-            if not standalone_mode:
-                raise
+            code = 2
             if type(error).__name__ == "NoArgsIsHelpError":
                 error.show()
             else:
                 complain(misuse(error.format_message()))
-            sys.exit(2)
-        return sys.exit(code if isinstance(code, int) else 0) if standalone_mode else code
+        sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx: Any) -> Any:
         with _stopping():
