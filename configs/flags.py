@@ -191,7 +191,13 @@ FLAG_KEYS: dict[str, tuple[str, ...]] = {
 
 def conversation(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command all flags of a conversation; see `configured`."""
-    return configured(*get_type_hints(_Flags))(command)
+    return configured(*_Flags.__annotations__)(command)
+
+
+@functools.cache
+def _flag_hints() -> dict[str, Any]:
+    """Of all flags. It compiles each of them, and every command wants some."""
+    return get_type_hints(_AllFlags, include_extras=True)
 
 
 def configured(*names: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
@@ -200,7 +206,7 @@ def configured(*names: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
     The command takes `config: Config` first, made from the flags and the layers below them; its
     other parameters stay its own.
     """
-    hints = get_type_hints(_AllFlags, include_extras=True)
+    hints = _flag_hints()
     flags = {name: hints[name] for name in dict.fromkeys(["profile", "config_file", *names])}
 
     def decorate(command: Callable[..., R]) -> Callable[..., R]:
