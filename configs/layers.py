@@ -158,9 +158,9 @@ def _validated(merged: Mapping[Path_, Any], origins: Mapping[Path_, str]) -> Con
 def as_environment(config: Config, section: str) -> dict[str, str]:
     """A section as the variables that set it, for a process of our own."""
     return {
-        _variable(path): str(value)
+        _variable(path): ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
         for path, value in _leaves(config)
-        if path[0] == section and value is not None
+        if path[0] == section and value not in (None, ())
     }
 
 
