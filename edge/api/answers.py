@@ -156,7 +156,8 @@ class Answer:
 
     def _costs(self) -> dict[str, Any]:
         stats = self.reply.stats
-        return {"stats": stats.to_json(), "offline_reason": stats.offline_reason}
+        budget = {} if (spent := self.reply.budget) is None else {"budget": spent}
+        return {"stats": stats.to_json(), "offline_reason": stats.offline_reason, **budget}
 
 
 class ChatAnswer(Answer):

@@ -105,7 +105,8 @@ class _Api:
     async def metrics(self, _: Request) -> Response:
         """Counters for Prometheus."""
         gauges = {"waiting": self._turns.waiting, "busy": int(self._turns.taken)}
-        text = self._counts.text(**gauges)
+        budget = self._hybrid.budget
+        text = self._counts.text(None if budget is None else budget.to_json(), **gauges)
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
     async def info(self, _: Request) -> Response:

@@ -58,12 +58,15 @@ class Writing:
     Attributes:
         prompt_tokens: length of the prompt. Known when the reply has ended.
         cached_tokens: how many of them the device had read before. Known then too.
+        budget: what was spent of it when the reply had ended, per span, and its caps; None:
+            nothing is counted.
     """
 
     def __init__(self, assistant: Assistant, events: Iterator[Event]) -> None:
         self._assistant = assistant
         self._events = events
         self.prompt_tokens = self.cached_tokens = 0
+        self.budget: dict[str, Any] | None = None
 
     def events(self) -> Generator[Event, None, None]:
         """Event by event; closing the iterator ends the reply."""
@@ -73,6 +76,8 @@ class Writing:
             yield from self._events
         finally:
             self._events.close()  # type: ignore[attr-defined]  # a generator
+            if (budget := self._assistant.budget) is not None:
+                self.budget = budget.to_json()
             if (loop := self._assistant.loop) is not None:
                 self.prompt_tokens = loop.text.origin
                 # The last id of a prompt is read in any case.

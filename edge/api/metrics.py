@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 from .reply import Reply, provenance
 
@@ -33,8 +35,13 @@ class Metrics:
             offline_replies=reply.stats.offline_reason is not None,
         )
 
-    def text(self, **gauges: int) -> str:
-        """The page of `/metrics`."""
+    def text(self, budget: Mapping[str, Any] | None = None, **gauges: int) -> str:
+        """The page of `/metrics`.
+
+        Args:
+            budget: what is spent of it and its caps, as `Budget.to_json` has them.
+            gauges: further values of now.
+        """
         lines = []
         for name, label, counts in (
             ("requests", "outcome", self._requests),
@@ -46,6 +53,14 @@ class Metrics:
             ]
         for name, value in self._sums.items():
             lines += [f"# TYPE uhlm_serve_{name}_total counter", f"uhlm_serve_{name}_total {value}"]
+        for kind in ("spent", "cap"):
+            values = [
+                f'uhlm_serve_budget_{kind}{{span="{span}",of="{name}"}} {count[kind]}'
+                for span, counts in (budget or {}).items()
+                for name, count in counts.items()
+                if count[kind] is not None
+            ]
+            lines += [f"# TYPE uhlm_serve_budget_{kind} gauge", *values] if values else []
         for name, value in gauges.items():
             lines += [f"# TYPE uhlm_serve_{name} gauge", f"uhlm_serve_{name} {value}"]
         return "\n".join(lines) + "\n"

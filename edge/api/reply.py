@@ -7,7 +7,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, aclosing, closing
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from ...common.worker import Worker
 from ..events import Draft, Notice, SkippedVerdict, Token
@@ -107,6 +107,12 @@ class Reply(Iterator[Token]):
     def stats(self) -> Stats:
         """What it cost: uploads, bytes, times. Complete when the reply has ended."""
         return self._writing.stats
+
+    @property
+    def budget(self) -> dict[str, Any] | None:
+        """What was spent of the budget when it had ended, per span (reply, session, day), and its
+        caps; None: no budget is configured."""
+        return self._writing.budget
 
     @property
     def prompt_tokens(self) -> int:

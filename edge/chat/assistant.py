@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from ...common.errors import UsageError
 from ...lm.chat import ChatEncoder
@@ -168,6 +168,13 @@ class Assistant:
         if loop is None or not loop.ended:
             return None
         return "stop" if loop.tokens and loop.tokens[-1].id in loop.text.end_ids else "length"
+
+    def costs(self) -> dict[str, Any] | None:
+        """What the newest reply cost, and what is spent of the budget if there is one."""
+        if self.loop is None:
+            return None
+        budget = {} if self.budget is None else {"budget": self.budget.to_json()}
+        return {**self.loop.stats.to_json(), **budget}
 
     def draft_text(self, token: Token) -> str | None:
         """What the device had proposed where `token` of the newest reply stands, if anything."""

@@ -81,7 +81,7 @@ def _answered(assistant: Assistant, config: Config, row: Case, n: int) -> dict[s
     return {
         "text": assistant.text,
         "finish_reason": assistant.finish_reason,
-        "stats": None if stats is None else stats.to_json(),
+        "stats": assistant.costs(),
     }
 
 

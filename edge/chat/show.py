@@ -73,10 +73,7 @@ def show(
         events.close()  # type: ignore[attr-defined]  # a generator: settle the books now
         if not as_json:
             print(flush=True)
-    if as_json and assistant.loop is not None:
-        stats = assistant.loop.stats.to_json()
-        if assistant.budget is not None:
-            stats["budget"] = assistant.budget.to_json()
+    if as_json and (stats := assistant.costs()) is not None:
         reason = assistant.finish_reason
         _print_json(
             {"event": "done", "text": assistant.text, "finish_reason": reason, "stats": stats}

@@ -278,8 +278,12 @@ def test_health_is_open_and_info_says_what_kind_of_server_this_is(server: Runnin
     assert "uhlm" in told["strategies"]
 
 
+def metrics(server: Running) -> str:
+    return raw(server, "GET", "/metrics")[1]
+
+
 def counted(server: Running, name: str) -> int:
-    text = raw(server, "GET", "/metrics")[1]
+    text = metrics(server)
     found = re.search(rf"^uhlm_serve_{re.escape(name)} (\d+)$", text, re.MULTILINE)
     return int(found[1]) if found else 0
 
@@ -314,6 +318,26 @@ def test_too_many_at_once_are_told_to_come_again() -> None:
             assert first.result().choices[0].message.content
             assert second.result().choices[0].message.content
         assert counted(server, 'requests_total{outcome="busy"}') == 1
+
+
+def test_a_choice_and_the_metrics_tell_what_is_spent_of_the_budget() -> None:
+    caps = {"reply": {"uploads": 2}, "session": {"bytes": 100_000}}
+    with (
+        demo(budget=caps, strategy="hlm") as hybrid,
+        in_thread(hybrid) as server,
+        server.client() as client,
+    ):
+        for _ in range(2):  # each reply has its own cap
+            told = ask(client, PERU).choices[0].uhlm
+            assert told["budget"]["reply"]["uploads"] == {"spent": 2, "cap": 2}
+            assert "budget" in told["offline_reason"]
+        spent = told["budget"]["session"]["bytes"]["spent"]
+        assert f'budget_spent{{span="session",of="bytes"}} {spent}\n' in metrics(server)
+        assert 'budget_cap{span="session",of="bytes"} 100000\n' in metrics(server)
+        streamed = [chunk.choices[0] for chunk in ask(client, PERU, stream=True)]
+        assert streamed[-1].uhlm["budget"]["session"]["uploads"]["spent"] == 6
+    with demo(alone=True) as hybrid:
+        assert hybrid.generate(PERU).read().budget is None
 
 
 def test_another_address_than_loopback_wants_a_key() -> None:

@@ -83,3 +83,17 @@ def test_answers_match_a_schema_or_a_grammar_from_a_file(tmp_path: Path) -> None
     wrong = run([*alone, "--json-schema", str(schema), "hi"], tmp_path)
     assert wrong.code == 2
     assert "not JSON" in wrong.complaints[0]
+
+
+def test_a_budget_holds_for_all_rows_together_and_each_tells_what_is_spent(tmp_path: Path) -> None:
+    prompts = tmp_path / "p.jsonl"
+    prompts.write_text("\n".join(json.dumps(row) for row in ROWS[:2]), "utf-8")
+    capped = {"UHLM_BUDGET_SESSION_UPLOADS": "3"}
+    flags = ["run", "--strategy", "hlm", "--seed", "1", "--prompts", str(prompts)]
+    first, second = map(json.loads, run(flags, tmp_path, more=capped).out.splitlines())
+    for row in (first, second):
+        assert row["stats"]["budget"]["session"]["uploads"] == {"spent": 3, "cap": 3}
+    assert first["stats"]["uploads"] == 3
+    assert "budget" in first["stats"]["offline_reason"]
+    assert (second["stats"]["uploads"], second["finish_reason"]) == (0, "stop")
+    assert second["stats"]["unverified"] > 0
