@@ -10,12 +10,13 @@ token never waits for more than one slice.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -166,7 +167,8 @@ class Scheduler:
         with ThreadPoolExecutor(1, "uhlm-model") as model:
             while not (self._closed and self._open == 0):
                 try:
-                    await self._gather(loop)
+                    for left in self._gather():
+                        await self._ring(loop, left)
                     parts = self._plan()
                     if parts:
                         passed = await loop.run_in_executor(model, self._decode, parts)
@@ -180,8 +182,10 @@ class Scheduler:
     def _run(self) -> None:
         while not (self._closed and self._open == 0):
             try:
+                for left in self._gather():
+                    self._wait(left)
                 if not self.step():
-                    self._take(self._wait())
+                    self._wait(_LOOK_AGAIN if self._waiting else _SWEEP)
                     self._store.sweep()
             except Exception as error:
                 self._fail(error)
@@ -206,23 +210,22 @@ class Scheduler:
         if self._bell is not None and not self._bell.done():
             self._bell.set_result(None)
 
-    async def _gather(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Wait a moment for those just answered: together they cost less than one after another."""
+    def _gather(self) -> Iterator[float]:
+        """Seconds to wait, time and again, for those just answered: together they cost less."""
         self._take_in()
         here = {call.key for call in [*self._running, *self._waiting]}
         if not here:
             return
         missing = self._just_answered - here
         self._just_answered = set()
-        begun = self._clock()
+        begun, n = self._clock(), len(missing)
         patience = self.pace.patience(begun) if missing else 0.0
-        came = 0
-        while came < len(missing) and (left := begun + patience - self._clock()) > 0:
-            await self._ring(loop, left)
+        while missing and (left := begun + patience - self._clock()) > 0:
+            yield left
             self._take_in()
-            came = len(missing & {call.key for call in self._waiting})
+            missing -= {call.key for call in self._waiting}
         if patience:
-            self.pace.waited(came / len(missing))
+            self.pace.waited(1.0 - len(missing) / n)
 
     def _plan(self) -> list[Part]:
         self._take_in()
@@ -232,10 +235,11 @@ class Scheduler:
     def _decode(self, parts: list[Part]) -> tuple[list[Logits] | EngineError, float]:
         """One pass, and how long it took."""
         begun = self._clock()
+        blocks: list[Logits] | EngineError
         try:
             blocks = self._context.decode([part.work for part in parts])
         except EngineError as error:
-            return error, self._clock() - begun
+            blocks = error
         return blocks, self._clock() - begun
 
     def _hand_out(
@@ -253,11 +257,9 @@ class Scheduler:
             if part.is_last:
                 self._resume(part.call, rows)
 
-    def _wait(self) -> Call | Callable[[], object] | None:
-        try:
-            return self._inbox.get(timeout=_LOOK_AGAIN if self._waiting else _SWEEP)
-        except queue.Empty:
-            return None
+    def _wait(self, seconds: float) -> None:
+        with contextlib.suppress(queue.Empty):
+            self._take(self._inbox.get(timeout=seconds))
 
     def _take_in(self) -> None:
         while not self._inbox.empty():
@@ -392,8 +394,7 @@ class Scheduler:
         self.counters.positions += n
         self.observed.width.observe(len(parts))
         self.observed.model.observe(seconds)
-        is_short = all(len(part.call.ask.tokens) <= SHORT for part in parts)
-        self.pace.passed(seconds, n, is_short)
+        self.pace.passed(seconds, n, all(len(part.call.ask.tokens) <= SHORT for part in parts))
         self.pace.fade(self._clock())
         for part in parts:
             self.pace.serve(part.call.key[0], len(part.work.tokens))
