@@ -28,6 +28,7 @@ from uhlm_edge.edge.link.session import Session
 from uhlm_edge.wire.messages import Conflict, Info, Limits, Reply, Request, Settings, prefix_hash
 
 from ...fakes import FakeVocabulary
+from ...commands import web_server
 from .raw_server import Answer, RawServer, http
 
 KEY = "sk-canary-0123456789"
@@ -364,6 +365,13 @@ def test_a_server_that_restarted_is_used_again() -> None:
             assert link.verify(SESSION, ASKED, V, Deadline(20)) == GOOD
             server.hang_up()
         assert link.traffic.calls >= 3
+
+
+def test_tls_at_a_port_without_it_is_told_as_what_it_is() -> None:
+    with web_server(200) as url, pytest.raises(Unreachable) as caught:
+        HttpLink(url.replace("http:", "https:"), sleep=lambda _: None).info(Deadline(60.0))
+    assert "does not speak TLS; is it an http:// address?" in str(caught.value)
+    assert "certificate" not in str(caught.value)
 
 
 def test_nobody_there_is_unreachable() -> None:
