@@ -27,8 +27,8 @@ from uhlm_edge.edge.link.protocol import Deadline
 from uhlm_edge.edge.link.session import Session
 from uhlm_edge.wire.messages import Conflict, Info, Limits, Reply, Request, Settings, prefix_hash
 
-from ...fakes import FakeVocabulary
 from ...commands import web_server
+from ...fakes import FakeVocabulary
 from .raw_server import Answer, RawServer, http
 
 KEY = "sk-canary-0123456789"
