@@ -22,7 +22,7 @@ class UpstreamOptions(BaseModel):
     model: str | None = Field(None, description="as it calls it; unset: the first that it serves")
     key_file: Path | None = Field(None, description="file with its key")
     top: int = Field(
-        20, ge=1, le=1000, description="most likely ids told of a position: the largest top-k"
+        20, ge=1, le=1000, description="most likely tokens told of a position: the largest top-k"
     )
     timeout: float = Field(30.0, gt=0.0, le=600.0, description="seconds for one question")
 
@@ -45,7 +45,7 @@ class VerifierOptions(BaseModel):
     port: int = Field(8787, ge=0, le=65535, description="0: any free one")
     sessions: int = Field(64, ge=1, le=256, description="conversations held at once")
     sessions_per_key: int = Field(0, ge=0, description="of them, for one key; 0: all")
-    cells: int = Field(0, ge=0, description="ids held for all sessions; 0: 8 full contexts")
+    cells: int = Field(0, ge=0, description="tokens held for all sessions; 0: 8 full contexts")
     apart: bool = Field(
         False,
         description="each conversation in cells and passes of its own: what others ask moves no bit"

@@ -97,8 +97,8 @@ class _Flags:
     alpha: Annotated[
         float | None,
         typer.Option(
-            help="ensemble contrastive: only ids with this share of the LLM's largest probability "
-            "count (0: all)."
+            help="ensemble contrastive: only tokens with this share of the LLM's largest "
+            "probability count (0: all)."
         ),
     ]
     coupling: Annotated[

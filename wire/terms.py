@@ -32,7 +32,7 @@ class Limits(BaseModel):
     drafts_per_call: int = Field(64, ge=1)
     weights_per_call: int = Field(256, ge=1, description="skipped tokens weighed: a row each")
     supply_per_call: int = Field(64, ge=1)
-    wire_top: int = Field(256, ge=1, description="ids in one Distribution")
+    wire_top: int = Field(256, ge=1, description="tokens in one Distribution")
     sampler_top_k: int = Field(
         0, ge=0, description="largest top-k of a session's sampler, which must have one; 0: any"
     )

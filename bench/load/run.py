@@ -79,7 +79,7 @@ class Plan:
         if not 1 <= self.drafts <= 64:
             raise UsageError("a call has 1 to 64 drafts")
         if not 0.0 <= self.prefills_per_s <= 100.0 or not 2 <= self.prefill_ids <= 100_000:
-            raise UsageError("prefills: at most 100 a second, of 2 to 100000 ids")
+            raise UsageError("prefills: at most 100 a second, of 2 to 100000 tokens")
         room = _open_files() - 64
         if self.devices > room:
             raise UsageError(

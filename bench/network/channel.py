@@ -165,7 +165,7 @@ def published_bytes(vocabulary: int) -> int:
     ceil(log2 V).
     """
     if vocabulary < 2:
-        raise UsageError("a vocabulary has at least two ids")
+        raise UsageError("a vocabulary has at least two tokens")
     return math.ceil(vocabulary * (8 + (vocabulary - 1).bit_length()) / 8)
 
 

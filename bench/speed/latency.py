@@ -117,7 +117,9 @@ def measure_rates(
         engine = LlamaEngine(path, mine)
         try:
             if engine.n_ctx < plan.cells:
-                raise UsageError(f"{path.name} holds {engine.n_ctx} ids, {plan.cells} are needed")
+                raise UsageError(
+                    f"{path.name} holds {engine.n_ctx} tokens, {plan.cells} are needed"
+                )
             with BareContext(path, mine, plan.cells, count) as bare:
                 about: dict[str, object] = {
                     "model_filename": path.name,

@@ -19,7 +19,7 @@ from ..policy.strategy import STRATEGIES
 from .adjust import adjust
 from .assistant import Assistant
 from .show import Shown, tell
-from .terminal import Style, summary
+from .terminal import Style, size_of, summary
 from .why import explained
 
 __all__ = ["Commands", "Leave"]
@@ -144,7 +144,9 @@ class Commands:
         assistant = self._assistant
         drafts = {t.index: text for t in self.last.tokens if (text := assistant.draft_text(t))}
         threshold = assistant.loop.stats.threshold if assistant.loop else None
-        for line in explained(self.last.tokens, self.last.verdicts, drafts, threshold):
+        size = size_of(sys.stderr)
+        width = None if size is None else size[0]
+        for line in explained(self.last.tokens, self.last.verdicts, drafts, threshold, width):
             _print(line)
 
     def _strategy(self, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
 from ...common.text import one_line
@@ -9,20 +10,24 @@ from ..events import SkippedVerdict, Token
 
 __all__ = ["explained"]
 
+_LEAST = 16  # columns for what happened, however narrow the terminal
+
 
 def explained(
     tokens: Sequence[Token],
     verdicts: Sequence[SkippedVerdict],
     drafts: Mapping[int, str],
     threshold: float | None,
+    width: int | None = None,
 ) -> Iterator[str]:
-    """A line per token.
+    """A line per token, or several where one is too long for the terminal.
 
     Args:
         tokens: of the reply.
         verdicts: what later calls told about skipped tokens.
         drafts: what the device had proposed, by index.
         threshold: of u, as it is now; None if the strategy has none.
+        width: columns; None: no terminal, whose edge would break words.
     """
     betas = {verdict.index: verdict.beta for verdict in verdicts}
     yield f"{'':4} {'token':20} {'u':>5}  what happened"
@@ -30,7 +35,11 @@ def explained(
         u = "" if token.uncertainty is None else f"{token.uncertainty:.2f}"
         text = one_line(repr(token.text) if token.text else "(end)", 20)
         what = _happened(token, drafts.get(token.index), betas.get(token.index), threshold)
-        yield f"{token.index:4} {text:20} {u:>5}  {what}"
+        head = f"{token.index:4} {text:20} {u:>5}  "
+        room = len(what) if width is None else max(width - len(head) - 1, _LEAST)
+        first, *more = textwrap.wrap(what, max(room, 1))
+        yield head + first
+        yield from (" " * len(head) + line for line in more)
 
 
 def _happened(token: Token, draft: str | None, beta: float | None, threshold: float | None) -> str:

@@ -17,11 +17,11 @@ class EngineOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     n_ctx: int = Field(
-        0, ge=0, description="ids the context holds; 0: as the model was trained, at most 8,192"
+        0, ge=0, description="tokens the context holds; 0: as the model was trained, at most 8,192"
     )
-    n_batch: int = Field(512, ge=1, description="most ids in one pass")
-    n_threads: int = Field(0, ge=0, description="threads for single ids; 0: one per core")
-    n_threads_batch: int = Field(0, ge=0, description="threads for many ids; 0: one per core")
+    n_batch: int = Field(512, ge=1, description="most tokens in one pass")
+    n_threads: int = Field(0, ge=0, description="threads for single tokens; 0: one per core")
+    n_threads_batch: int = Field(0, ge=0, description="threads for many tokens; 0: one per core")
     processes: int = Field(
         1, ge=1, description="models at work on this machine: they share the cores"
     )

@@ -190,7 +190,7 @@ def _added(content: Mapping[str, Any]) -> dict[int, tuple[str, Kind]]:
 def _in_id_order(texts: Mapping[int, str]) -> tuple[str, ...]:
     """All texts, with a name of its own for an id that no text has."""
     if not texts or max(texts) >= min(_MOST_TOKENS, 2 * len(texts) + _GAPS) or min(texts) < 0:
-        raise ModelError("tokenizer: it has no tokens, or ids that no model has")
+        raise ModelError("tokenizer: it has no tokens, or more than any model")
     return tuple(texts.get(i, f"[UNUSED{i}]") for i in range(max(texts) + 1))
 
 

@@ -96,7 +96,7 @@ def collect_imatrix(
     try:
         context = ll.llama_init_from_model(model.handle, _params(collector, width, threads))
         if not context:
-            raise ModelError(f"{path}: llama.cpp cannot make a context of {width} ids")
+            raise ModelError(f"{path}: llama.cpp cannot make a context of {width} tokens")
         total, done = sum(map(len, pieces)), 0
         for ids in pieces:
             ll.llama_memory_clear(ll.llama_get_memory(context), True)

@@ -119,6 +119,16 @@ def test_what_happened_to_each_kind_of_token_is_said() -> None:
     assert "\x1b" not in "".join(lines)
 
 
+def test_what_happened_is_never_broken_within_a_word() -> None:
+    token = Token(0, 1, "a", "edge", 0.1, False, None, False, 0.0)
+    whole = list(explained([token], [SkippedVerdict(0, 0.1, 0.25)], {}, 0.5))
+    for width in (40, 60, 80):
+        narrow = list(explained([token], [SkippedVerdict(0, 0.1, 0.25)], {}, 0.5, width))[1:]
+        assert " ".join(" ".join(narrow).split()) == " ".join(whole[1].split())
+        assert len(narrow) > 1
+        assert width == 40 or max(map(len, narrow)) < width
+
+
 def test_completion_offers_commands_names_and_keys() -> None:
     class Anything:
         """Completing asks the assistant nothing."""
