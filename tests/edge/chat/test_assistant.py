@@ -196,8 +196,9 @@ def test_a_fault_is_told_once_and_again_only_after_an_answer(p: Pair) -> None:
     told = []
     for down in (True, True, False, True):
         p.link.fault = lambda _, down=down: "lost" if down else None  # type: ignore[misc]
-        told.append(len(notices(list(talk.reply("hi")))))
-    assert told == [1, 0, 1, 1]
+        told.append(notices(list(talk.reply("hi"))))
+    assert [len(each) for each in told] == [1, 0, 1, 1]
+    assert told[2] == ["the cloud answers again"]
 
 
 def test_what_was_told_at_the_start_is_not_told_again(p: Pair) -> None:
