@@ -1,8 +1,9 @@
-"""Shadow run: the device writes alone, the LLM looks on, and both laws are kept for each token.
+"""Shadow run: the device drafts, the LLM judges every draft, and both laws are kept for each token.
 
-The device's replies are those of `local`: drafts from the rounded q. What is kept refers to the
-full vocabulary, unrounded, under the same sampler on both sides; q is kept rounded too. The LLM
-sees each reply in one pass after it is finished.
+The replies are those of `hlm`: drafts from the rounded q, rejected ones replaced. So what is
+measured is measured on the text that `uhlm` and `spec` write, which is the LLM's but for a small
+risk. What is kept refers to the full vocabulary, unrounded, under the same sampler on both sides; q
+is kept rounded too.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from ..lm.engines.protocol import Engine
 from ..lm.row import Row
 from ..lm.sampling import TOTAL, Sampler
 from ..lm.uncertainty import expected, sampled
+from ..lm.verification import judge
 
 __all__ = ["Replay", "Setting", "shadow", "shadow_run"]
 
@@ -45,7 +47,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Replay:
-    """One reply of the device as both models see it. All lists are of the reply's length T.
+    """One reply as both models see it. All lists are of the reply's length T.
 
     Attributes:
         conversation: which one it belongs to.
@@ -108,31 +110,28 @@ def shadow_run(
     device: Engine, cloud: Engine, prompts: Sequence[Case], setting: Setting, done: int = 0
 ) -> Iterator[Replay]:
     """Reply to each prompt, `setting.replies` times; the first `done` replies are left out."""
-    tape = TokenCache(device)
+    tapes = TokenCache(device), TokenCache(cloud)
     chats = [ChatEncoder(engine.vocab) for engine in (device, cloud)]
     for turn in range(done, len(prompts) * setting.replies):
         prompt = prompts[turn % len(prompts)]
-        own, other = (chat.encode(prompt.messages) for chat in chats)
+        for tape, chat in zip(tapes, chats, strict=True):
+            tape.restart(chat.encode(prompt.messages))
         seed = turn_seed(setting.seed, turn)
-        yield shadow(tape, cloud, own, other, setting, seed, prompt.conversation)
+        yield shadow(*tapes, setting, seed, prompt.conversation)
 
 
 def shadow(
-    tape: TokenCache,
-    cloud: Engine,
-    own: Sequence[int],
-    other: Sequence[int],
+    device: TokenCache,
+    cloud: TokenCache,
     setting: Setting,
     seed: int,
     conversation: int = 0,
 ) -> Replay:
-    """One reply of the device, then the LLM's law at each of its positions.
+    """One reply that the device drafts and the LLM settles, with both laws at each position.
 
     Args:
-        tape: of the device.
-        cloud: the LLM.
-        own: the prompt as the device's template renders it.
-        other: the same for the LLM.
+        device: begun with the prompt as its own template renders it.
+        cloud: the same of the LLM.
         setting: sampler, rounding, K, longest reply.
         seed: of the reply.
         conversation: which one it belongs to.
@@ -140,29 +139,30 @@ def shadow(
     Raises:
         DataError: a prompt leaves no room for a reply.
     """
-    room = min(tape.engine.n_ctx - len(own), cloud.n_ctx - len(other), setting.max_tokens)
+    room = min(device.room, cloud.room, setting.max_tokens)
     if room < 1:
-        raise DataError(f"a prompt of {len(own)} tokens leaves no room for a reply; shorten it")
+        raise DataError(f"a prompt of {len(device)} tokens leaves no room for a reply; shorten it")
     draws = Draws(seed, setting.k)
-    ends = tape.engine.vocab.end_ids | cloud.vocab.end_ids
-    tape.restart(own)
+    ends = device.engine.vocab.end_ids | cloud.engine.vocab.end_ids
     ids: list[int] = []
-    columns: list[tuple[float, float, float, float]] = []
+    token = -1
+    columns: list[tuple[float, float, float, float, float]] = []
     marks = []
-    while len(ids) < room and not (ids and ids[-1] in ends):
-        row = Row(tape.row())
+    while len(ids) < room and token not in ends:
+        i = len(ids)
+        row = Row(device.row())
         rounded = setting.sampler.distribution(row, setting.wire_top)
-        draft = rounded.draw(draws.one(Purpose.DRAFT, len(ids)))
-        u = sampled(row, draft, draws.thetas(len(ids)), draws.perturbs(len(ids)))
+        draft = rounded.draw(draws.one(Purpose.DRAFT, i))
+        u = sampled(row, draft, draws.thetas(i), draws.perturbs(i))
         q = float(setting.sampler.probs(row)[draft])
-        columns.append((u, expected(row, draft), q, rounded.weight(draft) / TOTAL))
+        law = setting.sampler.probs(Row(cloud.row()))
+        verdict = judge([draft], [rounded], [law], seed, i)
+        token = draft if verdict.replacement is None else verdict.replacement
+        weight = rounded.weight(draft) / TOTAL
+        columns.append((u, expected(row, draft), q, weight, float(law[draft])))
         marks.append(features(row, draft, u))
         ids.append(draft)
-        tape.append(draft)
-    cloud.truncate(0)
-    rows = cloud.eval([*other, *ids[:-1]], rows=len(ids))
-    p = [float(setting.sampler.probs(Row(row))[d]) for row, d in zip(rows, ids, strict=True)]
-    u_sampled, u_expected, q_full, q_rounded = np.array(columns).T
-    return Replay(
-        conversation, ids, u_sampled, u_expected, q_full, q_rounded, np.array(p), np.array(marks)
-    )
+        device.append(token)
+        cloud.append(token)
+    u_sampled, u_expected, q_full, q_rounded, p = np.array(columns).T
+    return Replay(conversation, ids, u_sampled, u_expected, q_full, q_rounded, p, np.array(marks))
