@@ -15,6 +15,7 @@ from ..lm.sampling import Sampler
 from ..lm.targets import Coupling
 
 __all__ = [
+    "AskBy",
     "BudgetOptions",
     "Caps",
     "ChatOptions",
@@ -31,6 +32,7 @@ __all__ = [
 StrategyName = Literal[
     "local", "cloud", "hlm", "uhlm", "rand", "spec", "reward", "ensemble", "handoff"
 ]
+AskBy = Literal["uncertainty", "head"]
 Threshold = float | Literal["averse", "prone", "risk", "adaptive"]
 
 
@@ -100,9 +102,11 @@ class StrategyOptions(_Section):
     threshold: Threshold | None = Field(
         None, description="of u: a number, averse, prone, risk, adaptive; unset: risk, else 0.073"
     )
+    ask_by: AskBy = Field(
+        "uncertainty", description="what the threshold is of: u, or the rejection the head expects"
+    )
     target_risk: float = Field(0.001, gt=0.0, lt=1.0, description="of adaptive, per token")
     calibration: str | None = Field(None, description="where thresholds come from: name or file")
-    reward_threshold: float = Field(0.5, ge=0.0, le=1.0, description="of `reward`")
     rate: float = Field(0.1, ge=0.0, le=1.0, description="share of uploads of `rand`")
     estimator: Literal["sampled", "expected"] = "sampled"
     samples: int = Field(20, ge=1, le=256, description="perturbed samples per draft")
@@ -123,6 +127,13 @@ class StrategyOptions(_Section):
     slope: float | None = Field(None, description="a of the fit beta = a u + b, for averse, prone")
     intercept: float | None = Field(None, description="b of the fit")
     delta: float | None = Field(None, ge=0.0, le=1.0, description="P(p(d) < q(d)), for prone")
+
+    @property
+    def asks(self) -> AskBy | None:
+        """What a threshold is compared with; None: the strategy has none."""
+        if self.name == "reward":
+            return "head"
+        return self.ask_by if self.name in ("uhlm", "spec") else None
 
 
 class CloudOptions(_Section):

@@ -57,8 +57,13 @@ class _Flags:
     calibration: Annotated[
         str | None, typer.Option(help="Where thresholds come from: a name or a file.")
     ]
-    reward_threshold: Annotated[
-        float | None, typer.Option(help="reward: ask when less acceptance is expected.")
+    ask_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="uncertainty|head",
+            help="uhlm, spec: what the threshold is of, u or the rejection that the calibration's "
+            "head expects; reward always asks by the head.",
+        ),
     ]
     rate: Annotated[float | None, typer.Option(help="rand: share of uploads.")]
     draft_limit: Annotated[
@@ -161,7 +166,7 @@ FLAG_KEYS: dict[str, tuple[str, ...]] = {
     "strategy": ("strategy", "name"),
     "threshold": ("strategy", "threshold"),
     "calibration": ("strategy", "calibration"),
-    "reward_threshold": ("strategy", "reward_threshold"),
+    "ask_by": ("strategy", "ask_by"),
     "rate": ("strategy", "rate"),
     "draft_limit": ("strategy", "draft_limit"),
     "window": ("strategy", "window"),

@@ -191,10 +191,10 @@ def table(segments: Sequence[Segment], target: float) -> str:
 
 def policies(calibration: Calibration, target: float) -> list[tuple[str, Policy]]:
     """Adaptive from where the calibration says, and the fixed thresholds of the calibration."""
-    law = calibration.laws["sampled"]
+    start = calibration.start("sampled", "uncertainty")
     fixed = [(name, calibration.threshold(name)) for name in ("risk", "averse")]
     return [
-        (f"adaptive from {law.start:.3f}", Adaptive(law.start, target)),
+        (f"adaptive from {start:.3f}", Adaptive(start, target)),
         *((f"{name}, {value:.3f}", _Watched(value)) for name, value in fixed),
     ]
 

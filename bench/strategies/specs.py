@@ -1,4 +1,4 @@
-"""Which strategies a benchmark compares: `uhlm@0.073,rand,hlm+gumbel` as configurations."""
+"""Which strategies a benchmark compares: `uhlm@0.073,rand,uhlm@head,hlm+gumbel`."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ class StrategySpec:
     @property
     def learns(self) -> bool:
         """Does what it does depend on replies before?"""
-        return self.options.threshold == "adaptive" and self.kind in ("uhlm", "spec")
+        free = self.options.threshold is None and self.kind == "uhlm"
+        return free or (self.options.threshold == "adaptive" and self.kind in ("uhlm", "spec"))
 
     def at_rate(self, rate: float) -> StrategySpec:
         """The same `rand` with a rate of its own."""
@@ -112,12 +113,20 @@ def _none(text: str, label: str) -> dict[str, Any]:
 
 
 def _threshold(text: str, label: str) -> dict[str, Any]:
+    """`risk`, `0.073`, `head` (risk, by the head), `head-adaptive`, `head-0.1`, `head-free`."""
+    first, _, rest = text.partition("-")
+    by = {}
+    if first == "head":
+        by, text = {"ask_by": "head"}, rest or "risk"
+    if text == "free":
+        return {**by, "threshold": None}
     if text in _NAMED:
-        return {"threshold": text}
+        return {**by, "threshold": text}
     try:
-        return {"threshold": float(text)}
+        return {**by, "threshold": float(text)}
     except ValueError:
-        raise UsageError(f"{label}: want a number or one of {', '.join(_NAMED)}") from None
+        known = ", ".join((*_NAMED, "free", "head"))
+        raise UsageError(f"{label}: want a number or one of {known}") from None
 
 
 def _shares(text: str, label: str) -> dict[str, Any]:
@@ -137,7 +146,7 @@ _PARAMETERS: dict[str, Callable[[str, str], dict[str, Any]]] = {
     "uhlm": _threshold,
     "rand": lambda text, label: {"rate": _number(text, label)},
     "spec": _threshold,
-    "reward": lambda text, label: {"reward_threshold": _number(text, label)},
+    "reward": _threshold,
     "ensemble": _weight,
     "handoff": lambda text, label: {"threshold": _number(text, label)},
     BASELINE: _shares,

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from ...common.errors import ConfigError
 from ...configs.config import Config
 from ...models.resolve import find_model, locate_model
 from ..decode.drafter import Device
@@ -16,7 +15,13 @@ from ..policy.calibration import ModelKey, model_digest
 from ..policy.reward import RewardHead
 from ..policy.sparing import Sparing
 from ..policy.strategy import Strategy
-from ..policy.tuning import PUBLISHED_THRESHOLD, find_tuning, needs_calibration, strategy_of
+from ..policy.tuning import (
+    PUBLISHED_THRESHOLD,
+    find_tuning,
+    head_of,
+    needs_calibration,
+    strategy_of,
+)
 from .assistant import Assistant
 from .show import tell
 
@@ -68,11 +73,7 @@ def choose(
     if tuning is not None and (advice := tuning.advice(options)):
         notify(f"calibration {tuning.calibration.name}: {advice}; the threshold adapts")
     strategy = _spared(strategy_of(options, tuning, environment), config, notify)
-    if "reward" not in strategy.policy.needs or session.is_offline:
-        return strategy, None
-    if tuning is None:
-        raise ConfigError("no reward head for this pair; run `uhlm-edge calibrate`")
-    return strategy, tuning.head(options)
+    return strategy, head_of(strategy, options, tuning, session.is_offline)
 
 
 def _spared(strategy: Strategy, config: Config, notify: Callable[[str], None]) -> Strategy:

@@ -143,7 +143,8 @@ class Commands:
             raise UsageError("nothing was answered yet")
         assistant = self._assistant
         drafts = {t.index: text for t in self.last.tokens if (text := assistant.draft_text(t))}
-        threshold = assistant.loop.stats.threshold if assistant.loop else None
+        by_u = "reward" not in assistant.strategy.policy.needs
+        threshold = assistant.loop.stats.threshold if assistant.loop and by_u else None
         size = size_of(sys.stderr)
         width = None if size is None else size[0]
         for line in explained(self.last.tokens, self.last.verdicts, drafts, threshold, width):

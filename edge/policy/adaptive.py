@@ -1,4 +1,4 @@
-"""A threshold of u that learns to keep a target risk, whatever the text.
+"""A threshold that learns to keep a target risk, whatever the text.
 
 Adaptive conformal inference (Gibbs and Candes 2021, arXiv 2106.00170): after each token whose
 rejection probability beta has become known,
@@ -24,8 +24,10 @@ from pathlib import Path
 
 from ...common.errors import ResourceError
 from ...common.files import write_whole
+from ...configs.config import AskBy
 from ...lm.draws import Draws
 from ..events import Draft, SkippedVerdict
+from .policies import NEEDS, doubt
 
 __all__ = ["Adaptive", "Learning"]
 
@@ -42,9 +44,9 @@ class Adaptive:
         rate: gamma, how far one token moves the threshold.
         state: file that keeps the threshold from run to run; None: it is forgotten.
         pair: names the pair of models; a state of another one is not taken up.
+        ask_by: what the threshold is of.
     """
 
-    needs: frozenset[str] = frozenset(["uncertainty"])
     audit_after: int | None = 64
 
     def __init__(
@@ -54,7 +56,10 @@ class Adaptive:
         rate: float = 0.05,
         state: Path | None = None,
         pair: str = "",
+        ask_by: AskBy = "uncertainty",
     ) -> None:
+        self.needs = NEEDS[ask_by]
+        self._ask_by: AskBy = ask_by
         self.target = target
         self.rate = rate
         self.tokens = 0
@@ -71,7 +76,8 @@ class Adaptive:
         return self.loss / self.tokens if self.tokens else 0.0
 
     def upload(self, draft: Draft, draws: Draws) -> bool:
-        return draft.uncertainty is None or draft.uncertainty > self.threshold
+        found = doubt(draft, self._ask_by)
+        return found is None or found > self.threshold
 
     def observe(self, judged: SkippedVerdict) -> None:
         """Learn from one settled token: its beta if it was skipped, 0 if it was uploaded."""
@@ -135,13 +141,20 @@ class Learning(Adaptive):
         start: the threshold to begin with, from calibration, and the highest it will have.
         target: the risk per generated token that is aimed at.
         rate: how far one token moves the threshold.
+        ask_by: what the threshold is of.
     """
 
     audit_after = None
 
-    def __init__(self, start: float, target: float = 0.001, rate: float = 0.05) -> None:
+    def __init__(
+        self,
+        start: float,
+        target: float = 0.001,
+        rate: float = 0.05,
+        ask_by: AskBy = "uncertainty",
+    ) -> None:
         self._highest = start
-        super().__init__(start, target, rate)
+        super().__init__(start, target, rate, ask_by=ask_by)
 
     def _clamped(self, value: float) -> float:
         """Above the start there would be fewer uploads than calibrated, and nothing to learn from.

@@ -16,6 +16,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...common.errors import ConfigError, DataError
+from ...configs.config import AskBy
 from ...lm.sampling import Sampler
 from ...lm.vocabulary import Fingerprint
 
@@ -122,17 +123,19 @@ class Law(_Frozen):
     grid: tuple[GridRow, ...]
     advice: str | None = None
 
-    @property
-    def start(self) -> float:
-        """Where the adaptive threshold begins."""
-        return 0.0 if self.risk is None else self.risk
-
 
 class Quality(_Frozen):
-    """How well a score tells rejected from accepted drafts, on conversations held out."""
+    """How well a score tells rejected from accepted drafts, on conversations held out.
+
+    Attributes:
+        auroc: P(score of a rejected draft > score of an accepted one).
+        calibration_error: mean distance of the score, as a probability, from beta.
+        uploads: share of tokens to upload for the risk to be at most the target.
+    """
 
     auroc: float
     calibration_error: float
+    uploads: float | None = None
 
 
 class HeadFile(_Frozen):
@@ -144,6 +147,8 @@ class HeadFile(_Frozen):
         estimator: of the u that it reads.
         held_out: tokens that `quality` was measured on.
         quality: of the head and of what it competes with.
+        risk: the highest expected rejection that may be skipped for the held-out risk to be at most
+            `Calibration.target_risk`; None: no such threshold, or not measured.
     """
 
     file: str = Field(pattern=r"^[\w.-]+\.onnx$")
@@ -151,6 +156,7 @@ class HeadFile(_Frozen):
     estimator: EstimatorName
     held_out: int
     quality: dict[str, Quality]
+    risk: float | None = None
 
 
 class Calibration(_Frozen):
@@ -195,14 +201,23 @@ class Calibration(_Frozen):
     laws: dict[EstimatorName, Law]
     head: HeadFile | None = None
 
-    def threshold(self, choice: str, estimator: EstimatorName = "sampled") -> float:
-        """The threshold of u that `choice` stands for: averse, prone, risk, or a number.
+    def threshold(
+        self, choice: str, estimator: EstimatorName = "sampled", ask_by: AskBy = "uncertainty"
+    ) -> float:
+        """The threshold that `choice` stands for: averse, prone, risk, or a number.
+
+        Args:
+            choice: the head knows no law of u, so it has only `risk`.
+            estimator: of u.
+            ask_by: what the threshold is of.
 
         Raises:
-            ConfigError: it is neither, or the law allows no such threshold.
+            ConfigError: it is neither, or there is no such threshold.
         """
         if choice not in ("averse", "prone", "risk"):
             return parse_threshold(choice)
+        if ask_by == "head":
+            return self._head_threshold(choice)
         law = self.laws.get(estimator)
         if law is None:
             raise ConfigError(f"calibration {self.name} holds nothing about {estimator} u")
@@ -213,6 +228,22 @@ class Calibration(_Frozen):
                 "use --threshold adaptive, or a number"
             )
         return value
+
+    def start(self, estimator: EstimatorName, ask_by: AskBy) -> float:
+        """Where the adaptive threshold begins."""
+        if ask_by == "uncertainty":
+            return self.laws[estimator].risk or 0.0
+        return (self.head.risk if self.head is not None else None) or 0.0
+
+    def _head_threshold(self, choice: str) -> float:
+        if choice != "risk":
+            raise ConfigError(f"threshold {choice} is one of u: the head has risk, or a number")
+        if self.head is None or self.head.risk is None:
+            raise ConfigError(
+                f"calibration {self.name} gives no threshold of a head: calibrate again, "
+                "or give a number"
+            )
+        return self.head.risk
 
     def head_path(self, folder: Path) -> Path:
         """Where the reward head lies, its content compared with the calibration.

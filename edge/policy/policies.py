@@ -4,10 +4,27 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from ...configs.config import AskBy
 from ...lm.draws import Draws, Purpose
 from ..events import Draft, SkippedVerdict
 
-__all__ = ["Always", "Never", "Policy", "RandomRate", "RewardBelow", "UncertainAbove"]
+__all__ = ["NEEDS", "Always", "Never", "Policy", "RandomRate", "UncertainAbove", "doubt"]
+
+NEEDS: dict[AskBy, frozenset[str]] = {
+    "uncertainty": frozenset(["uncertainty"]),
+    "head": frozenset(["uncertainty", "reward"]),  # u is one of the things that the head reads
+}
+"""Which fields of a Draft a threshold needs."""
+
+
+def doubt(draft: Draft, ask_by: AskBy) -> float | None:
+    """What a threshold is compared with, from 0 to 1; None if it was not measured.
+
+    u, or how likely a rejection is as the head expects: 1 - its reward (arXiv 2409.13757).
+    """
+    if ask_by == "uncertainty":
+        return draft.uncertainty
+    return None if draft.reward is None else 1.0 - draft.reward
 
 
 class Policy(Protocol):
@@ -70,16 +87,18 @@ class Always(_Fixed):
 
 
 class UncertainAbove(_Fixed):
-    """`uhlm`: u > threshold (arXiv 2412.12687)."""
+    """`uhlm`, `spec` and `reward`: u (arXiv 2412.12687) or the head's doubt above a threshold."""
 
-    needs = frozenset(["uncertainty"])
     threshold: float
 
-    def __init__(self, threshold: float) -> None:
+    def __init__(self, threshold: float, ask_by: AskBy = "uncertainty") -> None:
         self.threshold = threshold
+        self.needs = NEEDS[ask_by]
+        self._ask_by: AskBy = ask_by
 
     def upload(self, draft: Draft, draws: Draws) -> bool:
-        return draft.uncertainty is None or draft.uncertainty > self.threshold
+        found = doubt(draft, self._ask_by)
+        return found is None or found > self.threshold
 
 
 class RandomRate(_Fixed):
@@ -90,16 +109,3 @@ class RandomRate(_Fixed):
 
     def upload(self, draft: Draft, draws: Draws) -> bool:
         return draws.one(Purpose.ROUTE, draft.index) < self.rate
-
-
-class RewardBelow(_Fixed):
-    """`reward`: the head expects the LLM to disagree (arXiv 2409.13757)."""
-
-    needs = frozenset(["uncertainty", "reward"])
-    threshold: float
-
-    def __init__(self, threshold: float) -> None:
-        self.threshold = threshold
-
-    def upload(self, draft: Draft, draws: Draws) -> bool:
-        return draft.reward is None or draft.reward < self.threshold

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ...common.errors import ConfigError
-from ...configs.config import StrategyName
+from ...configs.config import AskBy, StrategyName
 from ...lm.targets import LLM, Coupling, Target
-from .policies import Always, Never, Policy, RandomRate, RewardBelow, UncertainAbove
+from .policies import Always, Never, Policy, RandomRate, UncertainAbove
 
 __all__ = ["STRATEGIES", "Scope", "Strategy", "make_strategy", "shares_of"]
 
@@ -55,7 +55,7 @@ def make_strategy(
     threshold: float = 0.073,
     rate: float = 0.1,
     draft_limit: int | None = None,
-    reward_threshold: float = 0.5,
+    ask_by: AskBy = "uncertainty",
     target: Target = LLM,
     policy: Policy | None = None,
 ) -> Strategy:
@@ -63,12 +63,12 @@ def make_strategy(
 
     Args:
         name: one of STRATEGIES.
-        threshold: of u (`uhlm`, `spec`).
+        threshold: of u, or of what the head expects (`uhlm`, `spec`, `reward`).
         rate: share of uploads (`rand`).
         draft_limit: most drafts in one upload (`spec`, `ensemble`).
-        reward_threshold: of the expected acceptance (`reward`).
+        ask_by: what the threshold is of (`uhlm`, `spec`).
         target: of `ensemble`.
-        policy: in place of the threshold of u (`uhlm`, `spec`).
+        policy: in place of a fixed threshold (`uhlm`, `spec`).
     """
     match name:
         case "local" | "handoff":  # who writes is decided before the loop runs
@@ -78,14 +78,14 @@ def make_strategy(
         case "hlm":
             return Strategy(name, Always())
         case "uhlm":
-            return Strategy(name, policy or UncertainAbove(threshold))
+            return Strategy(name, policy or UncertainAbove(threshold, ask_by))
         case "rand":
             return Strategy(name, RandomRate(rate))
         case "spec":
-            by_u = policy or UncertainAbove(threshold)
-            return Strategy(name, by_u, scope="all", draft_limit=draft_limit)
+            above = policy or UncertainAbove(threshold, ask_by)
+            return Strategy(name, above, scope="all", draft_limit=draft_limit)
         case "reward":
-            return Strategy(name, RewardBelow(reward_threshold), scope="none", bonus=1)
+            return Strategy(name, UncertainAbove(threshold, "head"), scope="none", bonus=1)
         case "ensemble":
             bonus = int(target != LLM)  # the LLM's proposal
             return Strategy(name, Never(), "all", target, bonus, draft_limit=draft_limit)

@@ -24,6 +24,7 @@ __all__ = [
     "Tuning",
     "find_tuning",
     "handoff_threshold",
+    "head_of",
     "needs_calibration",
     "strategy_of",
     "threshold_of",
@@ -31,6 +32,8 @@ __all__ = [
 
 PUBLISHED_THRESHOLD = 0.073
 """The averse threshold of arXiv 2412.12687's pair: what counts until a calibration exists."""
+
+NO_HEAD = "no reward head for this pair; run `uhlm-edge calibrate`"
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,10 @@ class Tuning:
 
     def advice(self, options: StrategyOptions) -> str | None:
         """Why no fixed threshold should be trusted here, if none was asked for; else None."""
+        if options.threshold is not None or options.asks != "uncertainty":
+            return None
         law = self.calibration.laws.get(options.estimator)
-        unset = options.threshold is None and options.name in ("uhlm", "spec")
-        return law.advice if law is not None and unset else None
+        return None if law is None else law.advice
 
     def head(self, options: StrategyOptions) -> RewardHead:
         """The reward head.
@@ -65,9 +69,9 @@ class Tuning:
 
 def needs_calibration(options: StrategyOptions) -> bool:
     """Would a calibration change what these options do?"""
-    if options.name == "reward" or options.calibration is not None:
+    if options.asks == "head" or options.calibration is not None:
         return True
-    return options.name in ("uhlm", "spec") and not isinstance(options.threshold, float)
+    return options.asks is not None and not isinstance(options.threshold, float)
 
 
 def find_tuning(
@@ -133,10 +137,11 @@ def strategy_of(
     policy: Policy | None = None
     if adaptive:
         policy = _adaptive(options, tuning, environment)
-    elif options.name in ("uhlm", "spec"):
+    elif options.asks is not None:
         threshold = threshold_of(options, tuning)
         if options.name == "uhlm" and options.threshold is None:
-            policy = Learning(_just_below_next_level(threshold, options), options.target_risk)
+            start = _just_below_next_level(threshold, options)
+            policy = Learning(start, options.target_risk, ask_by=options.ask_by)
     if options.coupling != "none" and options.name == "ensemble":
         raise ConfigError("coupled draws follow the LLM alone: use another strategy than ensemble")
     made = make_strategy(
@@ -144,15 +149,30 @@ def strategy_of(
         threshold=threshold,
         rate=options.rate,
         draft_limit=None if limit == "auto" else limit,
-        reward_threshold=options.reward_threshold,
+        ask_by=options.ask_by,
         target=target,
         policy=policy,
     )
     return replace(made, coupling=options.coupling, shares=options.weight)
 
 
+def head_of(
+    strategy: Strategy, options: StrategyOptions, tuning: Tuning | None, offline: bool
+) -> RewardHead | None:
+    """The head that the strategy asks; None if it asks none, or there is nobody to ask after it.
+
+    Raises:
+        ConfigError, DataError, ModelError: it asks one, and there is none that fits.
+    """
+    if offline or "reward" not in strategy.policy.needs:
+        return None
+    if tuning is None:
+        raise ConfigError(NO_HEAD)
+    return tuning.head(options)
+
+
 def threshold_of(options: StrategyOptions, tuning: Tuning | None = None) -> float:
-    """The threshold of u as a number.
+    """The threshold as a number: of u, or of the rejection that the head expects.
 
     averse: beta = a u + b is zero; prone: it reaches Delta (arXiv 2412.12687); risk: the largest
     whose measured risk is low enough. Not given: risk if there is a calibration, else the
@@ -164,6 +184,10 @@ def threshold_of(options: StrategyOptions, tuning: Tuning | None = None) -> floa
     choice = options.threshold
     if isinstance(choice, float):
         return choice
+    if options.asks == "head":
+        if tuning is None:
+            raise ConfigError(NO_HEAD)
+        return tuning.calibration.threshold(choice or "risk", options.estimator, "head")
     if options.slope is not None and choice in ("averse", "prone"):
         return _by_fit(options, options.slope, choice)
     if tuning is not None:
@@ -181,7 +205,7 @@ def _just_below_next_level(threshold: float, options: StrategyOptions) -> float:
 
     A single rejection then moves a learning threshold within its level first, not out of it.
     """
-    if options.estimator != "sampled":
+    if options.estimator != "sampled" or options.ask_by == "head":
         return threshold
     return (math.floor(threshold * options.samples + 1e-9) + 0.99) / options.samples
 
@@ -201,10 +225,14 @@ def _adaptive(
     """The adaptive policy, going on from where the last run with this pair ended."""
     start, pair = PUBLISHED_THRESHOLD, "uncalibrated"
     if tuning is not None:
-        start = tuning.calibration.laws[options.estimator].start
+        start = tuning.calibration.start(options.estimator, options.ask_by)
         pair = f"{tuning.calibration.device.name} {tuning.calibration.cloud.name}"
     base = environment.get("XDG_STATE_HOME") or "~/.local/state"
     pair += f" {options.estimator}-{options.samples}"
+    if options.ask_by == "head":
+        pair += " head"
     folder = Path(base).expanduser() / "uhlm-edge" / "adaptive"
     name = "".join(c if c.isalnum() or c in "-._" else "-" for c in pair)
-    return Adaptive(start, options.target_risk, state=folder / f"{name}.json", pair=pair)
+    return Adaptive(
+        start, options.target_risk, state=folder / f"{name}.json", pair=pair, ask_by=options.ask_by
+    )

@@ -23,14 +23,19 @@ ROWS = Path(__file__).parents[3] / "common" / "data" / "tasks.jsonl"
 
 def test_a_list_of_strategies_becomes_configurations() -> None:
     text = "local,uhlm@0.073,uhlm@averse,rand@0.2,rand,reward@0.7,ensemble@0.3,spec@0.1,hlm"
-    text += ",handoff@0.06,spec@0.2+gumbel"
+    text += ",handoff@0.06,spec@0.2+gumbel,uhlm@head,spec@head-0.2,uhlm@head-free"
     entries = {entry.label: entry for entry in parse_specs(text, StrategyOptions())}
     assert entries["uhlm@0.073"].options.threshold == 0.073
     assert entries["uhlm@averse"].options.threshold == "averse"
     assert entries["rand@0.2"].options.rate == 0.2
     assert not entries["rand@0.2"].borrows
     assert entries["rand"].borrows
-    assert entries["reward@0.7"].options.reward_threshold == 0.7
+    assert entries["reward@0.7"].options.threshold == 0.7
+    assert entries["uhlm@head"].options.ask_by == entries["spec@head-0.2"].options.ask_by == "head"
+    assert entries["uhlm@head"].options.threshold == "risk"
+    assert entries["spec@head-0.2"].options.threshold == 0.2
+    assert entries["uhlm@head-free"].options.threshold is None
+    assert entries["uhlm@head-free"].learns
     assert entries["ensemble@0.3"].options.weight == (0.3,)
     coupled = entries["spec@0.2+gumbel"].options
     assert (coupled.threshold, coupled.coupling) == (0.2, "gumbel")

@@ -80,7 +80,22 @@ def test_a_law_without_a_threshold_says_why_and_what_to_do() -> None:
     weak = law(averse=None, prone=None, risk=None, r=0.1, advice="u says little (r 0.10)")
     with pytest.raises(ConfigError, match=r"no risk threshold: u says little.*adaptive"):
         calibration(laws={"sampled": weak}).threshold("risk")
-    assert weak.start == 0.0
+    assert calibration(laws={"sampled": weak}).start("sampled", "uncertainty") == 0.0
+
+
+def test_the_head_has_a_threshold_at_the_risk_that_was_measured_and_no_other() -> None:
+    file = HeadFile(
+        file="a.onnx", sha256="", estimator="sampled", held_out=9, quality={}, risk=0.07
+    )
+    made = calibration(head=file)
+    assert made.threshold("risk", ask_by="head") == made.start("sampled", "head") == 0.07
+    assert made.threshold("0.2", ask_by="head") == 0.2
+    with pytest.raises(ConfigError, match="averse is one of u"):
+        made.threshold("averse", ask_by="head")
+    for none in (None, file.model_copy(update={"risk": None})):
+        with pytest.raises(ConfigError, match="calibrate again"):
+            calibration(head=none).threshold("risk", ask_by="head")
+        assert calibration(head=none).start("sampled", "head") == 0.0
 
 
 def test_an_estimator_that_was_not_measured_is_refused() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uhlm_edge.edge.events import Draft
-from uhlm_edge.edge.policy.policies import Always, Never, RandomRate, RewardBelow, UncertainAbove
+from uhlm_edge.edge.policy.policies import Always, Never, RandomRate, UncertainAbove
 from uhlm_edge.lm.draws import Draws
 from uhlm_edge.lm.sampling import TOTAL, Distribution
 
@@ -39,13 +39,13 @@ def test_threshold_one_skips_all_and_a_negative_one_none(u: float) -> None:
 
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_a_draft_is_uploaded_when_its_reward_is_too_small(reward: float, threshold: float) -> None:
-    policy = RewardBelow(threshold)
-    assert policy.upload(draft(u=0.0, reward=reward), DRAWS) is (reward < threshold)
+    policy = UncertainAbove(threshold, "head")
+    assert policy.upload(draft(u=0.0, reward=reward), DRAWS) is (1.0 - reward > threshold)
 
 
 def test_what_nobody_measured_is_no_reason_to_skip() -> None:
     assert UncertainAbove(1.0).upload(draft(), DRAWS)
-    assert RewardBelow(0.0).upload(draft(), DRAWS)
+    assert UncertainAbove(1.0, "head").upload(draft(u=0.0), DRAWS)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 1.0])
@@ -59,4 +59,4 @@ def test_a_random_share_is_uploaded_and_the_same_one_with_the_same_seed(rate: fl
 def test_each_policy_says_what_it_reads() -> None:
     assert not Never().needs | Always().needs | RandomRate(0.5).needs
     assert UncertainAbove(0.1).needs == {"uncertainty"}
-    assert "reward" in RewardBelow(0.1).needs
+    assert "reward" in UncertainAbove(0.1, "head").needs
