@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,10 +33,18 @@ def register(app: typer.Typer) -> None:
 
 def calibrate(
     prompts: Annotated[
-        str, typer.Option(help="JSON lines, a .txt of prompts, or the shipped tasks or dialogues.")
+        list[str],
+        typer.Option(
+            help="JSON lines, a .txt of prompts, or the shipped tasks or dialogues. Repeat it for "
+            "a calibration of each text and one head that learns from all of them."
+        ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="File to write, NAME.json (default: beside your config).")
+        Path | None,
+        typer.Option(
+            help="File to write, NAME.json; of several texts the folder (default: beside your "
+            "config)."
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Device model: GGUF or shipped name.")] = None,
     cloud_model: Annotated[
@@ -77,7 +85,9 @@ def calibrate(
     estimator: Annotated[str, typer.Option(help="Of the head's u: sampled or expected.")] = (
         "sampled"
     ),
-    replies: Annotated[int, typer.Option(min=1, help="Replies to each prompt.")] = 1,
+    replies: Annotated[
+        list[int], typer.Option(min=1, help="Replies to each prompt: once, or for each text.")
+    ] = [1],  # noqa: B006 - typer reads it and nobody changes it
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest reply.")] = 128,
     seed: Annotated[int, typer.Option(min=0)] = 1,
     risk: Annotated[float, typer.Option(help="Target of the risk threshold, per token.")] = 0.001,
@@ -102,6 +112,7 @@ def calibrate(
     if url is not None or window is not None:
         raise UsageError("--cloud and --window belong to --handoff")
     import importlib.util
+    from dataclasses import replace
 
     from pydantic import ValidationError
 
@@ -114,7 +125,7 @@ def calibrate(
     from ..models.resolve import find_model
     from .fit import require_enough
     from .plot import draw
-    from .run import Pair, rows_path
+    from .run import Pair, Text, rows_path
     from .run import calibrate as run
     from .shadow import Setting
 
@@ -123,10 +134,10 @@ def calibrate(
     chosen: EstimatorName = "expected" if estimator == "expected" else "sampled"
     if not 0.0 < risk < 1.0:
         raise UsageError("--risk must lie between 0 and 1")
-    source = shipped_prompts(prompts)
-    target = out or config_folder() / "calibrations" / f"{source.stem}.json"
-    if target.suffix != ".json":
-        raise UsageError(f"--out {target}: the name must end with .json")
+    sources = [shipped_prompts(text) for text in prompts]
+    targets = _targets(sources, out, config_folder() / "calibrations")
+    if len(replies) not in (1, len(sources)):
+        raise UsageError("--replies: give it once, or once for each --prompts")
     loaded = load_config({}, profile, config).config
     try:
         sampler = Sampler(**{**WHOLE, **{k: v for k, v in law.items() if v is not None}})
@@ -141,9 +152,14 @@ def calibrate(
         k=samples,
         seed=seed,
         max_tokens=max_tokens,
-        replies=replies,
     )
-    require_enough(len({case.conversation for case in read_prompts(source)}))  # before all else
+    counts = replies * len(sources) if len(replies) == 1 else replies
+    texts = [
+        Text(source, target, replace(setting, replies=count))
+        for source, target, count in zip(sources, targets, counts, strict=True)
+    ]
+    for source in sources:  # before all else
+        require_enough(len({case.conversation for case in read_prompts(source)}))
     if head and importlib.util.find_spec("onnx") is None:
         _say("onnx is not installed, so no reward head: pip install 'uhlm-edge[quantize]'")
         head = False
@@ -155,7 +171,7 @@ def calibrate(
         find_model(cloud_model or loaded.verifier.model),
     )
     device = LlamaEngine(paths[0], loaded.device.engine)
-    cloud = LlamaEngine(paths[1], loaded.verifier.engine, max_rows=max_tokens)
+    cloud = LlamaEngine(paths[1], loaded.verifier.engine)
     try:
         require_same(
             device.vocab.fingerprint,
@@ -165,17 +181,35 @@ def calibrate(
         )
         pair = Pair(device, cloud, _key(device), _key(cloud))
         with _progress() as advance:
-            result = run(pair, source, target, setting, risk, chosen, head, advance)
+            results = run(pair, texts, risk, chosen, head, advance)
     except KeyboardInterrupt:
-        _say(f"stopped; the same command goes on from {rows_path(target)}")
+        _say(f"stopped; the same command goes on from {rows_path(targets[0])}")
         raise
     except OSError as error:
-        raise ResourceError(f"{error.filename or target}: {error.strerror or error}") from None
+        raise ResourceError(f"{error.filename or targets}: {error.strerror or error}") from None
     finally:
         device.close()
         cloud.close()
-    pictures = draw(result, target) if plot else []
-    _print(result, target, pictures)
+    for result, target in zip(results, targets, strict=True):
+        _print(result, target, draw(result, target) if plot else [])
+
+
+def _targets(sources: Sequence[Path], out: Path | None, folder: Path) -> list[Path]:
+    """The file of each text.
+
+    Raises:
+        UsageError: a name that is none, or two texts of one name.
+    """
+    from ..common.errors import UsageError
+
+    if len(sources) == 1 and out is not None:
+        if out.suffix != ".json":
+            raise UsageError(f"--out {out}: the name must end with .json")
+        return [out]
+    targets = [(out or folder) / f"{source.stem}.json" for source in sources]
+    if len(set(targets)) < len(targets):
+        raise UsageError("--prompts: two texts of one name; their calibrations would be one file")
+    return targets
 
 
 def _handoff(

@@ -12,7 +12,15 @@ from ..common.errors import DataError
 from ..edge.policy.calibration import EstimatorName, GridRow, Law, Level
 from .shadow import Replay
 
-__all__ = ["MIN_CONVERSATIONS", "MIN_TOKENS", "Line", "fit_law", "fit_line", "require_enough"]
+__all__ = [
+    "MIN_CONVERSATIONS",
+    "MIN_TOKENS",
+    "Line",
+    "fit_law",
+    "fit_line",
+    "require_enough",
+    "risk_threshold",
+]
 
 Floats = NDArray[np.float64]
 
@@ -105,7 +113,7 @@ def fit_law(replays: Sequence[Replay], estimator: EstimatorName, target_risk: fl
         )
     else:
         averse, prone = -line.b / line.a, (delta - line.b) / line.a
-        risk = _risk_threshold(u, beta, target_risk)
+        risk = risk_threshold(u, beta, target_risk)
         if line.b >= 0.0:
             advice = (
                 f"tokens of no uncertainty are rejected too (intercept {line.b:.3f} >= 0): averse "
@@ -124,7 +132,7 @@ def fit_law(replays: Sequence[Replay], estimator: EstimatorName, target_risk: fl
     )
 
 
-def _risk_threshold(u: Floats, beta: Floats, target: float) -> float | None:
+def risk_threshold(u: Floats, beta: Floats, target: float) -> float | None:
     """The largest level of u up to which skipping costs at most `target`; None if none does."""
     levels, level = np.unique(u, return_inverse=True)
     risk = np.cumsum(np.bincount(level, weights=beta)) / len(u)

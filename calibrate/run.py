@@ -1,13 +1,14 @@
 """Calibrate a pair: shadow run, fit, reward head, one file.
 
 Rules of the figures:
-- The device writes alone; the LLM judges every token afterwards. So upload rates are those on text
-  of the device: once rejected tokens are replaced, it and its uncertainty change a little.
+- The device drafts, the LLM judges every draft and replaces what it rejects: the text is the LLM's.
+  What `uhlm` writes differs from it by the risk, so upload rates carry over; a token that is
+  skipped wrongly makes the next ones a little riskier than measured here.
 - u, beta, Delta and the fit are of the unrounded laws over the whole vocabulary, under the sampler
   that the file names. Delta and the mean of beta are given for the rounded q too.
 - Predictions of the grid are crossed: fitted on one half of the conversations, for the other.
-- The reward head is trained on four fifths of the conversations; its figures, and those of what it
-  competes with, are of the fifth that it never saw.
+- The reward head is trained on four fifths of the conversations of all texts; its figures, those of
+  what it competes with, and its threshold are of the fifth of a text that it never saw.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,14 +30,15 @@ from ..common.prompts import read_prompts
 from ..edge.policy.calibration import Calibration, EstimatorName, HeadFile, ModelKey, Quality
 from ..edge.policy.reward import FEATURES, FORMAT
 from ..lm.engines.protocol import Engine
-from .fit import fit_law, fit_line, require_enough
+from .fit import fit_law, fit_line, require_enough, risk_threshold
 from .head import Head, export, features, train
-from .scores import auroc, calibration_error
+from .scores import auroc, calibration_error, risk_curve
 from .shadow import Replay, Setting, shadow_run
 
 __all__ = [
     "Pair",
     "Result",
+    "Text",
     "calibrate",
     "compare",
     "describe",
@@ -57,6 +60,20 @@ class Pair(NamedTuple):
     cloud_key: ModelKey
 
 
+class Text(NamedTuple):
+    """What one calibration is made on.
+
+    Attributes:
+        prompts: JSON lines.
+        out: the calibration, NAME.json; the head becomes NAME.onnx beside it.
+        setting: sampler, K, seed, longest reply, replies per prompt.
+    """
+
+    prompts: Path
+    out: Path
+    setting: Setting
+
+
 class Result(NamedTuple):
     """What a calibration made; `held_out` and `scores` are for pictures."""
 
@@ -73,21 +90,17 @@ def rows_path(out: Path) -> Path:
 
 def calibrate(
     pair: Pair,
-    prompts: Path,
-    out: Path,
-    setting: Setting,
+    texts: Sequence[Text],
     target_risk: float = 0.001,
     estimator: EstimatorName = "sampled",
     with_head: bool = True,
     advance: Callable[[int, int], None] = lambda done, total: None,
-) -> Result:
-    """Run the pair over the prompts, or go on where a run was interrupted, and write the file.
+) -> list[Result]:
+    """Run the pair over each text, or go on where a run was interrupted, and write its file.
 
     Args:
         pair: both models.
-        prompts: JSON lines.
-        out: the calibration, NAME.json; the head becomes NAME.onnx beside it.
-        setting: sampler, K, seed, longest reply, replies per prompt.
+        texts: each has laws and thresholds of its own; one head learns from all of them.
         target_risk: of the `risk` thresholds.
         estimator: of the u that the reward head reads.
         with_head: train one; it needs the package onnx.
@@ -97,48 +110,76 @@ def calibrate(
         DataError: prompts that cannot be read, or too few of them; rows of another run in the way.
         ResourceError: onnx is not installed.
     """
-    conversations = read_prompts(prompts)
-    require_enough(len({c.conversation for c in conversations}))
-    digest = hashlib.sha256(prompts.read_bytes()).hexdigest()
-    replays = shadow_rows(pair, prompts, digest, out, setting, advance)
-    calibration = summarise(replays, pair, prompts.name, digest, out.stem, setting, target_risk)
+    for text in texts:
+        require_enough(len({case.conversation for case in read_prompts(text.prompts)}))
+    rows = [shadow_rows(pair, text, advance) for text in texts]
+    calibrations = [
+        summarise(replays, pair, text, target_risk)
+        for text, replays in zip(texts, rows, strict=True)
+    ]
+    parts = [split(replays) for replays in rows]
     head = None
-    learnt, held_out = split(replays)
     if with_head:
-        head = train(learnt, estimator == "expected")
-        path = out.with_suffix(".onnx")
-        about = {
-            "device": pair.device_key.name,
-            "cloud": pair.cloud_key.name,
-            "calibration": calibration.name,
-            "estimator": estimator,
-        }
-        export(head, path, about)
-        file = HeadFile(
-            file=path.name,
-            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-            estimator=estimator,
-            held_out=sum(len(replay.ids) for replay in held_out),
-            quality=compare(head, learnt, held_out, estimator),
-        )
-        calibration = calibration.model_copy(update={"head": file})
-    write_whole(out, calibration.model_dump_json(indent=1).encode() + b"\n")
-    return Result(calibration, replays, held_out, head)
+        head = train(_pooled([learnt for learnt, _ in parts]), estimator == "expected")
+    results = []
+    for text, replays, made, (learnt, held_out) in zip(
+        texts, rows, calibrations, parts, strict=True
+    ):
+        calibration = made
+        if head is not None:
+            file = _write_head(head, pair, made, text.out, learnt, held_out, estimator)
+            calibration = made.model_copy(update={"head": file})
+        write_whole(text.out, calibration.model_dump_json(indent=1).encode() + b"\n")
+        results.append(Result(calibration, replays, held_out, head))
+    return results
 
 
-def shadow_rows(
+def _pooled(texts: Sequence[Sequence[Replay]]) -> list[Replay]:
+    """The replies of all texts; conversations of different texts keep apart."""
+    pooled: list[Replay] = []
+    for replays in texts:
+        first = 1 + max((replay.conversation for replay in pooled), default=-1)
+        pooled += [replace(r, conversation=first + r.conversation) for r in replays]
+    return pooled
+
+
+def _write_head(
+    head: Head,
     pair: Pair,
-    prompts: Path,
-    digest: str,
+    calibration: Calibration,
     out: Path,
-    setting: Setting,
-    advance: Callable[[int, int], None],
-) -> list[Replay]:
+    learnt: Sequence[Replay],
+    held_out: Sequence[Replay],
+    estimator: EstimatorName,
+) -> HeadFile:
+    """Write NAME.onnx beside NAME.json, with what the head is worth on this text."""
+    path = out.with_suffix(".onnx")
+    about = {
+        "device": pair.device_key.name,
+        "cloud": pair.cloud_key.name,
+        "calibration": calibration.name,
+        "estimator": estimator,
+    }
+    export(head, path, about)
+    target = calibration.target_risk
+    quality, risk = compare(head, learnt, held_out, estimator, target)
+    return HeadFile(
+        file=path.name,
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        estimator=estimator,
+        held_out=sum(len(replay.ids) for replay in held_out),
+        quality=quality,
+        risk=risk,
+    )
+
+
+def shadow_rows(pair: Pair, text: Text, advance: Callable[[int, int], None]) -> list[Replay]:
     """All replies of the shadow run; each is appended to the rows file as soon as it is there."""
-    conversations = read_prompts(prompts)
+    setting = text.setting
+    conversations = read_prompts(text.prompts)
     total = len(conversations) * setting.replies
-    header = _header(pair, digest, setting)
-    path = rows_path(out)
+    header = _header(pair, _digest(text.prompts), setting)
+    path = rows_path(text.out)
     replays = _resume(path, header)[:total]
     advance(len(replays), total)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -155,10 +196,14 @@ def shadow_rows(
     return replays
 
 
+def _digest(prompts: Path) -> str:
+    return hashlib.sha256(prompts.read_bytes()).hexdigest()
+
+
 def _header(pair: Pair, digest: str, setting: Setting) -> str:
     """What must be equal for a run to go on. `replies` may grow: it only makes the run longer."""
     about: dict[str, Any] = {
-        "rows": 1,
+        "rows": 2,  # 1: the device wrote alone
         "device": pair.device_key.model_dump(),
         "cloud": pair.cloud_key.model_dump(),
         "prompts": digest,
@@ -204,13 +249,7 @@ def _resume(path: Path, header: str) -> list[Replay]:
 
 
 def summarise(
-    replays: Sequence[Replay],
-    pair: Pair,
-    prompts: str,
-    digest: str,
-    name: str,
-    setting: Setting,
-    target_risk: float = 0.001,
+    replays: Sequence[Replay], pair: Pair, text: Text, target_risk: float = 0.001
 ) -> Calibration:
     """Everything but the reward head.
 
@@ -221,10 +260,11 @@ def summarise(
         column: np.concatenate([getattr(replay, column) for replay in replays])
         for column in ("p", "q", "q_rounded", "beta", "beta_rounded")
     }
+    setting = text.setting
     p, q, rounded = columns["p"], columns["q"], columns["q_rounded"]
     estimators: tuple[EstimatorName, ...] = ("sampled", "expected")
     return Calibration(
-        name=name,
+        name=text.out.stem,
         made=date.today().isoformat(),
         device=pair.device_key,
         cloud=pair.cloud_key,
@@ -234,8 +274,8 @@ def summarise(
         seed=setting.seed,
         max_tokens=setting.max_tokens,
         replies=setting.replies,
-        prompts=prompts,
-        prompts_digest=digest,
+        prompts=text.prompts.name,
+        prompts_digest=_digest(text.prompts),
         conversations=len({replay.conversation for replay in replays}),
         tokens=len(p),
         delta=float((p < q).mean()),
@@ -261,27 +301,36 @@ def compare(
     learnt: Sequence[Replay],
     held_out: Sequence[Replay],
     estimator: EstimatorName = "sampled",
-) -> dict[str, Quality]:
-    """AUROC and calibration error for "the LLM rejects": the head, both u, the entropy.
+    target_risk: float = 0.001,
+) -> tuple[dict[str, Quality], float | None]:
+    """How the head, both u and the entropy tell what the LLM rejects, and the head's threshold.
 
     What is no probability becomes one by a line fitted on `learnt`, clipped to [0, 1].
+
+    Returns:
+        Quality by name, and the highest expected rejection up to which skipping costs at most
+        `target_risk`; None if there is none.
     """
     beta = np.concatenate([replay.beta for replay in held_out])
     table = np.concatenate([features(replay, estimator == "expected") for replay in held_out])
     rejection = 1.0 - head.predict(table)
-    quality = {
-        "head": Quality(
-            auroc=auroc(rejection, beta), calibration_error=calibration_error(rejection, beta)
+
+    def quality_of(score: Floats, probability: Floats) -> Quality:
+        rate, risk = risk_curve(score, beta)
+        return Quality(
+            auroc=auroc(score, beta),
+            calibration_error=calibration_error(probability, beta),
+            uploads=float(rate[risk <= target_risk].min()),
         )
-    }
+
+    quality = {"head": quality_of(rejection, rejection)}
     learnt_beta = np.concatenate([replay.beta for replay in learnt])
     cluster = np.zeros(len(learnt_beta), dtype=np.int64)
     for name in ("sampled", "expected", "entropy"):
         line = fit_line(_scores(learnt, name), learnt_beta, cluster)
         score = _scores(held_out, name)
-        error = calibration_error(np.clip(line.a * score + line.b, 0.0, 1.0), beta)
-        quality[name] = Quality(auroc=auroc(score, beta), calibration_error=error)
-    return quality
+        quality[name] = quality_of(score, np.clip(line.a * score + line.b, 0.0, 1.0))
+    return quality, risk_threshold(rejection, beta, target_risk)
 
 
 def _scores(replays: Sequence[Replay], name: str) -> Floats:
@@ -328,7 +377,13 @@ def describe(calibration: Calibration) -> str:
             )
     if c.head is not None:
         lines += ["", f"Rejection told on {c.head.held_out} held-out tokens", ""]
-        lines += ["| by | AUROC | calibration error |", "|---|---|---|"]
+        lines += [f"| by | AUROC | calibration error | uploads at risk {c.target_risk:g} |"]
+        lines += ["|---|---|---|---|"]
         for score, quality in c.head.quality.items():
-            lines.append(f"| {score} | {quality.auroc:.4f} | {quality.calibration_error:.4f} |")
+            uploads = "" if quality.uploads is None else f"{quality.uploads:.4f}"
+            lines.append(
+                f"| {score} | {quality.auroc:.4f} | {quality.calibration_error:.4f} | {uploads} |"
+            )
+        if c.head.risk is not None:
+            lines += ["", f"Threshold of the head at that risk: {c.head.risk:.4f}"]
     return "\n".join(lines) + "\n"

@@ -25,6 +25,7 @@ from uhlm_edge.lm.draws import Draws, Purpose, turn_seed
 from uhlm_edge.lm.row import Row
 from uhlm_edge.lm.sampling import TOTAL, Sampler
 from uhlm_edge.lm.template import Message
+from uhlm_edge.lm.verification import judge
 
 from ..fakes import CLOUD, DEVICE, END, FakeEngine
 
@@ -228,6 +229,7 @@ def test_what_is_recorded_is_what_both_models_say(tmp_path: Path) -> None:
     pair = fake_pair()
     made = list(shadow_run(pair.device, pair.cloud, prompts, SETTING))
     assert len(made) == 3
+    replaced = 0
     for turn, (prompt, replay) in enumerate(zip(prompts, made, strict=True)):
         text = f"{prompt.messages[0]['role']}: {prompt.messages[0]['content']}\nassistant:"
         ids = DEVICE.vocab.tokenize(text)
@@ -239,8 +241,11 @@ def test_what_is_recorded_is_what_both_models_say(tmp_path: Path) -> None:
             assert replay.q[i] == pytest.approx(PLAIN.probs(Row(own))[draft])
             assert replay.p[i] == pytest.approx(PLAIN.probs(Row(other))[draft])
             assert replay.q_rounded[i] == rounded.weight(draft) / TOTAL
-            ids.append(draft)
+            verdict = judge([draft], [rounded], [PLAIN.probs(Row(other))], turn_seed(0, turn), i)
+            replaced += verdict.replacement is not None
+            ids.append(draft if verdict.replacement is None else verdict.replacement)
         assert np.array_equal(replay.beta, np.maximum(0, 1 - replay.p / replay.q))
+    assert replaced  # the text goes on with what the LLM wrote
 
 
 def test_a_reply_survives_its_line(tmp_path: Path) -> None:
@@ -257,9 +262,9 @@ def test_a_reply_survives_its_line(tmp_path: Path) -> None:
 def run(folder: Path, out: str = "mine.json", **changes: object) -> bench.Result:
     setting = Setting(sampler=PLAIN, max_tokens=30, seed=int(str(changes.pop("seed", 0))))
     prompts = prompts_file(folder, 40)
-    return bench.calibrate(
-        fake_pair(), prompts, folder / out, setting, with_head=False, **changes  # type: ignore[arg-type]
-    )  # fmt: skip
+    text = bench.Text(prompts, folder / out, setting)
+    (result,) = bench.calibrate(fake_pair(), [text], with_head=False, **changes)  # type: ignore[arg-type]
+    return result
 
 
 def test_one_file_holds_what_was_found(tmp_path: Path) -> None:
@@ -318,7 +323,7 @@ def test_damaged_rows_are_named_by_line(tmp_path: Path) -> None:
 def test_too_few_prompts_are_refused_before_anything_runs(tmp_path: Path) -> None:
     path = prompts_file(tmp_path, 10)
     with pytest.raises(DataError, match=r"10 conversations are too few.*20 more"):
-        bench.calibrate(fake_pair(), path, tmp_path / "mine.json", SETTING)
+        bench.calibrate(fake_pair(), [bench.Text(path, tmp_path / "mine.json", SETTING)])
     assert not bench.rows_path(tmp_path / "mine.json").exists()
 
 

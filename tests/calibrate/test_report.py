@@ -30,7 +30,8 @@ PLAIN = Sampler(temperature=1.0, top_k=0, top_p=1.0)
 def result(tmp_path_factory: pytest.TempPathFactory) -> tuple[bench.Result, Path]:
     folder = tmp_path_factory.mktemp("calibrations")
     setting = Setting(sampler=PLAIN, max_tokens=30)
-    made = bench.calibrate(fake_pair(), prompts_file(folder), folder / "mine.json", setting)
+    text = bench.Text(prompts_file(folder), folder / "mine.json", setting)
+    (made,) = bench.calibrate(fake_pair(), [text])
     return made, folder
 
 
@@ -56,6 +57,33 @@ def test_the_head_says_what_it_was_made_for(result: tuple[bench.Result, Path]) -
     about = RewardHead(made.calibration.head_path(folder)).metadata
     assert (about["device"], about["cloud"]) == ("fake-slm", "fake-llm")
     assert (about["calibration"], about["estimator"]) == ("mine", "sampled")
+
+
+def test_one_head_learns_from_all_texts_and_each_text_has_its_own_threshold(
+    tmp_path: Path,
+) -> None:
+    texts = [
+        bench.Text(
+            prompts_file(tmp_path), tmp_path / f"{name}.json", Setting(sampler, max_tokens=n)
+        )
+        for name, sampler, n in (("a", PLAIN, 30), ("b", PLAIN, 24))
+    ]
+    first, second = bench.calibrate(fake_pair(), texts, target_risk=0.02)
+    alone = bench.calibrate(fake_pair(), texts[:1], target_risk=0.02)[0]
+    assert first.head is second.head
+    rows = np.concatenate([features(replay) for replay in first.held_out])
+    beta = np.concatenate([replay.beta for replay in first.held_out])
+    assert first.head is not None
+    assert alone.head is not None
+    assert not np.array_equal(first.head.predict(rows), alone.head.predict(rows))
+    made = first.calibration.head
+    assert made is not None
+    assert made.risk is not None
+    skipped = 1.0 - first.head.predict(rows) <= made.risk
+    assert (beta * skipped).mean() <= 0.02
+    assert (~skipped).mean() == made.quality["head"].uploads
+    assert second.calibration.head is not None
+    assert second.calibration.head.risk != made.risk
 
 
 def test_a_check_fits_nothing_but_compares(result: tuple[bench.Result, Path]) -> None:
