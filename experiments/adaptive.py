@@ -1,32 +1,41 @@
-"""Does a threshold keep its risk when the text changes? The real pair, tasks and then dialogues.
+"""Does a threshold keep its risk when the text changes? The real pair, live, on text held out.
 
-`python -m uhlm_edge.experiments.adaptive TASKS DIALOGUES --out FILE.md`
+`python -m uhlm_edge.experiments.adaptive --out FILE.json`
 
 Rules of the figures:
 - Each policy answers the same prompts in the same order with the same seeds, in one process: the
-  loop of the device, the verifier's protocol, no network.
-- Risk is per generated token: the sum of beta over skipped tokens, divided by all tokens. Every
-  skipped token is judged by a later upload or by an audit, against the weight that was sent.
-- Fixed thresholds make no audits of their own. Here they do, so that their risk is known; those
-  are not counted.
-- The interval is that of the mean over replies, 1.96 standard errors.
+  loop of the device, the verifier's protocol, no network. What it learns it keeps across texts.
+- All thresholds are those of the shipped calibration of tasks.
+- Risk is per generated token: the sum of beta over skipped tokens, divided by all tokens. The LLM
+  judges each reply once more when it is finished, against the weights that were (or would have
+  been) sent, so the risk of tokens after the last upload counts too, and no policy learns from it.
+- The interval is 1.96 standard errors; replies to one prompt, of all seeds, count as one.
+- A text longer than 1,000 tokens is told in two parts: its first 500 tokens, and what follows.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ..bench.harness.scoring import exact
+from ..bench.harness.shadow_verifier import ROWS, ShadowVerifier
 from ..calibrate.shadow import Replay
 from ..cloud.service import load_service
 from ..common.files import write_whole
 from ..common.keys import Keys
-from ..common.prompts import Case, read_prompts
+from ..common.prompts import Case, read_prompts, shipped_prompts
+from ..configs.config import Config, StrategyOptions
 from ..configs.layers import load_config
 from ..edge.cache import TokenCache
 from ..edge.decode.drafter import Device
@@ -34,33 +43,47 @@ from ..edge.decode.loop import ReplyLoop
 from ..edge.events import Draft, SkippedVerdict, Token
 from ..edge.link.in_process import LocalLink
 from ..edge.link.session import Prompt, Session
-from ..edge.policy.adaptive import Adaptive
-from ..edge.policy.calibration import Calibration, load
-from ..edge.policy.policies import Policy, UncertainAbove
+from ..edge.policy.calibration import SHIPPED, load
+from ..edge.policy.policies import Policy
 from ..edge.policy.strategy import Strategy
+from ..edge.policy.tuning import Tuning, head_of, strategy_of
 from ..lm.chat import ChatEncoder
 from ..lm.draws import Draws, turn_seed
 from ..lm.engines.llama import LlamaEngine
-from ..lm.sampling import TOTAL, Distribution
-from ..lm.template import Message
+from ..lm.sampling import TOTAL, Distribution, Sampler
 from ..models.resolve import find_model
-from ..models.shipped import FOLDER
 
-__all__ = ["Segment", "answer_all", "joined", "policies", "replayed", "table"]
+__all__ = ["POLICIES", "Segment", "halves", "pooled", "replayed", "table"]
+
+POLICIES: dict[str, dict[str, Any]] = {
+    "local": {"name": "local"},
+    "hlm": {"name": "hlm"},
+    "uhlm, risk, fixed": {"threshold": "risk"},
+    "uhlm (the default: learns for free)": {},
+    "uhlm, adaptive (audits)": {"threshold": "adaptive"},
+    "uhlm, averse, fixed": {"threshold": "averse"},
+    "uhlm by the head, risk, fixed": {"threshold": "risk", "ask_by": "head"},
+    "uhlm by the head, learns for free": {"ask_by": "head"},
+}
+"""What is compared, as options of the strategy."""
+
+SAMPLERS = {"default": Sampler(), "temperature 1": Sampler(temperature=1.0, top_k=0, top_p=1.0)}
+_FIRST = 500
 
 
-@dataclass(frozen=True)
+@dataclass
 class Segment:
-    """What one policy did on one kind of text; lists are per reply."""
+    """What one policy did on one text; lists are per prompt, NaN where nothing is to be told."""
 
     policy: str
     text: str
-    tokens: list[int]
-    uploads: list[int]
-    audits: int
-    losses: list[float]
-    unjudged: int
-    thresholds: list[float]
+    sampler: str
+    tokens: list[int] = field(default_factory=list)
+    uploads: list[int] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    right: list[float] = field(default_factory=list)
+    thresholds: list[float] = field(default_factory=list)
+    audits: list[int] = field(default_factory=list)
 
     @property
     def rate(self) -> float:
@@ -73,66 +96,89 @@ class Segment:
         return sum(self.losses) / sum(self.tokens)
 
     @property
+    def accuracy(self) -> float | None:
+        """Share of right answers; None where there is no one right answer."""
+        known = [x for x in self.right if not math.isnan(x)]
+        return sum(known) / len(known) if known else None
+
+    @property
     def error(self) -> float:
-        """Standard error of the risk, a ratio of means over replies."""
+        """Standard error of the risk, a ratio of means over prompts."""
         n, total = len(self.tokens), sum(self.tokens)
         spread = np.array(self.losses) - self.risk * np.array(self.tokens)
         return math.sqrt(n / max(n - 1, 1) * float(spread @ spread)) / total
 
 
-class _Watched(UncertainAbove):
-    """A fixed threshold whose skipped tokens are all judged, to know its risk."""
+def halves(segment: Segment) -> list[Segment]:
+    """A text in two parts, its first 500 tokens and the rest, if it is long enough.
 
-    audit_after = 64
+    Both have a place for every prompt, so that seeds can be added up.
+    """
+    if sum(segment.tokens) <= 2 * _FIRST:
+        return [segment]
+    begun = np.cumsum([0, *segment.tokens])[:-1]
+    early = begun < _FIRST
+
+    def part(name: str, inside: NDArray[np.bool_]) -> Segment:
+        def kept(values: list[Any], otherwise: float) -> list[Any]:
+            return [x if here else otherwise for x, here in zip(values, inside, strict=False)]
+
+        return Segment(
+            segment.policy,
+            f"{segment.text}, {name}",
+            segment.sampler,
+            kept(segment.tokens, 0),
+            kept(segment.uploads, 0),
+            kept(segment.losses, 0.0),
+            kept(segment.right, math.nan),
+            kept(segment.thresholds, math.nan),
+            kept(segment.audits, 0),
+        )
+
+    return [part(f"first {_FIRST} tokens", early), part("after them", ~early)]
 
 
-class _Replies(NamedTuple):
-    """The pair, ready to reply."""
+def pooled(segments: Sequence[Segment]) -> Segment:
+    """Several seeds of one policy on one text: added up prompt by prompt."""
 
-    device: Device
-    session: Callable[[], Session]
-    max_tokens: int
+    def added(name: str) -> list[Any]:
+        return [sum(column) for column in zip(*(getattr(s, name) for s in segments), strict=True)]
 
-    def loop(self, session: Session, policy: Policy, prompt: Case, seed: int) -> ReplyLoop:
-        messages: Sequence[Message] = prompt.messages
-        vocab = self.device.vocab
+    return replace(
+        segments[0],
+        tokens=added("tokens"),
+        uploads=added("uploads"),
+        losses=added("losses"),
+        right=[x for s in segments for x in s.right],
+        thresholds=[x for s in segments for x in s.thresholds],
+        audits=added("audits"),
+    )
 
-        asked = Prompt(ChatEncoder(vocab).encode(messages), messages, seed, self.max_tokens)
-        return ReplyLoop(self.device, session, Strategy("uhlm", policy), asked, pipelined=False)
 
-
-def answer_all(
-    replies: _Replies,
-    name: str,
-    policy: Policy,
-    texts: Sequence[tuple[str, Sequence[Case]]],
-    seed: int = 7,
-) -> Iterator[Segment]:
-    """Answer every prompt of every text, in order, with one policy that goes on learning."""
-    session = replies.session()
-    turn = 0
-    for text, prompts in texts:
-        tokens, uploads, losses, thresholds, audits, unjudged = [], [], [], [], 0, 0
-        for prompt in prompts:
-            loop = replies.loop(session, policy, prompt, turn_seed(seed, turn))
-            turn += 1
-            events = list(loop.events())
-            settled = [event for event in events if isinstance(event, Token)]
-            judged = [event for event in events if isinstance(event, SkippedVerdict)]
-            skipped = sum(not token.uploaded for token in settled)
-            tokens.append(len(settled))
-            uploads.append(len(settled) - skipped)
-            losses.append(sum(event.beta for event in judged))
-            thresholds.append(float(getattr(policy, "threshold", math.nan)))
-            audits += loop.stats.audits if isinstance(policy, Adaptive) else 0
-            unjudged += skipped - len(judged)
-        yield Segment(name, text, tokens, uploads, audits, losses, unjudged, thresholds)
+def table(segments: Sequence[Segment], target: float) -> str:
+    """Markdown: what each policy did on each text."""
+    lines = [
+        "| sampler | text | policy | tokens | uploads per token | audits | risk | accuracy "
+        "| threshold, least to most |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for s in segments:
+        known = [x for x in s.thresholds if not math.isnan(x)]
+        low, high = (min(known), max(known)) if known else (math.nan, math.nan)
+        reach = "" if not known else f"{low:.3f}" if low == high else f"{low:.3f} to {high:.3f}"
+        mark = "" if s.risk - 1.96 * s.error <= target else " (above)"
+        right = "" if s.accuracy is None else f"{s.accuracy:.3f}"
+        lines.append(
+            f"| {s.sampler} | {s.text} | {s.policy} | {sum(s.tokens)} | {s.rate:.4f} "
+            f"| {sum(s.audits)} | {s.risk:.5f} ± {1.96 * s.error:.5f}{mark} | {right} | {reach} |"
+        )
+    return "\n".join(lines) + "\n"
 
 
 def replayed(policy: Policy, texts: Sequence[Sequence[Replay]]) -> list[tuple[float, float]]:
     """Upload rate and risk on each text of recorded shadow runs, as if the policy had decided.
 
-    Quick, for many settings; the text stays the device's own, since nothing is replaced.
+    Quick, for many settings; the text stays that of the shadow run.
     """
     longest = policy.audit_after or 64
     draws, law = Draws(0), Distribution(np.array([0]), np.array([TOTAL]))
@@ -156,81 +202,114 @@ def replayed(policy: Policy, texts: Sequence[Sequence[Replay]]) -> list[tuple[fl
     return results
 
 
-def joined(segments: Sequence[Segment]) -> Segment:
-    """All texts of one policy together."""
-    first = segments[0]
-    return Segment(
-        first.policy,
-        "all",
-        [n for s in segments for n in s.tokens],
-        [n for s in segments for n in s.uploads],
-        sum(s.audits for s in segments),
-        [x for s in segments for x in s.losses],
-        sum(s.unjudged for s in segments),
-        [x for s in segments for x in s.thresholds],
+@dataclass(frozen=True)
+class _Job:
+    policy: str
+    sampler: str
+    seed: int
+    texts: tuple[str, ...]
+    limit: int
+    target: float
+
+
+def _answered(job: _Job) -> list[Segment]:
+    """One policy through all texts, in a process of its own."""
+    config = load_config({}, "demo", None).config
+    options = StrategyOptions.model_validate({**POLICIES[job.policy], "target_risk": job.target})
+    tuning = Tuning(load(SHIPPED / "tasks.json"), SHIPPED)
+    with TemporaryDirectory() as folder:  # nothing learnt elsewhere is taken up, nor kept
+        strategy = strategy_of(options, tuning, {"XDG_STATE_HOME": folder})
+        return list(_through(job, config, strategy, options, tuning))
+
+
+def _through(
+    job: _Job, config: Config, strategy: Strategy, options: StrategyOptions, tuning: Tuning
+) -> Iterator[Segment]:
+    one = {"n_threads": 1, "n_threads_batch": 1}
+    own = config.device.engine.model_copy(update=one)
+    theirs = config.verifier.model_copy(
+        update={"engine": config.verifier.engine.model_copy(update=one)}
     )
+    engine = LlamaEngine(find_model(config.device.model), own)
+    service = load_service(find_model(config.verifier.model), theirs, Keys())
+    judge = LlamaEngine(find_model(config.verifier.model), theirs.engine, max_rows=ROWS)
+    sampler = SAMPLERS[job.sampler]
+    shadow = ShadowVerifier(judge, sampler)
+    head = head_of(strategy, options, tuning, offline=False)
+    device = Device(TokenCache(engine), sampler, config.device.wire_top, head=head)
+    session = Session(LocalLink(service), engine.vocab, engine.model.name)
+    encoder, turn = ChatEncoder(engine.vocab), 0
+    try:
+        for number, text in enumerate(job.texts):
+            name = text if job.texts.count(text) == 1 else f"{text}, part {number + 1}"
+            segment = Segment(job.policy, name, job.sampler)
+            for case in read_prompts(shipped_prompts(text))[: job.limit]:
+                ids, seed = encoder.encode(case.messages), turn_seed(job.seed, turn)
+                turn += 1
+                prompt = Prompt(ids, case.messages, seed, config.chat.max_tokens)
+                loop = ReplyLoop(device, session, strategy, prompt, pipelined=False)
+                _count(segment, case, loop, shadow)
+            yield segment
+    finally:
+        judge.close()
+        engine.close()
 
 
-def table(segments: Sequence[Segment], target: float) -> str:
-    """Markdown rows: what each policy did on each text, and on all of it."""
-    lines = [
-        "| threshold | text | tokens | uploads per token | audits | risk | u_th, least to most |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for segment in segments:
-        low, high = min(segment.thresholds), max(segment.thresholds)
-        reach = f"{low:.3f}" if low == high else f"{low:.3f} to {high:.3f}"
-        mark = "" if segment.risk - 1.96 * segment.error <= target else " (above)"
-        lines.append(
-            f"| {segment.policy} | {segment.text} | {sum(segment.tokens)} | {segment.rate:.4f} "
-            f"| {segment.audits} | {segment.risk:.5f} +- {1.96 * segment.error:.5f}{mark} "
-            f"| {reach} |"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def policies(calibration: Calibration, target: float) -> list[tuple[str, Policy]]:
-    """Adaptive from where the calibration says, and the fixed thresholds of the calibration."""
-    start = calibration.start("sampled", "uncertainty")
-    fixed = [(name, calibration.threshold(name)) for name in ("risk", "averse")]
-    return [
-        (f"adaptive from {start:.3f}", Adaptive(start, target)),
-        *((f"{name}, {value:.3f}", _Watched(value)) for name, value in fixed),
-    ]
+def _count(segment: Segment, case: Case, loop: ReplyLoop, shadow: ShadowVerifier) -> None:
+    """Run the reply and add it to the segment."""
+    tokens = [event for event in loop.events() if isinstance(event, Token)]
+    ids = [token.id for token in tokens]
+    betas = shadow.betas(shadow.prompt(case.messages), ids, loop.text.proposed)
+    segment.tokens.append(len(tokens))
+    segment.uploads.append(sum(token.uploaded for token in tokens))
+    segment.losses.append(
+        sum(betas.get(t.index, 0.0) for t in tokens if t.source == "edge" and t.accepted is None)
+    )
+    segment.audits.append(loop.stats.audits)
+    threshold = loop.stats.threshold
+    segment.thresholds.append(math.nan if threshold is None else threshold)
+    if case.answer is not None:
+        segment.right.append(exact("".join(token.text for token in tokens), case.answer))
 
 
 def _main() -> None:
     import argparse
 
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("tasks", type=Path)
-    parser.add_argument("dialogues", type=Path)
-    parser.add_argument("--n", type=int, default=250, help="prompts of each text")
-    parser.add_argument("--rounds", type=int, default=2, help="how often the dialogues are asked")
-    parser.add_argument("--only", default="", help="policies whose names begin so")
+    parser.add_argument("--texts", default="tasks-eval,dialogues-eval,tasks-eval")
+    parser.add_argument("--limit", type=int, default=200, help="prompts of each text")
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--target", type=float, default=0.001)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each")
+    parser.add_argument("--out", type=Path, required=True, help="FILE.json; FILE.md beside it")
     args = parser.parse_args()
-    calibration = load(FOLDER / "calibrations" / "tasks.json")
-    config = load_config({}, "demo", None).config
-    engine = LlamaEngine(find_model(config.device.model), config.device.engine)
-    service = load_service(find_model(config.verifier.model), config.verifier, Keys())
-    device = Device(TokenCache(engine), calibration.sampler, calibration.wire_top, calibration.k)
-    session = lambda: Session(LocalLink(service), engine.vocab, engine.model.name)  # noqa: E731
-    replies = _Replies(device, session, calibration.max_tokens)
-    dialogues = read_prompts(args.dialogues)[: args.n]
-    texts = [("tasks", read_prompts(args.tasks)[: args.n])]
-    texts += [(f"dialogues, round {i + 1}", dialogues) for i in range(args.rounds)]
-    segments = []
-    for name, policy in policies(calibration, args.target):
-        if not name.startswith(args.only):
-            continue
-        done = list(answer_all(replies, name, policy, texts))
-        segments += [*done, joined(done)]
-        print(table([*done, segments[-1]], args.target), flush=True)
-    if args.out:
-        write_whole(args.out, table(segments, args.target).encode())
-    engine.close()
+    texts = tuple(args.texts.split(","))
+    groups = list(product(SAMPLERS, POLICIES))
+    jobs = [
+        _Job(policy, sampler, seed, texts, args.limit, args.target)
+        for sampler, policy in groups
+        for seed in range(args.seeds)
+    ]
+    with multiprocessing.get_context("spawn").Pool(args.jobs) as pool:
+        found = iter(pool.map(_answered, jobs, chunksize=1))
+    segments: list[Segment] = []
+    for _ in groups:
+        runs = [[part for s in next(found) for part in halves(s)] for _ in range(args.seeds)]
+        segments += [pooled(part) for part in zip(*runs, strict=True)]
+    order = {s.text: i for i, s in enumerate(segments[: len(segments) // len(groups)])}
+    segments.sort(key=lambda s: (s.sampler, order[s.text]))
+    rows = [
+        {**asdict(s), "rate": s.rate, "risk": s.risk, "error": s.error, "accuracy": s.accuracy}
+        for s in segments
+    ]
+    for row in rows:
+        for name in ("tokens", "uploads", "audits"):
+            row[name] = sum(row[name])
+        for name in ("losses", "right", "thresholds"):
+            del row[name]
+    write_whole(args.out, json.dumps(rows, indent=1).encode() + b"\n")
+    write_whole(args.out.with_suffix(".md"), table(segments, args.target).encode())
+    print(table(segments, args.target))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from uhlm_edge.calibrate.shadow import Setting
 from uhlm_edge.edge.policy.adaptive import Adaptive
 from uhlm_edge.edge.policy.policies import UncertainAbove
 from uhlm_edge.edge.policy.reward import RewardHead
-from uhlm_edge.experiments.adaptive import Segment, joined, replayed, table
+from uhlm_edge.experiments.adaptive import Segment, halves, pooled, replayed, table
 from uhlm_edge.experiments.calibration_check import check, predict
 from uhlm_edge.lm.sampling import Sampler
 
@@ -63,10 +64,8 @@ def test_one_head_learns_from_all_texts_and_each_text_has_its_own_threshold(
     tmp_path: Path,
 ) -> None:
     texts = [
-        bench.Text(
-            prompts_file(tmp_path), tmp_path / f"{name}.json", Setting(sampler, max_tokens=n)
-        )
-        for name, sampler, n in (("a", PLAIN, 30), ("b", PLAIN, 24))
+        bench.Text(prompts_file(tmp_path), tmp_path / f"{name}.json", Setting(PLAIN, max_tokens=n))
+        for name, n in (("a", 30), ("b", 28))
     ]
     first, second = bench.calibrate(fake_pair(), texts, target_risk=0.02)
     alone = bench.calibrate(fake_pair(), texts[:1], target_risk=0.02)[0]
@@ -96,14 +95,26 @@ def test_a_check_fits_nothing_but_compares(result: tuple[bench.Result, Path]) ->
 
 
 def test_the_table_says_which_risk_lies_above_the_target() -> None:
-    below = Segment("a", "tasks", [10] * 50, [1] * 50, 3, [0.0] * 50, 0, [0.1] * 50)
-    above = Segment("a", "dialogues", [10] * 50, [9] * 50, 2, [0.5, 0.3] * 25, 0, [0.2] * 50)
-    both = joined([below, above])
-    assert (both.risk, both.rate) == pytest.approx((0.02, 0.5))
-    assert both.audits == 5
+    none = [0] * 50
+    below = Segment("a", "t", "s", [10] * 50, [1] * 50, [0.0] * 50, [1.0] * 50, [0.1] * 50, none)
+    above = replace(below, uploads=[9] * 50, losses=[0.5, 0.3] * 25, thresholds=[0.2] * 50)
+    both = pooled([below, above])
+    assert (both.risk, both.rate, both.accuracy) == pytest.approx((0.02, 0.5, 1.0))
     lines = table([below, above, both], 0.001).splitlines()[2:]
     assert [line.count("(above)") for line in lines] == [0, 1, 1]
     assert "0.100 to 0.200" in lines[2]
+
+
+def test_a_long_text_is_told_in_two_parts_and_no_token_is_lost() -> None:
+    made = Segment("a", "t", "s", [10] * 200, [1] * 200, [0.1] * 200, [1.0] * 200, [0.1] * 200)
+    made.audits = [1] * 200
+    first, rest = halves(made)
+    assert (sum(first.tokens), sum(rest.tokens)) == (500, 1500)
+    assert sum(first.audits) == 50
+    assert sum(rest.losses) == pytest.approx(15.0)
+    assert first.accuracy == rest.accuracy == 1.0
+    short = Segment("a", "t", "s", [10] * 100)
+    assert halves(short) == [short]
 
 
 def test_a_replay_is_what_a_fixed_threshold_would_have_done() -> None:
