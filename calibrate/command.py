@@ -107,7 +107,9 @@ def calibrate(
             ("chat", "max_tokens"): max_tokens,
             **{("sampler", name): value for name, value in law.items()},
         }
-        _handoff(prompts, out, given, profile, config, seed)
+        if len(prompts) > 1:
+            raise UsageError("--handoff chooses one threshold: give --prompts once")
+        _handoff(prompts[0], out, given, profile, config, seed)
         return
     if url is not None or window is not None:
         raise UsageError("--cloud and --window belong to --handoff")
@@ -200,8 +202,6 @@ def _targets(sources: Sequence[Path], out: Path | None, folder: Path) -> list[Pa
     Raises:
         UsageError: a name that is none, or two texts of one name.
     """
-    from ..common.errors import UsageError
-
     if len(sources) == 1 and out is not None:
         if out.suffix != ".json":
             raise UsageError(f"--out {out}: the name must end with .json")

@@ -53,7 +53,7 @@ STRATEGIES = {
     "hlm": make_strategy("hlm"),
     "uhlm": make_strategy("uhlm", threshold=0.5),
     "rand": make_strategy("rand", rate=0.3),
-    "reward": make_strategy("reward", reward_threshold=0.5),
+    "reward": make_strategy("reward", threshold=0.5),
     "spec": make_strategy("spec", threshold=1.0, draft_limit=3),
     "weighted": make_strategy("ensemble", target=Weighted(weight=0.6), draft_limit=1),
     "contrastive": make_strategy("ensemble", target=Contrastive(mu=0.5), draft_limit=1),
