@@ -293,8 +293,9 @@ class Session:
         if call.prompt is None:
             try:
                 call.prompt = tuple(self._render(info))
-            except (ModelError, ResourceError) as error:  # its template comes from the verifier
-                raise Refused(f"{info.model} (cloud): {error}") from None
+            except (ModelError, ResourceError) as error:
+                # Not for good: another conversation may suit its template, and a process be free.
+                raise CloudError(f"{info.model} (cloud): {error}") from None
             call.settings = call.settings.model_copy(update={"origin": len(call.prompt)})
         try:
             return exchange(call, self.link, info, len(self._vocab))

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from uhlm_edge.common.errors import (
+    CloudError,
     ProtocolError,
     Refused,
     Unreachable,
@@ -232,12 +233,20 @@ def test_a_verifier_that_does_not_fit_is_not_asked_again(
     assert books.link.requests == []
 
 
-def test_a_template_of_the_verifier_that_fails_is_a_refusal(books: Books) -> None:
-    books.link.info_change = {"template": "{{ raise_exception('no such role') }}"}
-    for _ in range(2):
-        books.begin(messages=[{"role": "user", "content": "hi"}])
-        with pytest.raises(Refused, match=r"fake-llm \(cloud\): .*no such role"):
-            books.session.conclude(books.session.submit([]))
+def test_a_conversation_that_the_verifier_s_template_refuses_is_no_refusal_for_good(
+    books: Books,
+) -> None:
+    books.link.info_change = {
+        "template": "{% if messages[0].content == 'hi' %}{{ raise_exception('no such role') }}"
+        "{% endif %}{{ messages[0].content }}"
+    }
+    books.begin(messages=[{"role": "user", "content": "hi"}])
+    with pytest.raises(CloudError, match=r"fake-llm \(cloud\): .*no such role"):
+        books.session.conclude(books.session.submit([]))
+    books.now += 1000.0
+    assert books.session.ready
+    books.begin(messages=[{"role": "user", "content": "hello"}])
+    books.session.conclude(books.session.submit([], bonus=1))
 
 
 def test_a_contrast_without_its_laws_is_no_answer(books: Books) -> None:
