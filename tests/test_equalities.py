@@ -128,7 +128,7 @@ def test_pipelined_uhlm_writes_the_ids_of_unpipelined_uhlm(pair: Pair) -> None:
 
 def test_spec_follows_the_law_of_cloud(pair: Pair) -> None:
     """Two-sample chi-square over the first three ids of many replies, at fixed seeds."""
-    n, question = 300, "I need a restaurant."
+    n, question = 150, "I need a restaurant."
     spec, cloud = make_strategy("spec", draft_limit=3), make_strategy("cloud")
     counts: dict[tuple[int, ...], list[int]] = {}
     for seed in range(n):

@@ -26,7 +26,7 @@ pytestmark = [
 PROMPT = "> "
 # A pseudo-terminal answers no questions, such as where the cursor is.
 TERMINAL = {"TERM": "xterm-256color", "PROMPT_TOOLKIT_NO_CPR": "1"}
-SECONDS = 60.0
+SECONDS = 240.0
 ENDLESS = ["--temperature", "3", "--top-k", "0", "--top-p", "1", "--max-tokens", "900"]
 CONFIRMED, REPLACED = "\x1b[4;38;5;32m", "\x1b[1;38;5;166m"
 QUESTION = "What is the capital of Peru?"
@@ -67,7 +67,7 @@ class Session:
         for _ in range(20):
             self.press(key)
             try:
-                self.wait_for(pattern, SECONDS / 20)
+                self.wait_for(pattern, 3.0)
             except AssertionError:
                 continue
             return
@@ -236,7 +236,17 @@ def test_without_a_verifier_of_its_own_ctrl_d_still_ends_the_demo(tmp_path: Path
 
 def test_a_verifier_that_dies_is_told_once_and_used_again_when_it_is_back(tmp_path: Path) -> None:
     first = RunningVerifier(tmp_path)
-    flags = ["--cloud", first.url, "--strategy", "hlm", "--seed", "1", *ENDLESS]
+    flags = [
+        "--cloud",
+        first.url,
+        "--strategy",
+        "hlm",
+        "--seed",
+        "1",
+        *ENDLESS,
+        "--max-tokens",
+        "300",
+    ]
     try:
         with chat(tmp_path, *flags) as session:
             session.type("Tell me everything.")

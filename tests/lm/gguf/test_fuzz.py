@@ -89,11 +89,11 @@ def test_every_flipped_bit_and_every_edge_number_is_refused_or_sound(tmp_path: P
 
 
 @pytest.mark.slow
-def test_ten_thousand_random_files_stay_in_bounded_memory(tmp_path: Path) -> None:
+def test_two_thousand_random_files_stay_in_bounded_memory(tmp_path: Path) -> None:
     path, rng = tmp_path / "f.gguf", random.Random(20)
     tracemalloc.start()
     try:
-        for _ in range(10_000):
+        for _ in range(2_000):
             content = bytearray(GOOD)
             for _ in range(rng.randint(1, 6)):
                 content[rng.randrange(len(content))] = rng.choice((0, 1, 8, 9, 127, 128, 255))
