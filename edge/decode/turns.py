@@ -9,6 +9,7 @@ from typing import NamedTuple
 __all__ = ["LOCKSTEP", "PassCost", "Plan", "best_plan", "judged_at"]
 
 _KEEP = 0.97  # weight of the past
+_ENOUGH = 5.0  # passes from which on another one can be told to be odd
 _HORIZON = 16  # tokens that a plan is followed for
 _MOST_DRAFTS = 4
 
@@ -35,7 +36,10 @@ class PassCost:
     kt: float = 0.0
 
     def add(self, seconds: float, ids: int, keep: float = _KEEP) -> None:
-        """A pass over `ids` ids took `seconds`."""
+        """A pass over `ids` ids took `seconds`; an interrupted one counts as thrice the rest."""
+        if self.n > _ENOUGH:
+            fixed, each = self.fit
+            seconds = min(seconds, 3.0 * (fixed + each * ids))
         self.n = keep * self.n + 1.0
         self.k = keep * self.k + ids
         self.kk = keep * self.kk + ids * ids

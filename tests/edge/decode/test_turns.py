@@ -78,6 +78,8 @@ def test_the_cost_of_a_pass_is_a_line_through_those_measured() -> None:
     assert cost.fit == (0.0, 0.0)
     cost.add(2.5, 5)
     assert cost.fit == pytest.approx((0.0, 0.5))  # one width: nothing tells a pass from its ids
-    for ids in (1, 2, 7, 1, 3):
+    for ids in (1, 2, 7, 1, 3, 2):
         cost.add(0.5 + 0.4 * ids, ids)
     assert cost.fit == pytest.approx((0.5, 0.4))
+    cost.add(1000.0, 1)  # the machine had something else to do
+    assert sum(cost.fit) < 1.5
