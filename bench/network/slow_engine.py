@@ -1,5 +1,4 @@
-"""A device slowed down to the speed of a larger model, so that a small pair's decisions can be
-timed as if the device ran that model."""
+"""Models slowed down to the speed of larger ones: a small pair's decisions in their time."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ from ...edge.chat.assistant import Assistant
 from ...lm.engines.protocol import Engine, Logits
 from ..harness.wrapped import WrappedEngine
 
-__all__ = ["SlowEngine", "slow_device"]
+__all__ = ["PacedEngine", "SlowEngine", "paces", "slow_device"]
 
 
 class SlowEngine(WrappedEngine):
@@ -43,6 +42,35 @@ class SlowEngine(WrappedEngine):
         if len(tokens) == 1:
             self._sleep(max(0.0, end - self._clock()))
         return logits
+
+
+class PacedEngine(WrappedEngine):
+    """An engine whose every pass takes at least `fixed` seconds and `each` for an id; it sleeps."""
+
+    def __init__(self, engine: Engine, fixed: float, each: float) -> None:
+        super().__init__(engine)
+        self._fixed, self._each = fixed, each
+
+    def eval(self, tokens: Sequence[int], rows: int = 1) -> Logits:
+        end = time.perf_counter() + self._fixed + self._each * len(tokens)
+        logits = super().eval(tokens, rows)
+        time.sleep(max(0.0, end - time.perf_counter()))
+        return logits
+
+
+def paces(text: str) -> list[tuple[float, float]]:
+    """Seconds per pass and per id of each model, from milliseconds like "20+1,4.7+0.94".
+
+    Raises:
+        UsageError: it says something else.
+    """
+    try:
+        found = [tuple(float(ms) / 1e3 for ms in part.split("+")) for part in text.split(",")]
+        return [(fixed, each) for fixed, each in found]
+    except ValueError:
+        raise UsageError(
+            f"{text!r}: want milliseconds a pass and an id, as 20+1,4.7+0.94"
+        ) from None
 
 
 def slow_device(assistant: Assistant, seconds: float) -> None:

@@ -85,6 +85,12 @@ def strategies(
         str | None,
         typer.Option(help="handoff: URL of an OpenAI endpoint (default: the LLM, in process)."),
     ] = None,
+    pass_ms: Annotated[
+        str | None,
+        typer.Option(
+            help="As if a pass of each model took so long: MS+MS an id, device first, with commas."
+        ),
+    ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Measure again what an earlier run finished.")
     ] = False,
@@ -94,13 +100,17 @@ def strategies(
     from ...common.plots import accuracy_against_rate
     from ...common.prompts import read_prompts, shipped_prompts
     from ...edge.policy.tuning import needs_calibration
+    from ..network.slow_engine import paces
     from .comparison import Comparison, Journal
     from .setup import open_bench
     from .specs import parse_specs
 
     if in_process and config.cloud.url:
         raise UsageError("--in-process and --cloud exclude each other")
+    if pass_ms and not in_process:
+        raise UsageError("--pass-ms slows the models of this process: give --in-process too")
     chosen = parse_specs(specs, config.strategy)
+    paced = paces(pass_ms) if pass_ms else []
     cases = read_prompts(shipped_prompts(data), limit, scored=True)
     journal = Journal(out[0].with_suffix(".units.jsonl") if out else None, fresh)
 
@@ -108,7 +118,8 @@ def strategies(
         needed = any(spec.calls for spec in chosen)
         with open_bench(config, cases, needed, say, in_process, shadow, embeddings) as bench:
             bench = replace(bench, endpoint=endpoint)
-            shared = repr((_about(config), in_process, shadow, embeddings, endpoint))
+            bench = replace(bench, paces=paced)
+            shared = repr((_about(config), in_process, shadow, embeddings, endpoint, paced))
 
             def more(spec: StrategySpec) -> str:
                 return shared + (_calibrations() if needs_calibration(spec.options) else "")

@@ -29,12 +29,14 @@ from ...edge.events import Notice, Token
 from ...edge.policy.strategy import Strategy, make_strategy, shares_of
 from ...lm.chat import ChatEncoder
 from ...lm.draws import turn_seed
+from ...lm.engines.protocol import Engine
 from ...lm.template import Message
 from ...lm.vocabulary import TextDecoder
 from ...models.resolve import find_model
 from ..harness.meter import CountingEngine, Meter, PassCount, VerifierCounters
 from ..harness.scoring import Outcome, exact, token_f1
 from ..harness.shadow_verifier import ShadowVerifier
+from ..network.slow_engine import PacedEngine
 from .ensemble_baseline import write_baseline
 from .handed import HandoffWriter
 from .specs import BASELINE, StrategySpec
@@ -71,6 +73,7 @@ class Bench:
         watch: shown every finished reply, outside the timed path.
         endpoint: URL of what `handoff` hands replies to; None: the LLM, in this process.
         in_process: an ensemble's models take turns in this process, with no protocol in between.
+        paces: seconds per pass and id that each model takes at least, the device's first.
     """
 
     config: Config
@@ -82,6 +85,12 @@ class Bench:
     watch: Callable[[Case, ReplyLoop], None] = lambda case, loop: None
     endpoint: str | None = None
     in_process: bool = False
+    paces: Sequence[tuple[float, float]] = ()
+
+    def counting(self, engines: Sequence[Engine]) -> list[CountingEngine]:
+        """Engines that count their passes, slowed down if so wanted."""
+        paced = [PacedEngine(e, *pace) for e, pace in zip(engines, self.paces, strict=False)]
+        return [CountingEngine(engine) for engine in [*paced, *engines[len(paced) :]]]
 
     def run(
         self, spec: StrategySpec, cases: Sequence[Case], seed: int, start: int = 0
@@ -111,7 +120,7 @@ class Bench:
     def _writer(self, spec: StrategySpec) -> Iterator[Writer]:
         config = self.config_of(spec)
         if spec.kind == BASELINE:
-            with _BaselineWriter.open(config) as standard:
+            with _BaselineWriter.open(config, self.counting) as standard:
                 yield standard
             return
         if spec.kind == "handoff":
@@ -144,11 +153,11 @@ class _LoopWriter:
         self._bench, self._assistant, self._meter = bench, assistant, meter
         self._chat = config.chat
         self._pipelined = PIPELINED[config.strategy.pipelined]
-        self._engine = CountingEngine(assistant.device.cache.engine)
+        partners = assistant.partners
+        others = [] if partners is None else [cache.engine for cache in partners.caches]
+        self._engine, *self._partners = bench.counting([assistant.device.cache.engine, *others])
         self._device = replace(assistant.device, cache=TokenCache(self._engine))
-        self._partners: list[CountingEngine] = []
-        if (partners := assistant.partners) is not None:
-            self._partners = [CountingEngine(cache.engine) for cache in partners.caches]
+        if partners is not None:
             partners.caches = [TokenCache(engine) for engine in self._partners]
 
     def warm_up(self, case: Case, seed: int) -> None:
@@ -235,7 +244,9 @@ class _BaselineWriter:
 
     @staticmethod
     @contextmanager
-    def open(config: Config) -> Iterator[_BaselineWriter]:
+    def open(
+        config: Config, counting: Callable[[Sequence[Engine]], list[CountingEngine]]
+    ) -> Iterator[_BaselineWriter]:
         """Load both models for as long as the context lasts."""
         from ...lm.engines.llama import LlamaEngine
 
@@ -244,7 +255,7 @@ class _BaselineWriter:
             (config.device.model, config.device.engine),
             *((name, config.verifier.engine) for name in others),
         ]
-        models = [CountingEngine(LlamaEngine(find_model(name), opts)) for name, opts in places]
+        models = counting([LlamaEngine(find_model(name), opts) for name, opts in places])
         try:
             yield _BaselineWriter(config, models)
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from uhlm_edge.bench.harness.scoring import METRICS, Outcome
+from uhlm_edge.bench.network.slow_engine import PacedEngine, paces
 from uhlm_edge.bench.strategies.command import plot_row
 from uhlm_edge.bench.strategies.comparison import Comparison, Journal
 from uhlm_edge.bench.strategies.specs import StrategySpec, parse_specs
@@ -17,6 +19,8 @@ from uhlm_edge.cli import app
 from uhlm_edge.common.errors import UsageError
 from uhlm_edge.common.prompts import Case
 from uhlm_edge.configs.config import Config, StrategyOptions
+
+from ...fakes import FakeEngine
 
 ROWS = Path(__file__).parents[3] / "common" / "data" / "tasks.jsonl"
 
@@ -221,3 +225,17 @@ def test_the_pair_over_http_gives_the_table(tmp_path: Path) -> None:
     assert "outside the timed path" in " ".join((tmp_path / "rows.md").read_text().split())
     again = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert "16 replies are those of an earlier run" in again.stderr
+
+
+def test_passes_of_larger_models_are_given_in_milliseconds() -> None:
+    assert paces("20+1,4.5+0.5") == [(0.02, 0.001), (0.0045, 0.0005)]
+    for wrong in ("20", "20+1+1", "a+b", ""):
+        with pytest.raises(UsageError, match="want milliseconds"):
+            paces(wrong)
+
+
+def test_a_paced_engine_takes_its_time() -> None:
+    engine = PacedEngine(FakeEngine(), 0.01, 0.005)
+    begun = time.perf_counter()
+    engine.eval([1, 2])
+    assert time.perf_counter() - begun >= 0.02
