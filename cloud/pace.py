@@ -4,9 +4,10 @@ from __future__ import annotations
 
 __all__ = ["LEAST_SLICE", "Pace"]
 
-LEAST_SLICE = 8
+LEAST_SLICE = 2
 """Ids of a prompt that go into a pass, at least."""
 
+_LONGEST = 2.5  # a pass with a slice may take so many times as long as one without
 _LUCK, _TRY_EACH = 0.4, 32  # waits in vain: below which share they are left out, but each n-th
 _QUIET = 1.0  # seconds without short calls, after which prompts get whole passes
 _TELLING = 4.0  # ids more than in a short pass, from which a pass tells what one id costs
@@ -26,8 +27,8 @@ class Pace:
         self._served: dict[str, float] = {}
         self._faded = 0.0
         self._cost: float | None = None
-        self._slice = LEAST_SLICE
-        self._short_ids = 1.0
+        self._slice, self._given = 16, 0
+        self._short_ids = 0.0  # in a short pass, on average; 0: there was none
         self._was_short = True
         self._luck, self._refrained = 1.0, 0
         self._last_short = self._last_answer = float("-inf")
@@ -35,20 +36,19 @@ class Pace:
     def slice(self, n_batch: int, n_short: int, now: float) -> int:
         """How many ids of prompts go into the next pass beside `n_short` short wishes.
 
-        They may take as long as the short ones do, so that none of these waits for more than
-        twice its time. Where that would be too few to get anywhere, they ride along in each other
-        pass only. While nobody else is there, whole passes are theirs. A slice is at most twice as
-        long as the last one, so that a wrong guess costs little.
+        They ride along in each other pass only, and so many that it takes at most 2.5 times what
+        a short one does, as passes with slices show; so that a short call waits for one of those
+        and no more. While nobody else is there, whole passes are theirs.
         """
         if n_short:
             self._last_short = now
+        self._given = 0
         if now - self._last_short > _QUIET:
             return n_batch
-        n = int(self.short_pass / self.per_id) if self.per_id else n_batch
-        if n < LEAST_SLICE and n_short and not self._was_short:
+        if n_short and not self._was_short:
             return 0
-        self._slice = max(LEAST_SLICE, min(n_batch, n, 2 * self._slice))
-        return self._slice
+        self._given = min(n_batch, self._slice)
+        return self._given
 
     @property
     def per_id(self) -> float:
@@ -59,9 +59,15 @@ class Pace:
         """A pass took so long."""
         self._was_short = is_short
         if is_short:
-            self.short_pass += 0.1 * (seconds - self.short_pass)
-            self._short_ids += 0.1 * (n_ids - self._short_ids)
-        elif (more := n_ids - self._short_ids) >= _TELLING:
+            new = 0.1 if self._short_ids else 1.0
+            self.short_pass += new * (seconds - self.short_pass)
+            self._short_ids += new * (n_ids - self._short_ids)
+            return
+        if 0 < self._given <= n_ids:
+            is_long = seconds > _LONGEST * self.short_pass
+            self._slice += -self._slice // 2 if is_long else 1 + self._slice // 4
+            self._slice = max(LEAST_SLICE, self._slice)
+        if (more := n_ids - self._short_ids) >= _TELLING:
             cost = (seconds - self.short_pass) / more
             self._cost = cost if self._cost is None else self._cost + 0.2 * (cost - self._cost)
 
@@ -81,7 +87,7 @@ class Pace:
             self._refrained += 1
             return 0.0
         self._refrained = 0
-        per_id = self.per_id or 0.5 * self.short_pass / self._short_ids
+        per_id = self.per_id or 0.5 * self.short_pass / max(1.0, self._short_ids)
         fixed = self.short_pass - per_id * self._short_ids
         return max(0.0, self._last_answer + 0.5 * fixed - now)
 

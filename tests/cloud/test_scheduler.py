@@ -68,7 +68,7 @@ def test_a_short_call_never_waits_for_more_than_one_slice_of_a_prompt() -> None:
         waits.append(clock.now - begun)
     assert of.scheduler.open_calls > 0  # the prompts are still being read
     idle = 0.001 + 1e-4
-    assert sorted(waits)[-2] <= 4 * idle
+    assert max(waits[20:]) <= 4 * idle
 
 
 def test_rows_beyond_what_a_pass_holds_come_in_several() -> None:
@@ -272,7 +272,8 @@ def test_a_common_beginning_is_read_and_kept_once_for_an_owner() -> None:
     before = len(context.passes)
     stranger = device(of, 9, "another owner", prompt=[*system, *PROMPT, 9])
     stranger.ask(stranger.request(drafts=1))
-    assert len(context.passes[before][0].tokens) == len(system) + len(PROMPT) + 1
+    read = sum(len(work.tokens) for works in context.passes[before:] for work in works)
+    assert read == len(system) + len(PROMPT) + 1
 
 
 def test_idle_sessions_are_forgotten() -> None:
