@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from hypothesis import settings
+
 import uhlm_edge
 
 if sys.version_info >= (3, 11):
@@ -171,3 +173,9 @@ def test_no_path_of_somebody_s_machine() -> None:
 
 def test_tests_are_no_packages() -> None:
     assert not list(ROOT.glob("tests/**/__init__.py"))
+
+
+def test_no_test_of_properties_has_a_deadline() -> None:
+    """Slow boards and emulators run the same suite."""
+    assert settings.default is not None
+    assert settings.default.deadline is None
