@@ -70,6 +70,13 @@ def calibrate(
     window: Annotated[
         int | None, typer.Option(help="--handoff: tokens drafted unseen before it decides.")
     ] = None,
+    ask_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="uncertainty|head",
+            help="--handoff: by the mean u, or by the reward head of a pair's calibration.",
+        ),
+    ] = None,
     profile: Profile = None,
     config: ConfigFile = None,
     temperature: Annotated[
@@ -102,6 +109,7 @@ def calibrate(
             ("cloud", "url"): url,
             ("cloud" if url else "verifier", "model"): cloud_model,
             ("strategy", "window"): window,
+            ("strategy", "ask_by"): ask_by,
             ("strategy", "samples"): samples,
             ("strategy", "estimator"): estimator,
             ("chat", "max_tokens"): max_tokens,
@@ -228,7 +236,8 @@ def _handoff(
     from .handoff_command import run_handoff
 
     source = shipped_prompts(prompts)
-    target = out or config_folder() / "calibrations" / f"{source.stem}{HANDOFF}"
+    by = "-head" if given["strategy", "ask_by"] == "head" else ""
+    target = out or config_folder() / "calibrations" / f"{source.stem}{by}{HANDOFF}"
     if not target.name.endswith(HANDOFF):
         target = target.with_name(target.name.removesuffix(".json") + HANDOFF)
     loaded = load_config(given, profile, config).config

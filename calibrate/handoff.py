@@ -1,7 +1,7 @@
 """When to hand a reply over: accuracy over the share of replies that are, from rows with answers.
 
 The device answers each prompt alone, and the large model does. Whether a reply is handed over
-depends on the mean u of the device's first tokens and nothing else, so one pass gives every
+depends on the mean risk of the device's first tokens and nothing else, so one pass gives every
 threshold. The threshold is chosen on four fifths of the conversations and tried on the fifth that
 it never saw.
 """
@@ -24,7 +24,6 @@ from .fit import require_enough
 
 if TYPE_CHECKING:
     from ..configs.config import Config
-    from ..edge.events import Token
     from ..edge.policy.calibration import ModelKey
 
 __all__ = [
@@ -32,8 +31,8 @@ __all__ = [
     "rows_path", "summarise", "with_answers",
 ]  # fmt: skip
 
-Write = Callable[[Sequence[Message], int], "tuple[str, Sequence[Token]]"]
-"""The device's reply to a conversation, with a seed: its text and its tokens with their u."""
+Write = Callable[[Sequence[Message], int], tuple[str, Sequence[float]]]
+"""The device's reply to a conversation, with a seed: its text, and the risk of each token."""
 
 Ask = Callable[[Sequence[Message], int], str]
 """The large model's reply to a conversation, with a seed."""
@@ -46,9 +45,9 @@ _EVERY = 5  # conversations of which one is held out
 
 @dataclass(frozen=True)
 class Row:
-    """One prompt: the mean u over the window, and who was right."""
+    """One prompt: the mean risk over the window, and who was right."""
 
-    u: float
+    risk: float
     device_right: bool
     cloud_right: bool
     conversation: int = 0
@@ -66,8 +65,8 @@ def measure(
     """
     for number, case in enumerate(cases[first:], first):
         assert case.answer is not None  # noqa: S101 - `with_answers` has seen to that
-        own, tokens = write(case.messages, seed + number)
-        known = [t.uncertainty for t in tokens[:window] if t.uncertainty is not None]
+        own, risks = write(case.messages, seed + number)
+        known = risks[:window]
         said = ask(case.messages, seed + number)
         yield Row(
             sum(known) / len(known) if known else 0.0,
@@ -79,12 +78,12 @@ def measure(
 
 def curve(rows: Sequence[Row]) -> list[Point]:
     """Accuracy and share at every threshold that makes a difference, from all to none."""
-    return [at(rows, threshold) for threshold in [-1.0, *sorted({row.u for row in rows})]]
+    return [at(rows, threshold) for threshold in [-1.0, *sorted({row.risk for row in rows})]]
 
 
 def at(rows: Sequence[Row], threshold: float) -> Point:
     """What a threshold gives on these rows."""
-    handed = [row.u > threshold for row in rows]
+    handed = [row.risk > threshold for row in rows]
     right = [
         row.cloud_right if over else row.device_right
         for row, over in zip(rows, handed, strict=True)
@@ -147,6 +146,7 @@ def calibrate_handoff(
         "endpoint": endpoint,
         "sampler": config.sampler.model_dump(),
         "estimator": config.strategy.estimator,
+        "by": config.strategy.ask_by,
         "samples": config.strategy.samples,
         "window": config.strategy.window,
         "seed": seed,
@@ -224,11 +224,12 @@ def describe(made: HandoffCalibration) -> str:
     """What was found, as Markdown."""
     learnt, held_out = made.rows
     above = made.chosen.threshold
+    what = "expected rejection" if made.by == "head" else "u"
     lines = [
         f"# {made.name}: {made.device.name}, handing over to {made.endpoint}",
         "",
-        f"Threshold {above:.4f} of the mean u over {made.window} tokens: chosen on {learnt} rows "
-        f"of {made.prompts} ({100 * made.chosen.share:.0f} % handed over, "
+        f"Threshold {above:.4f} of the mean {what} over {made.window} tokens: chosen on {learnt} "
+        f"rows of {made.prompts} ({100 * made.chosen.share:.0f} % handed over, "
         f"{100 * made.chosen.accuracy:.1f} % right), tried on {held_out} rows of other "
         "conversations:",
         "",
@@ -237,7 +238,7 @@ def describe(made: HandoffCalibration) -> str:
     ]
     for name, share, right in (
         ("always", 1.0, made.endpoint_alone),
-        (f"u > {above:.4f}", made.held_out.share, made.held_out.accuracy),
+        (f"{what} > {above:.4f}", made.held_out.share, made.held_out.accuracy),
         ("never", 0.0, made.device_alone),
     ):
         lines.append(f"| {name} | {100 * share:.1f} % | {100 * right:.1f} % |")

@@ -11,10 +11,11 @@ from pathlib import Path
 from ..common.errors import ConfigError
 from ..common.prompts import Message
 from ..configs.config import Config
-from ..edge.chat.adjust import pair_of
+from ..edge.chat.adjust import choose, pair_of
 from ..edge.chat.assemble import assemble, endpoint_of
 from ..edge.chat.assistant import Assistant
-from ..edge.events import Token
+from ..edge.decode.handoff import doubts
+from ..edge.decode.loop import ReplyLoop
 from ..edge.policy.calibration import ModelKey
 from ..edge.policy.handoff_calibration import HandoffCalibration
 from ..models.resolve import find_model
@@ -35,7 +36,7 @@ def run_handoff(
         ModelError: a model is refused.
     """
     with_answers(prompts)  # before a model is loaded
-    with _large(config) as (name, ask), _writer(config) as (key, write):
+    with _large(config) as (name, ask), _writer(config, judged=True) as (key, write):
         return calibrate_handoff(config, key, write, ask, name, prompts, out, seed, advance)
 
 
@@ -61,19 +62,27 @@ def _large(config: Config) -> Iterator[tuple[str, Ask]]:
 
 
 @contextmanager
-def _writer(config: Config) -> Iterator[tuple[ModelKey, Write]]:
+def _writer(config: Config, judged: bool = False) -> Iterator[tuple[ModelKey, Write]]:
     """The device's model, and what it writes alone."""
     options = config.strategy.model_copy(update={"name": "local", "calibration": None})
     config = config.model_copy(update={"strategy": options})
     find_model(config.device.model)
     with assemble(config, lambda text: None) as base:
-        device, chat = replace(base.device, measure=True), config.chat
+        head, chat = None, config.chat
+        by = config.strategy.ask_by if judged else "uncertainty"
+        if by == "head":
+            asking = options.model_copy(update={"name": "handoff"})
+            whole = config.model_copy(update={"strategy": asking})
+            head = choose(whole, base.device, base.session, lambda text: None)[1]
+        device = replace(base.device, measure=True, head=head)
 
-        def write(messages: Sequence[Message], seed: int) -> tuple[str, list[Token]]:
+        def write(messages: Sequence[Message], seed: int) -> tuple[str, list[float]]:
             assistant = Assistant(
                 device, base.session, base.strategy, chat.system, chat.max_tokens, seed
             )
-            events = list(assistant.answer(messages))
-            return assistant.text, [event for event in events if isinstance(event, Token)]
+            for _ in assistant.answer(messages):
+                pass
+            assert isinstance(assistant.loop, ReplyLoop)  # noqa: S101 - the strategy is local
+            return assistant.text, doubts(assistant.loop, by)
 
         yield pair_of(config, device, base.session)[0], write

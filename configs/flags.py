@@ -61,8 +61,8 @@ class _Flags:
         str | None,
         typer.Option(
             metavar="uncertainty|head",
-            help="uhlm, spec: what the threshold is of, u or the rejection that the calibration's "
-            "head expects; reward always asks by the head.",
+            help="uhlm, spec, handoff: what the threshold is of, u or the rejection that the "
+            "calibration's head expects; reward always asks by the head.",
         ),
     ]
     rate: Annotated[float | None, typer.Option(help="rand: share of uploads.")]

@@ -63,7 +63,11 @@ def choose(
     """
     options, tuning = config.strategy, None
     if options.name == "handoff":
-        pass  # it has a threshold of its own kind
+        if options.ask_by == "head":  # of whatever pair: `calibration` names another kind
+            bare = options.model_copy(update={"calibration": None})
+            whole = config.model_copy(update={"strategy": bare})
+            own = pair_of(config, device, session)[0]
+            tuning = find_tuning(whole, own, None, environment)
     elif session.is_offline:  # nobody to ask, so it does not matter when
         options = options.model_copy(update={"threshold": PUBLISHED_THRESHOLD})
         if options.calibration is not None:  # a name that is wrong is told all the same

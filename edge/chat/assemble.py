@@ -173,8 +173,8 @@ def handoff_of(
     if cloud.kind == "verifier":
         raise ConfigError("a verifier is asked token by token: use another strategy than handoff")
     if isinstance(options.threshold, str):
-        raise ConfigError("the threshold of handoff is a number: of the mean u over the window")
-    when = Handoff(None, options.window)
+        raise ConfigError("the threshold of handoff is a number: of the risk over the window")
+    when = Handoff(None, options.window, by=options.ask_by)
     if cloud.offline or not cloud.url:
         if cloud.require:
             raise CloudError("an endpoint is required: give --cloud URL, and no --offline")

@@ -13,17 +13,18 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from ...common.errors import CloudError
+from ...configs.config import AskBy
 from ...lm.sampling import Sampler
 from ...lm.template import Message
 from ..events import Event, Notice, Token
 from ..link.session import Prompt, Session
-from ..policy.policies import Never
+from ..policy.policies import Never, doubt
 from ..policy.strategy import Strategy
 from ..stats import Stats, Traffic
 from .drafter import Device
 from .loop import GOING_ON, ReplyLoop
 
-__all__ = ["NO_ID", "Endpoint", "Handoff", "HandoffLoop"]
+__all__ = ["NO_ID", "Endpoint", "Handoff", "HandoffLoop", "doubts"]
 
 NO_ID = -1
 """The id of a piece of text that the endpoint wrote: it has ids of its own, if any."""
@@ -65,12 +66,20 @@ class Handoff:
     Attributes:
         endpoint: writes it then; None: there is none, so the device goes on.
         window: tokens that the device drafts unseen, at most.
-        threshold: of the mean u over the window.
+        threshold: of the mean doubt over the window.
+        by: what the doubt is: u, or the rejection that the device's reward head expects.
     """
 
     endpoint: Endpoint | None = None
     window: int = 24
     threshold: float = 0.047  # the demo pair's on its tasks, where nothing else was measured
+    by: AskBy = "uncertainty"
+
+
+def doubts(loop: ReplyLoop, by: AskBy) -> list[float]:
+    """How much each draft of a reply was doubted."""
+    drafts = (draft for draft in loop.text.proposals if draft is not None)
+    return [found for draft in drafts if (found := doubt(draft, by)) is not None]
 
 
 class HandoffLoop:
@@ -133,10 +142,11 @@ class HandoffLoop:
                 break
             if isinstance(event, Token):
                 held.append(event)
-        known = [token.uncertainty for token in held if token.uncertainty is not None]
+        known = doubts(self._local, self._handoff.by)[: len(held)]
         risk = sum(known) / len(known) if known else 0.0
         unsure = risk > self._handoff.threshold
-        why = f"mean u {risk:.3f} {'>' if unsure else '<='} {self._handoff.threshold:.3f}"
+        what = "expected rejection" if self._handoff.by == "head" else "mean u"
+        why = f"{what} {risk:.3f} {'>' if unsure else '<='} {self._handoff.threshold:.3f}"
         endpoint, missed = self._handoff.endpoint, False
         if self._prompt.messages is None or self._device.grammar is not None:
             endpoint = None  # a bare text, not a conversation; or it would be bound to nothing

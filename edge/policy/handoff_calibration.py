@@ -13,6 +13,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ...common.errors import ConfigError, DataError
+from ...configs.config import AskBy
 from ...lm.sampling import Sampler
 from .calibration import EstimatorName, ModelKey
 
@@ -44,7 +45,8 @@ class HandoffCalibration(_Frozen):
         made: date, ISO 8601.
         device: the model on the device.
         endpoint: name of the model that replies were handed to.
-        sampler, estimator, samples, window, seed, max_tokens: how the replies were made.
+        sampler, estimator, by, samples, window, seed, max_tokens: how the replies were made, and
+            what the threshold is of (`Handoff.by`).
         prompts: name of the file of rows; `prompts_digest` is the SHA-256 of its content.
         rows: how many the threshold was chosen on, and how many were held out, by conversation.
         loss: accuracy that may be lost for fewer replies handed over.
@@ -61,6 +63,7 @@ class HandoffCalibration(_Frozen):
     endpoint: str
     sampler: Sampler
     estimator: EstimatorName
+    by: AskBy = "uncertainty"
     samples: int
     window: int
     seed: int
@@ -99,6 +102,7 @@ def find_handoff(
     device: ModelKey,
     window: int,
     estimator: EstimatorName,
+    by: AskBy = "uncertainty",
     endpoint: str | None = None,
     sampler: Sampler | None = None,
     name: str | None = None,
@@ -110,6 +114,7 @@ def find_handoff(
         device: the model on the device.
         window: tokens that are drafted unseen: u is a mean over them.
         estimator: of u.
+        by: what the threshold is of.
         endpoint: of several, one made with this endpoint's model goes first,
         sampler: then one made with this sampler, then the newest.
         name: take this one (a name, or the path of a file), and no other.
@@ -120,7 +125,7 @@ def find_handoff(
     """
     if name is not None:
         made = load_handoff(_named(folders, name))
-        if (why := _unfit(made, device, window, estimator)) is not None:
+        if (why := _unfit(made, device, window, estimator, by)) is not None:
             raise DataError(f"calibration {made.name} is of {why}")
         return made
     best: tuple[tuple[bool, bool, str], HandoffCalibration] | None = None
@@ -131,19 +136,21 @@ def find_handoff(
             except DataError:
                 continue
             rank = (made.endpoint == endpoint, made.sampler == sampler, made.made)
-            if _unfit(made, device, window, estimator) is None and (not best or rank > best[0]):
+            if _unfit(made, device, window, estimator, by) is None and (not best or rank > best[0]):
                 best = rank, made
     return None if best is None else best[1]
 
 
 def _unfit(
-    made: HandoffCalibration, device: ModelKey, window: int, estimator: EstimatorName
+    made: HandoffCalibration, device: ModelKey, window: int, estimator: EstimatorName, by: str
 ) -> str | None:
     """Why it says nothing about these; None if it fits."""
     if not made.device.fits(device):
         return f"{made.device.name}, not of {device.name}"
     if made.window != window:
         return f"a window of {made.window} tokens, not of {window}: give --window {made.window}"
+    if made.by != by:
+        return f"{made.by}, not of {by}: give --ask-by {made.by}"
     if made.estimator != estimator:
         return f"{made.estimator} u, not of {estimator}: give --estimator {made.estimator}"
     return None

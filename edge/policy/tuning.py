@@ -111,8 +111,8 @@ def handoff_threshold(
         return options.threshold
     folders = [config_folder(environment) / "calibrations", SHIPPED]
     made = find_handoff(
-        folders, device, options.window, options.estimator, config.cloud.model, config.sampler,
-        options.calibration,
+        folders, device, options.window, options.estimator, options.ask_by,
+        config.cloud.model, config.sampler, options.calibration,
     )  # fmt: skip
     return None if made is None else made.chosen.threshold
 
@@ -164,7 +164,8 @@ def head_of(
     Raises:
         ConfigError, DataError, ModelError: it asks one, and there is none that fits.
     """
-    if offline or "reward" not in strategy.policy.needs:
+    handed = options.name == "handoff" and options.ask_by == "head"
+    if not handed and (offline or "reward" not in strategy.policy.needs):
         return None
     if tuning is None:
         raise ConfigError(NO_HEAD)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -37,8 +36,8 @@ KEY = ModelKey(name="small", vocabulary=(8, "f" * 32))
 @given(ROWS.filter(bool), st.floats(-0.9, 1.0))
 def test_the_curve_has_what_every_threshold_gives(rows: list[Row], threshold: float) -> None:
     point = [p for p in curve(rows) if p.threshold <= threshold][-1]
-    handed = [row for row in rows if row.u > threshold]
-    kept = [row for row in rows if row.u <= threshold]
+    handed = [row for row in rows if row.risk > threshold]
+    kept = [row for row in rows if row.risk <= threshold]
     assert point.share == len(handed) / len(rows)
     right = sum(row.cloud_right for row in handed) + sum(row.device_right for row in kept)
     assert point.accuracy == right / len(rows)
@@ -70,11 +69,10 @@ def tasks(folder: Path, n: int = 60, answered: int = 60) -> Path:
     return file
 
 
-def write(messages: Sequence[Message], seed: int) -> tuple[str, list[Any]]:
+def write(messages: Sequence[Message], seed: int) -> tuple[str, list[float]]:
     """Unsure of the odd rows, where it is wrong; past the window it is sure of nothing."""
     odd = int(messages[-1]["content"]) % 2
-    tokens = [SimpleNamespace(uncertainty=0.5 if odd else 0.125)] * 24
-    return ("no" if odd else " ok\n"), [*tokens, SimpleNamespace(uncertainty=1.0)]
+    return ("no" if odd else " ok\n"), [*[0.5 if odd else 0.125] * 24, 1.0]
 
 
 def ask(messages: Sequence[Message], seed: int) -> str:
@@ -115,7 +113,7 @@ def test_what_was_measured_before_an_interruption_is_not_asked_again(tmp_path: P
     with pytest.raises(CloudError):
         calibrated(tmp_path, ask=until(20))
     rows = rows_path(tmp_path / "calibrations" / "tasks.handoff.json")
-    rows.write_text(rows.read_text() + '{"u": 0.')  # as of a process that was killed
+    rows.write_text(rows.read_text() + '{"risk": 0.')  # as of a process that was killed
     made = calibrated(tmp_path, ask=until(60))
     assert asked == [str(i) for i in range(60)]
     (tmp_path / "whole").mkdir()
@@ -156,6 +154,9 @@ def test_a_calibration_of_another_window_is_refused_by_name(tmp_path: Path) -> N
     assert find_handoff(folders, KEY, 8, "sampled") is None
     with pytest.raises(DataError, match="--window 24"):
         find_handoff(folders, KEY, 8, "sampled", name="tasks")
+    assert find_handoff(folders, KEY, 24, "sampled", "head") is None
+    with pytest.raises(DataError, match="--ask-by uncertainty"):
+        find_handoff(folders, KEY, 24, "sampled", "head", name="tasks")
     with pytest.raises(ConfigError, match="there are: tasks"):
         find_handoff(folders, KEY, 24, "sampled", name="task")
 
@@ -165,7 +166,7 @@ def test_of_several_the_one_of_this_endpoint_goes_first(tmp_path: Path) -> None:
     folder = tmp_path / "calibrations"
     far = made.model_copy(update={"endpoint": "far", "made": "2099-01-01"})
     (folder / "far.handoff.json").write_text(far.model_dump_json())
-    found = find_handoff([folder], KEY, 24, "sampled", "big")
+    found = find_handoff([folder], KEY, 24, "sampled", "uncertainty", "big")
     assert found is not None
     assert found.endpoint == "big"
     newest = find_handoff([folder], KEY, 24, "sampled")

@@ -230,6 +230,31 @@ def test_the_one_model_that_an_endpoint_lists_is_taken_and_of_several_one_must_b
             OpenAiEndpoint(server.url).connect()
 
 
+class Expecting:
+    """A reward head that expects every draft to be kept with one probability."""
+
+    def __init__(self, kept: float) -> None:
+        self._kept = kept
+
+    def reset(self) -> None:
+        """It remembers nothing."""
+
+    def score(self, *_: Any) -> float:
+        return self._kept
+
+
+@pytest.mark.parametrize(("kept", "handed"), [(0.9, False), (0.4, True)])
+def test_a_reward_head_may_decide_in_place_of_u(p: Pair, kept: float, handed: bool) -> None:
+    head: Any = Expecting(kept)
+    with RawServer([stream(chunk("So be it."), chunk("", "stop"))]) as server:
+        talk = assistant(p, OpenAiEndpoint(server.url, "big"), 0.5)
+        talk.device = replace(p.device, head=head)
+        talk.handoff = replace(talk.handoff, by="head")
+        first, *_ = tokens(list(talk.answer(ASK)))
+    assert (first.source == "cloud") == handed
+    assert first.reason == f"expected rejection {1 - kept:.3f} {'>' if handed else '<='} 0.500"
+
+
 def test_a_key_never_travels_in_the_clear() -> None:
     with pytest.raises(ConfigError, match="https"):
         OpenAiEndpoint("http://192.0.2.1/v1", "big", "secret")
