@@ -42,12 +42,12 @@ if TYPE_CHECKING:
     from ..link.openai import OpenAiEndpoint
     from ..link.probe import Kind
 
-__all__ = ["api_key", "assemble", "endpoint_of", "handoff_of", "make_device"]
+__all__ = ["NO_GPU", "api_key", "assemble", "endpoint_of", "handoff_of", "make_device"]
 
 ROWS = 16
 """Rows of logits in one pass on the device: what an ensemble's models score at once."""
 
-_NO_GPU = "no layer on a GPU"
+NO_GPU = "no layer on a GPU"
 """What a backend says of itself that took none."""
 
 
@@ -80,7 +80,7 @@ def assemble(
             link = BudgetedLink(link, budget)
         prompts = prompt_folder(environment.get("XDG_CACHE_HOME"))
         device = make_device(config, prompts)
-        if config.device.engine.n_gpu_layers and _NO_GPU in device.backend:
+        if config.device.engine.n_gpu_layers and NO_GPU in device.backend:
             notify("the model runs on the processor: run `uhlm-edge doctor` to get it onto the GPU")
         session = Session(link, device.vocab, model_name(config), config.cloud.deadline)
         partners = None

@@ -11,7 +11,7 @@ from ...common.streams import emit
 from ...common.text import one_line
 from ...configs.config import Config
 from ..link.protocol import Link
-from .assemble import assemble
+from .assemble import NO_GPU, assemble
 from .assistant import Assistant
 from .binding import GrammarText, bound
 from .commands import Commands, Leave
@@ -144,8 +144,10 @@ def _banner(config: Config, assistant: Assistant) -> str:
 
 def _chosen(config: Config, assistant: Assistant) -> str:
     """What was chosen for this machine, so that nobody waits for one thread unknowingly."""
-    backend = assistant.device.backend
-    return f"{config.device.model} on {backend}; strategy {config.strategy.name}"
+    _where, *rest = assistant.device.backend.split("; ")
+    details = ", ".join(part for part in rest if part != NO_GPU)
+    what = f"{config.device.model} on the device" + (f" ({details})" if details else "")
+    return f"{what}; strategy {config.strategy.name}"
 
 
 def _be_verbose(assistant: Assistant) -> None:
