@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 __all__ = ["latency", "overhead", "register", "restart", "serve", "split", "turns", "uncertainty"]
 
 
+_SHORT = 60  # characters of a question
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to `bench`."""
     for command in (latency, split, turns, restart, uncertainty, overhead, serve):
@@ -98,8 +101,9 @@ def turns(
     config = changed(
         seeded(config), {("device", "engine", "n_ctx"): context, ("chat", "max_tokens"): max_tokens}
     )
-    cases = read_prompts(shipped_prompts("tasks"), turns)
-    texts = [case.messages[-1]["content"] for case in cases]
+    said = (case.messages[-1]["content"] for case in read_prompts(shipped_prompts("tasks")))
+    # A question takes time by its length: they are about as long, so that the chat is measured.
+    texts = [text for text in said if len(text) <= _SHORT][:turns]
     rows = []
     for kind in slide.split(","):
         with assemble(changed(config, {("device", "slide"): kind}), say) as assistant:
