@@ -1,6 +1,7 @@
 """Each command in README, guides and the page of boards runs, with the demo pair for the models.
 
-What needs the internet, weights or minutes is only parsed (`test_docs.py`) and named here.
+Forms ("--prompts FILE") and what needs the internet, weights or minutes are only parsed
+(`test_docs.py`); the latter are named here.
 """
 
 from __future__ import annotations
@@ -24,20 +25,31 @@ from .test_docs import ROOT, commands_of
 PAGES = [ROOT / "README.md", ROOT / "docs" / "boards.md", *sorted(ROOT.glob("docs/guides/*.md"))]
 ELSEWHERE = {
     "pull qwen2.5-0.5b": "a download",
-    "pull OWNER/REPO:Q4_K_M": "a download",
-    "pull": "a download",
-    "models remove NAME": "what was downloaded",
     "chat --profile pi5 --model qwen2.5-0.5b --cloud https://example.org": "what was downloaded",
-    "quantize FOLDER --out small.gguf": "published weights",
-    "quantize": "published weights",
-    "calibrate": "minutes",
-    "bench": "a group of commands",
+    "calibrate --handoff --prompts mine.jsonl --cloud https://api.example.org/v1 --cloud-model big":
+        "somebody's endpoint",
     "bench map": "minutes",
     "bench turns --strategy local --threads 1": "minutes",
     "bench restart --threads 1": "a minute",
     "bench restart --model demo-llm --threads 1": "minutes",
-}
-CALLS = sorted({shlex.join(words) for page in PAGES for words in commands_of(page)})
+}  # fmt: skip
+ALONE = ("chat", "doctor", "serve")
+"""Commands that do something without a word; others are only named where they stand alone."""
+
+
+def is_form(words: list[str]) -> bool:
+    """Does it say FILE or URL where something of the reader's belongs?"""
+    return any(re.fullmatch(r"[A-Z]{3,}(/[A-Z]+)?(:\w+)?", word) for word in words)
+
+
+CALLS = sorted(
+    {
+        shlex.join(words if len(words) > 1 or words[0] in ALONE else [*words, "--help"])
+        for page in PAGES
+        for words in ([word for word in found if word != "&"] for found in commands_of(page))
+        if words and not is_form(words)
+    }
+)
 
 
 def test_what_is_not_run_is_in_the_documents_still() -> None:
@@ -63,13 +75,13 @@ def url(home: Path) -> Iterator[str]:
 
 def here(call: str, url: str) -> list[str]:
     """The words of a call with an address that answers, and any port that is free."""
-    words = shlex.split(call.replace("https://example.org", url).removesuffix(" '&'"))
+    words = [re.sub(r"^https://.*", url, word) for word in shlex.split(call)]  # nothing goes out
     before = ["", *words]
     return ["0" if last == "--port" else word for last, word in zip(before, words, strict=False)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("call", [call for call in CALLS if call and call not in ELSEWHERE])
+@pytest.mark.parametrize("call", [call for call in CALLS if call not in ELSEWHERE])
 def test_a_command_of_the_documents_runs(call: str, home: Path, url: str) -> None:
     words = here(call, url)
     if words[0] in ("cloud", "serve"):

@@ -90,6 +90,7 @@ def turns(
     slide: Annotated[
         str, typer.Option(help="Who keeps its work when old turns go: none, device, both.")
     ] = "device",
+    repeats: Annotated[int, typer.Option(min=1, help="Runs; each turn's least counts.")] = 3,
 ) -> Table:
     """First token of every turn in a chat that outgrows the context: the slowest and the median."""
     from ...common.prompts import read_prompts, shipped_prompts
@@ -106,8 +107,12 @@ def turns(
     texts = [text for text in said if len(text) <= _SHORT][:turns]
     rows = []
     for kind in slide.split(","):
-        with assemble(changed(config, {("device", "slide"): kind}), say) as assistant:
-            rows.append(turn_row(kind, time_turns(assistant, texts, turns)))
+        runs = []
+        for repeat in range(repeats):
+            say(f"slide = {kind}: {repeat + 1} of {repeats}")
+            with assemble(changed(config, {("device", "slide"): kind}), say) as assistant:
+                runs.append(time_turns(assistant, texts, turns))
+        rows.append(turn_row(kind, runs))
     return Table(rows, TURN_COLUMNS)
 
 

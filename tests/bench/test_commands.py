@@ -160,7 +160,7 @@ def test_a_real_link_is_put_beside_the_model(tmp_path: Path) -> None:
 def test_a_long_chat_is_one_row_for_each_way_to_slide() -> None:
     out, _ = run(
         "turns", "--strategy", "local", "--turns", "8", "--context", "256", "--slide",
-        "none,device", "--max-tokens", "8", "--format", "jsonl",
+        "none,device", "--max-tokens", "8", "--repeats", "1", "--format", "jsonl",
     )  # fmt: skip
     rows = [json.loads(line) for line in out.splitlines()]
     assert [(row["slide"], row["turns"]) for row in rows] == [("none", 8), ("device", 8)]
