@@ -230,6 +230,15 @@ def test_a_binding_tells_calls_and_sessions_apart() -> None:
     assert again.binding("a" * 32) == first.binding("a" * 32)
 
 
+def test_a_binding_is_over_the_bytes_that_were_sent() -> None:
+    body = replace(one_token(), id=7).pack()
+    longer = body[:2] + b"\xcc" + body[2:]  # the id as a byte of its own: another way to write it
+    requests = [Request.unpack(raw, LIMITS, V) for raw in (body, longer)]
+    assert [request.id for request in requests] == [7, 7]
+    assert len({request.binding("a" * 32) for request in requests}) == 2
+    assert requests[0].binding("a" * 32) == replace(one_token(), id=7).binding("a" * 32)
+
+
 INFO = Info(model="m", fingerprint=(257, "f"), end_ids=frozenset([2]), n_ctx=9, limits=LIMITS)
 
 
