@@ -53,6 +53,9 @@ def widen(raw: NDArray[Any], dtype: str) -> NDArray[np.float32]:
     return raw.astype(np.float32)
 
 
+_MOST_JSON = 256 << 20  # bytes; a tokenizer has up to 35 MB, a header 100 MB by its specification
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in `path`.
 
@@ -60,6 +63,8 @@ def read_json(path: Path) -> dict[str, Any]:
         ModelError: the file cannot be read or is no JSON object.
     """
     try:
+        if path.stat().st_size > _MOST_JSON:
+            raise ModelError(f"{path}: is larger than 256 MB, as no such file of a model is")
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
@@ -178,6 +183,8 @@ def _read_header(path: Path) -> dict[str, StoredTensor]:
         (length,) = struct.unpack("<Q", start)
         if length > _HEADER_LIMIT:
             raise ModelError(f"{path}: is not safetensors: a header of {length} bytes")
+        if length > _MOST_JSON:
+            raise ModelError(f"{path}: is damaged: a header of {length} bytes")
         if 8 + length > size:
             raise ModelError(
                 f"{path}: is truncated: {size} bytes, the header alone needs {8 + length}"

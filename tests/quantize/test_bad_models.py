@@ -178,6 +178,17 @@ def test_a_damaged_safetensors_file_is_refused(name: str, tmp_path: Path) -> Non
         Checkpoint(tmp_path)
 
 
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_file_of_a_terabyte_is_not_read_into_memory(file: str, tmp_path: Path) -> None:
+    src = make("llama").write(tmp_path / "hf")
+    with (src / file).open("r+b") as stream:
+        if file.endswith(".safetensors"):
+            stream.write(struct.pack("<Q", 1 << 39))
+        stream.truncate(1 << 40)
+    with pytest.raises(ModelError, match=r"larger than 256 MB|a header of 549755813888 bytes"):
+        plan_conversion(src)
+
+
 def test_pickled_weights_are_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04.")
