@@ -20,6 +20,7 @@ from .sentencepiece import SPACE, SentencePieceModel, read_sentencepiece
 __all__ = ["TokenizerData", "read_tokenizer", "reference_tokenizer"]
 
 _MOST_TOKENS = 2_000_000
+_LONGEST_TEMPLATE = 1 << 20  # bytes
 _GAPS = 4096  # ids without a text, beyond as many as have one: each becomes a text of its own
 
 
@@ -335,6 +336,8 @@ def _read_template(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> str:
     path = checkpoint.folder / "chat_template.jinja"
     if path.exists():
         try:
+            if path.stat().st_size > _LONGEST_TEMPLATE:
+                raise ModelError(f"{path}: is too large for a chat template")
             return path.read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
             raise ModelError(f"{path}: cannot be read: {error}") from error
