@@ -187,9 +187,7 @@ def test_a_file_of_a_terabyte_is_not_read_into_memory(file: str, tmp_path: Path)
         if file.endswith(".safetensors"):
             stream.write(struct.pack("<Q", 1 << 39))
         stream.truncate(1 << 40)
-    with pytest.raises(
-        ModelError, match=r"larger than 256 MB|a header of 549755813888 bytes|too large"
-    ):
+    with pytest.raises(ModelError, match=r"larger than 256 MB|a header of|too large"):
         plan_conversion(src)
 
 
