@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -91,6 +92,12 @@ def strategies(
             help="As if a pass of each model took so long: MS+MS an id, device first, with commas."
         ),
     ] = None,
+    cpu_time: Annotated[
+        bool,
+        typer.Option(
+            "--cpu-time", help="By the processor's time: on a busy machine, with --in-process."
+        ),
+    ] = False,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Measure again what an earlier run finished.")
     ] = False,
@@ -107,8 +114,8 @@ def strategies(
 
     if in_process and config.cloud.url:
         raise UsageError("--in-process and --cloud exclude each other")
-    if pass_ms and not in_process:
-        raise UsageError("--pass-ms slows the models of this process: give --in-process too")
+    if (pass_ms or cpu_time) and not in_process:
+        raise UsageError("--pass-ms and --cpu-time are of this process: give --in-process too")
     chosen = parse_specs(specs, config.strategy)
     paced = paces(pass_ms) if pass_ms else []
     cases = read_prompts(shipped_prompts(data), limit, scored=True)
@@ -118,8 +125,11 @@ def strategies(
         needed = any(spec.calls for spec in chosen)
         with open_bench(config, cases, needed, say, in_process, shadow, embeddings) as bench:
             bench = replace(bench, endpoint=endpoint)
-            bench = replace(bench, paces=paced)
-            shared = repr((_about(config), in_process, shadow, embeddings, endpoint, paced))
+            clock = time.process_time if cpu_time else time.perf_counter
+            bench = replace(bench, paces=paced, clock=clock)
+            shared = repr(
+                (_about(config), in_process, shadow, embeddings, endpoint, paced, cpu_time)
+            )
 
             def more(spec: StrategySpec) -> str:
                 return shared + (_calibrations() if needs_calibration(spec.options) else "")

@@ -73,6 +73,7 @@ class Bench:
         watch: shown every finished reply, outside the timed path.
         endpoint: URL of what `handoff` hands replies to; None: the LLM, in this process.
         in_process: an ensemble's models take turns in this process, with no protocol in between.
+        clock: what replies are timed by.
         paces: seconds per pass and id that each model takes at least, the device's first.
     """
 
@@ -86,6 +87,7 @@ class Bench:
     endpoint: str | None = None
     in_process: bool = False
     paces: Sequence[tuple[float, float]] = ()
+    clock: Callable[[], float] = time.perf_counter
 
     def counting(self, engines: Sequence[Engine]) -> list[CountingEngine]:
         """Engines that count their passes, slowed down if so wanted."""
@@ -120,7 +122,7 @@ class Bench:
     def _writer(self, spec: StrategySpec) -> Iterator[Writer]:
         config = self.config_of(spec)
         if spec.kind == BASELINE:
-            with _BaselineWriter.open(config, self.counting) as standard:
+            with _BaselineWriter.open(config, self) as standard:
                 yield standard
             return
         if spec.kind == "handoff":
@@ -181,13 +183,15 @@ class _LoopWriter:
         if self._meter is not None:
             self._meter.restart()
         llm, device = self._llm_work(), self._engine.work
+        begun = self._bench.clock()
         for event in assistant.answer(case.messages):
             if isinstance(event, Notice):
                 self._refuse(event.text, case, assistant.loop)
         loop = assistant.loop
         assert loop is not None  # noqa: S101 - it has been iterated
         assert not isinstance(loop, HandoffLoop)  # noqa: S101 - a strategy by token
-        outcome = count_reply(case.line, assistant.text, loop)
+        took = self._bench.clock() - begun
+        outcome = replace(count_reply(case.line, assistant.text, loop), seconds=took)
         if (meter := self._meter) is not None:
             outcome = replace(
                 outcome,
@@ -238,15 +242,15 @@ class _LoopWriter:
 class _BaselineWriter:
     """Both models at each token, in this process."""
 
-    def __init__(self, config: Config, models: Sequence[CountingEngine]) -> None:
-        self._config, self._models = config, models
+    def __init__(
+        self, config: Config, models: Sequence[CountingEngine], clock: Callable[[], float]
+    ) -> None:
+        self._config, self._models, self._clock = config, models, clock
         self._chats = [ChatEncoder(model.vocab) for model in models]
 
     @staticmethod
     @contextmanager
-    def open(
-        config: Config, counting: Callable[[Sequence[Engine]], list[CountingEngine]]
-    ) -> Iterator[_BaselineWriter]:
+    def open(config: Config, bench: Bench) -> Iterator[_BaselineWriter]:
         """Load both models for as long as the context lasts."""
         from ...lm.engines.llama import LlamaEngine
 
@@ -255,9 +259,9 @@ class _BaselineWriter:
             (config.device.model, config.device.engine),
             *((name, config.verifier.engine) for name in others),
         ]
-        models = counting([LlamaEngine(find_model(name), opts) for name, opts in places])
+        models = bench.counting([LlamaEngine(find_model(name), opts) for name, opts in places])
         try:
-            yield _BaselineWriter(config, models)
+            yield _BaselineWriter(config, models, bench.clock)
         finally:
             for model in models:
                 model.close()
@@ -272,12 +276,12 @@ class _BaselineWriter:
         prompts = [chat.encode([*system, *case.messages]) for chat in self._chats]
         weights = shares_of(config.strategy.weight, len(self._models))
         before = [model.work for model in self._models]
-        begun = time.perf_counter()
+        begun = self._clock()
         ids = write_baseline(
             self._models, prompts, weights, config.sampler, config.device.wire_top,
             seed, chat.max_tokens,
         )  # fmt: skip
-        took = time.perf_counter() - begun
+        took = self._clock() - begun
         device, *others = (m.work.since(b) for m, b in zip(self._models, before, strict=True))
         decoder = TextDecoder(self._models[0].vocab)
         return Outcome(
