@@ -17,6 +17,9 @@ ASKED: list[Message] = [
 ]
 PERU: list[Message] = [{"role": "user", "content": "What is the capital of Peru?"}]
 
+ONE_THREAD = {"UHLM_DEVICE_ENGINE_N_THREADS": "1", "UHLM_VERIFIER_ENGINE_N_THREADS": "1"}
+"""Each: on a machine that is busy, threads that wait for one another take seconds a token."""
+
 
 @contextmanager
 def demo(alone: bool = False, **options: Any) -> Iterator[Hybrid]:
@@ -27,7 +30,7 @@ def demo(alone: bool = False, **options: Any) -> Iterator[Hybrid]:
         "threshold": 0.15,
     }  # one that learns would not repeat itself
     given = keys_of({**fixed, "offline": alone, **options})
-    config = load_config(given, "demo", environment={}).config
+    config = load_config(given, "demo", environment=ONE_THREAD).config
     link = None if alone else load_partner(config)
     with Hybrid(config, link=link, environment={}) as hybrid:
         yield hybrid
