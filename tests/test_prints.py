@@ -23,8 +23,8 @@ HARMLESS = {"harmless", "one_line", "json.dumps"}
 
 ELSEWHERE = {
     ("common/streams.py", "_wrapped(f'uhlm-edge: {one_line(text)}')"): "one_line cut into lines",
-    ("edge/chat/repl.py", "summary(assistant.loop.stats, Style.of(sys.stderr), cut)"): "numbers",
-    ("edge/chat/repl.py", "legend(status)"): "our own marks",
+    ("edge/chat/repl.py", "_numbers(assistant.loop.stats, cut)"): "numbers",
+    ("edge/chat/repl.py", "fitted(legend(status), sys.stderr)"): "our own marks",
     ("shell/pages.py", "import_module('uhlm_edge.cli').pages('markdown')"): "our own help texts",
     ("edge/chat/batch.py", "f'\\r{n} of {of}'"): "two counts",
     ("quantize/command.py", "report.table()"): "its cells pass one_line",

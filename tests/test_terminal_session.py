@@ -6,6 +6,7 @@ import os
 import re
 import select
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -17,7 +18,8 @@ import pytest
 
 from .commands import COMMAND, RunningVerifier, environment, verifier
 
-pty = pytest.importorskip("pty")
+pty, fcntl = pytest.importorskip("pty"), pytest.importorskip("fcntl")
+termios = pytest.importorskip("termios")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal"),
@@ -103,9 +105,11 @@ class Session:
 
 
 @contextmanager
-def chat(home: Path, *flags: str, **more: str) -> Iterator[Session]:
+def chat(home: Path, *flags: str, columns: int = 0, **more: str) -> Iterator[Session]:
     """A chat that has shown its first prompt."""
     ours, theirs = pty.openpty()
+    if columns:
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     process = subprocess.Popen(
         [sys.executable, "-c", TAKE_TERMINAL, *COMMAND, "chat", *flags],
         stdin=theirs,
@@ -222,6 +226,32 @@ def test_the_commands_do_what_help_says(tmp_path: Path) -> None:
         session.wait_for(r"tokens/s.*?> ")
         session.type("/quit")
         assert session.ends() == 0
+
+
+def test_a_narrow_terminal_cuts_no_word_and_statistics_have_no_marks(tmp_path: Path) -> None:
+    flags = ["--offline", "--seed", "1"]
+    with chat(tmp_path, *flags, columns=50) as session:
+        said = [session.screen]
+        for command, end in (
+            (QUESTION, r"tokens/s\]"),
+            ("/why", r"\(end\).*asked"),
+            ("/help", '"""'),
+        ):
+            session.type(command)
+            said.append(session.wait_for(end))
+        session.type("/stats")
+        stats = session.wait_for(r"B\s+up\]")
+        session.press(b"\x04")
+        assert session.ends() == 0
+    for words in (
+        "/help lists what you can do", "bold orange: written by the cloud", "asked about in vain",
+        "sure enough (u is not over 0.073), not asked", "the last reply token by token: u,",
+    ):  # fmt: skip
+        assert words in " ".join("\n".join(said).split())
+    why = said[2].splitlines()
+    assert max(map(len, why)) < 50
+    assert "last reply  [8 tokens · no uploads" in stats
+    assert "session     [1 reply · 8 tokens · 0 uploads" in stats
 
 
 def test_without_a_verifier_of_its_own_ctrl_d_still_ends_the_demo(tmp_path: Path) -> None:

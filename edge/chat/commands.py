@@ -19,7 +19,7 @@ from ..policy.strategy import STRATEGIES
 from .adjust import adjust
 from .assistant import Assistant
 from .show import Shown, tell
-from .terminal import Style, size_of, summary
+from .terminal import Style, counted, fitted, size_of, summary
 from .why import explained
 
 __all__ = ["Commands", "Leave"]
@@ -122,18 +122,16 @@ class Commands:
         lines = [f"{c.usage:{width}}  {c.help}" for c in self._commands.values()]
         lines.append(f"{'Ctrl-C':{width}}  stop the reply")
         lines.append(f'{"Alt-Enter":{width}}  a new line in a prompt; so does Enter after """')
-        _print("\n".join(lines))
+        _print("\n".join(lines), indent=width + 2)
 
     def _stats(self, _: str) -> None:
         loop = self._assistant.loop
         if loop is None:
             raise UsageError("nothing was answered yet")
-        style = Style.of(sys.stderr)
-        _print(f"last reply  {summary(loop.stats, style)}")
-        _print(
-            f"session     [{self.replies} replies · {self.tokens} tokens · "
-            f"{self.uploads} uploads · {human_bytes(self.bytes_up)} up]"
-        )
+        replies = f"{self.replies} {'reply' if self.replies == 1 else 'replies'}"
+        counts = f"{counted(self.tokens, 'token')} · {counted(self.uploads, 'upload')}"
+        _print(f"last reply  {summary(loop.stats, Style())}", indent=12)
+        _print(f"session     [{replies} · {counts} · {human_bytes(self.bytes_up)} up]", indent=12)
         if self._assistant.budget is not None:
             for line in self._assistant.budget.lines():
                 _print(line)
@@ -180,13 +178,14 @@ class Commands:
 
     def _show(self, name: str) -> None:
         plain = self.config.model_dump(mode="json")
-        for key in keys():
-            dotted = ".".join(key)
-            if dotted.startswith(name):
-                value: Any = plain
-                for part in key:
-                    value = value[part]
-                _print(f"{dotted} = {value}")
+        found = [key for key in keys() if ".".join(key).startswith(name)]
+        if not found:
+            raise UsageError(f"no key begins with {name}; /show lists them all")
+        for key in found:
+            value: Any = plain
+            for part in key:
+                value = value[part]
+            _print(f"{'.'.join(key)} = {value}")
 
     def _system(self, text: str) -> None:
         config = changed(self.config, {("chat", "system"): text}, "here")
@@ -260,5 +259,5 @@ def _read(path: Path) -> tuple[str, list[Any]]:
     return system, messages
 
 
-def _print(text: str) -> None:
-    emit(text, err=True)
+def _print(text: str, indent: int = 2) -> None:
+    emit(fitted(text, sys.stderr, indent), err=True)

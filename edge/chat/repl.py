@@ -11,13 +11,14 @@ from ...common.streams import emit
 from ...common.text import one_line
 from ...configs.config import Config
 from ..link.protocol import Link
+from ..stats import Stats
 from .assemble import NO_GPU, assemble
 from .assistant import Assistant
 from .binding import GrammarText, bound
 from .commands import Commands, Leave
 from .piped import turns
 from .show import show, tell
-from .terminal import Style, legend, summary
+from .terminal import Style, fitted, legend, summary
 
 __all__ = ["answer", "chat"]
 
@@ -51,7 +52,7 @@ def answer(
         if as_json or assistant.loop is None:
             return
         if Style.of(sys.stdout).off:
-            print(summary(assistant.loop.stats, Style.of(sys.stderr), cut), file=sys.stderr)
+            print(_numbers(assistant.loop.stats, cut), file=sys.stderr)
         elif cut:
             tell(f"cut off at {assistant.loop.stats.tokens} tokens; give --max-tokens N for more")
 
@@ -66,9 +67,9 @@ def chat(
         if verbose:
             _be_verbose(assistant)
         if interactive:
-            emit(_banner(config, assistant), err=True)
+            emit(fitted(_banner(config, assistant), sys.stderr), err=True)
             if status.off:
-                print(legend(status), file=sys.stderr, flush=True)
+                print(fitted(legend(status), sys.stderr), file=sys.stderr, flush=True)
         elif sys.stderr.isatty() and not as_json:  # input from a pipe, and somebody looks on
             tell(_chosen(config, assistant))
 
@@ -107,7 +108,7 @@ def _turn(
         tell("stopped; what was said so far is kept")
     if not as_json and assistant.loop is not None:
         cut = assistant.finish_reason == "length"
-        print(summary(assistant.loop.stats, Style.of(sys.stderr), cut), file=sys.stderr)
+        print(_numbers(assistant.loop.stats, cut), file=sys.stderr)
 
 
 def _said(config: Config, commands: Commands) -> Iterator[str]:
@@ -130,6 +131,10 @@ def _echoed(said: str, as_json: bool) -> str:
     if not as_json:
         print(f"> {one_line(said)}", file=sys.stderr, flush=True)
     return said
+
+
+def _numbers(stats: Stats, cut: bool) -> str:
+    return fitted(summary(stats, Style.of(sys.stderr), cut), sys.stderr)
 
 
 def _banner(config: Config, assistant: Assistant) -> str:

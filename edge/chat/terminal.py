@@ -12,7 +12,7 @@ from ...common.text import harmless, human_bytes
 from ..events import Token
 from ..stats import Stats
 
-__all__ = ["Style", "Terminal", "legend", "size_of", "summary"]
+__all__ = ["Style", "Terminal", "counted", "fitted", "legend", "size_of", "summary"]
 
 _NARROWEST = 20  # columns: below, lines are left to the terminal
 
@@ -140,6 +140,34 @@ def size_of(stream: TextIO, environment: Mapping[str, str] = os.environ) -> tupl
     return (columns, lines) if columns > 0 and lines > 0 else None
 
 
+def fitted(text: str, stream: TextIO, indent: int = 0) -> str:
+    """Lines as wide as the terminal at most, cut between words; elsewhere the text as it is.
+
+    Args:
+        text: may have marks; they take no room.
+        stream: where it goes.
+        indent: columns before what is carried over.
+    """
+    size = size_of(stream)
+    if size is None or size[0] < _NARROWEST:
+        return text
+    width = size[0] - 1
+    indent = indent if indent <= width - _NARROWEST else 4
+    return "\n".join(_folded(line, width, indent) for line in text.split("\n"))
+
+
+def _folded(line: str, width: int, indent: int) -> str:
+    lines, column = [""], 0
+    for part in re.split("( +)", line):
+        columns = _columns(re.sub(r"\x1b\[[0-9;]*m", "", part))
+        if column + columns > width and column > indent and not part.isspace():
+            lines.append(" " * indent)
+            column = indent
+        lines[-1] += part
+        column += columns
+    return "\n".join(each.rstrip() for each in lines)
+
+
 def legend(style: Style) -> str:
     """What the marks mean, in two lines; "" if there are none."""
     if not style.off:
@@ -156,9 +184,9 @@ def legend(style: Style) -> str:
 
 def summary(stats: Stats, style: Style, cut: bool = False) -> str:
     """The numbers of one reply in one line; `cut`: it ended at the limit of tokens."""
-    parts = [_count(stats.tokens, "token"), f"{stats.tokens_per_s:.0f} tokens/s"]
+    parts = [counted(stats.tokens, "token"), f"{stats.tokens_per_s:.0f} tokens/s"]
     if stats.uploads:
-        uploads = _count(stats.uploads, "upload")
+        uploads = counted(stats.uploads, "upload")
         if stats.from_llm:
             uploads += f" ({_percent(stats.transmission_rate)} of the tokens)"
         parts.insert(1, uploads)
@@ -173,7 +201,8 @@ def summary(stats: Stats, style: Style, cut: bool = False) -> str:
     return f"{style.dim}[{' · '.join(parts)}]{style.off if style.dim else ''}"
 
 
-def _count(n: int, noun: str) -> str:
+def counted(n: int, noun: str) -> str:
+    """As people say it: "1 upload", "2 uploads"."""
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 

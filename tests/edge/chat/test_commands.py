@@ -49,7 +49,7 @@ def test_a_conversation_is_kept_for_its_owner_and_goes_on(home: Path, tmp_path: 
 def test_settings_change_in_the_chat_and_are_checked(home: Path) -> None:
     result = chat(
         home, "/set chat.max_tokens 2", QUESTION, "/threshold high", "/set device.model x",
-        "/strategy hlm", "/show strategy.name", "/nonsense", "/stats",
+        "/strategy hlm", "/show strategy.name", "/show nothing", "/nonsense", "/stats",
     )  # fmt: skip
     assert result.out == "The capital\n"
     assert "cut off by --max-tokens" in result.err
@@ -57,7 +57,8 @@ def test_settings_change_in_the_chat_and_are_checked(home: Path) -> None:
     assert "device.model cannot be changed in a chat" in result.err
     assert "strategy.name = hlm" in result.err
     assert "no command /nonsense; /help lists them" in result.err
-    assert "1 replies · 2 tokens" in result.err
+    assert "1 reply · 2 tokens" in result.err
+    assert "no key begins with nothing" in result.err
     assert result.code == 0
 
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uhlm_edge.edge.chat.terminal import Style, Terminal, legend, summary
+from uhlm_edge.edge.chat import terminal
+from uhlm_edge.edge.chat.terminal import Style, Terminal, fitted, legend, summary
 from uhlm_edge.edge.events import Token
 from uhlm_edge.edge.stats import Stats
 
@@ -195,3 +196,17 @@ def test_a_mark_is_kept_when_its_word_moves_to_the_next_line() -> None:
     for token in (replace(PLAIN, text="aaaa bbbb cccc d"), replace(REPLACED, text="ddddd")):
         terminal.write(token)
     assert out.getvalue() == "aaaa bbbb cccc d\x1b[1D\x1b[K\nd<r>ddddd</>"
+
+
+def test_lines_fit_the_terminal_and_marks_take_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "size_of", lambda _: (31, 24))
+    text = (
+        "  1 a word     then some more that goes on\n\x1b[1mtwo words of it\x1b[0m, all in one line"
+    )
+    assert fitted(text, Tty(), indent=6) == (
+        "  1 a word     then some more\n      that goes on\n"
+        "\x1b[1mtwo words of it\x1b[0m, all in one\n      line"
+    )
+    assert fitted("x" * 40, Tty()) == "x" * 40  # a word alone is left to the terminal
+    monkeypatch.setattr(terminal, "size_of", lambda _: None)
+    assert fitted(text, Tty()) == text
