@@ -42,7 +42,7 @@ def test_the_shipped_head_tells_rejected_drafts_from_others(
     """On 18 replies that the device writes alone, against the LLM's own verdicts."""
     config = Config.model_validate(
         {
-            "strategy": {"name": "reward", "reward_threshold": 0.0, "calibration": text},
+            "strategy": {"name": "reward", "threshold": 1.0, "calibration": text},
             "sampler": AT_ONE.model_dump(),
             "chat": {"max_tokens": 32, "seed": 1},
         }
