@@ -61,7 +61,7 @@ def register(app: typer.Typer) -> None:
 
 @measurement(
     "model", "llm", "cloud", "temperature", "top_k", "top_p", "min_p", "max_tokens", "estimator",
-    "draft_limit", "calibration", "pipelined",
+    "draft_limit", "calibration", "pipelined", "partner",
 )  # fmt: skip
 def strategies(
     config: Config,

@@ -116,6 +116,8 @@ class Bench:
         options = spec.options
         if spec.kind == "ensemble" and self.in_process and not options.partner:
             options = options.model_copy(update={"partner": (self.config.verifier.model,)})
+        elif spec.kind not in ("ensemble", BASELINE):
+            options = options.model_copy(update={"partner": ()})  # they ask the verifier
         return self.config.model_copy(update={"strategy": options, "cloud": cloud})
 
     @contextmanager
