@@ -283,7 +283,7 @@ def test_a_verifier_that_dies_is_told_once_and_used_again_when_it_is_back(tmp_pa
             session.wait_for(r"everything\.\n.{200}")
             first.process.send_signal(signal.SIGKILL)
             session.wait_for("going on with the device alone")
-            session.wait_for(r"\[\d+ tokens .*?without the cloud\].*?> ")
+            session.wait_for(r"\[\d+ tokens .*?without the cloud.*?\].*?> ")
             assert session.screen.count("going on with the device alone") == 1
             assert session.screen.count("uhlm-edge: ") == 2  # the banner and the notice
             with verifier(tmp_path, first.port):
