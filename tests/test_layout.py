@@ -146,6 +146,10 @@ def test_files_and_folders_stay_short() -> None:
     assert not {name(folder): n for folder, n in folders.items() if n > MOST}
 
 
+def test_the_loop_is_read_in_one_sitting() -> None:
+    assert len((ROOT / "edge" / "decode" / "loop.py").read_text("utf-8").splitlines()) <= 200
+
+
 def test_all_lists_what_is_public() -> None:
     missing = []
     for file in MODULES:

@@ -165,7 +165,7 @@ class Assistant:
     def finish_reason(self) -> Literal["stop", "length"] | None:
         """How the newest reply ended: by itself, at the limit; None: it was interrupted."""
         loop = self.loop
-        if loop is None or not loop.ended:
+        if loop is None or not loop.text.ended:
             return None
         return "stop" if loop.tokens and loop.tokens[-1].id in loop.text.end_ids else "length"
 

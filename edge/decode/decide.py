@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...lm.draws import Draws
 from ...lm.targets import LLM
-from ..events import Draft
+from ..events import Draft, SkippedVerdict, Token
 from ..link.session import Session
 from ..policy.strategy import Strategy
 from ..stats import Stats
@@ -36,6 +36,13 @@ class Decider:
     ) -> None:
         self._strategy, self._session, self._text = strategy, session, text
         self._draws, self._stats, self._pipelined = draws, stats, pipelined
+
+    def judged(self, token: Token) -> Token:
+        """Tell the policy of a draft that was judged: whatever it was, the text is the target's."""
+        draft = self._text.proposals[-1]
+        if draft is not None and token.accepted is not None:
+            self._strategy.policy.observe(SkippedVerdict(draft.index, draft.uncertainty, 0.0))
+        return token
 
     def wants(self, draft: Draft, n_asked: int) -> bool:
         """Is a verdict on this draft wanted? `n_asked` of the drafts are asked about already."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 from enum import Enum, auto
 
 from ...common.errors import CloudError, VocabularyMismatch
-from ..events import Draft, Event, Notice, Outcome, SkippedVerdict, Token
+from ..events import Draft, Event, Notice, Outcome, Token
 from ..link.call import Call, DraftsTooLarge
 from ..link.session import Prompt, Session
 from ..policy.strategy import Strategy
@@ -88,11 +88,6 @@ class ReplyLoop:
             self._session.count_traffic()
             self.stats.elapsed = self.text.elapsed
             self.stats.threshold = self._strategy.policy.threshold
-
-    @property
-    def ended(self) -> bool:
-        """Does nothing follow the newest token?"""
-        return self.text.ended
 
     def _round(self) -> Iterator[Event]:
         """Draft, decide, verify or commit: the step that is due."""
@@ -181,13 +176,13 @@ class ReplyLoop:
         text = self.text
         for _ in range(outcome.accepted):
             if not text.ended:
-                yield self._risked_nothing(text.commit_draft(uploaded=True, accepted=True))
+                yield self._decide.judged(text.commit_draft(uploaded=True, accepted=True))
         if outcome.tokens:
             replaced = text.drafts[0] if text.drafts else None
             text.rollback()
             for token in outcome.tokens:
                 if not text.ended:
-                    yield self._risked_nothing(text.commit(token, replaced, outcome))
+                    yield self._decide.judged(text.commit(token, replaced, outcome))
                 replaced = None
 
     def _commit_alone(self, n_asked: int = 0, but: int = 0) -> Iterator[Token]:
@@ -199,10 +194,3 @@ class ReplyLoop:
                 yield text.commit_draft(uploaded=i < n_asked, unverified=wanted)
         if text.ended:
             text.rollback()
-
-    def _risked_nothing(self, token: Token) -> Token:
-        """Tell the policy of a draft that was judged: whatever it was, the text is the target's."""
-        draft = self.text.proposals[-1]
-        if draft is not None and token.accepted is not None:
-            self._strategy.policy.observe(SkippedVerdict(draft.index, draft.uncertainty, 0.0))
-        return token
