@@ -32,7 +32,9 @@ class _Flags:
         str | None,
         typer.Option(help="Pull and run two models of the catalogue, such as qwen2.5."),
     ]
-    cloud: Annotated[str | None, typer.Option(help="URL of a verifier.")]
+    cloud: Annotated[
+        str | None, typer.Option(help="URL of a verifier; for handoff, of an endpoint.")
+    ]
     offline: Annotated[bool | None, typer.Option("--offline", help="Open no connection at all.")]
     require_cloud: Annotated[
         bool | None, typer.Option("--require-cloud", help="Fail (exit 4) without a verifier.")
