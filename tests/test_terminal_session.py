@@ -233,14 +233,14 @@ def test_a_narrow_terminal_cuts_no_word_and_statistics_have_no_marks(tmp_path: P
     with chat(tmp_path, *flags, columns=50) as session:
         said = [session.screen]
         for command, end in (
-            (QUESTION, r"tokens/s\]"),
-            ("/why", r"\(end\).*asked"),
-            ("/help", '"""'),
+            (QUESTION, r"tokens/s\].*?> "),
+            ("/why", r"\(end\).*asked.*?> "),
+            ("/help", '""".*?> '),
         ):
             session.type(command)
             said.append(session.wait_for(end))
         session.type("/stats")
-        stats = session.wait_for(r"B\s+up\]")
+        stats = session.wait_for(r"B\s+up\].*?> ")
         session.press(b"\x04")
         assert session.ends() == 0
     for words in (
