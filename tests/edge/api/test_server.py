@@ -327,15 +327,15 @@ def test_a_choice_and_the_metrics_tell_what_is_spent_of_the_budget() -> None:
         in_thread(hybrid) as server,
         server.client() as client,
     ):
-        for _ in range(2):  # each reply has its own cap
-            told = ask(client, PERU).choices[0].uhlm
-            assert told["budget"]["reply"]["uploads"] == {"spent": 2, "cap": 2}
-            assert "budget" in told["offline_reason"]
+        told = ask(client, PERU).choices[0].uhlm
+        assert told["budget"]["reply"]["uploads"] == {"spent": 2, "cap": 2}
+        assert "budget" in told["offline_reason"]
         spent = told["budget"]["session"]["bytes"]["spent"]
         assert f'budget_spent{{span="session",of="bytes"}} {spent}\n' in metrics(server)
         assert 'budget_cap{span="session",of="bytes"} 100000\n' in metrics(server)
         streamed = [chunk.choices[0] for chunk in ask(client, PERU, stream=True)]
-        assert streamed[-1].uhlm["budget"]["session"]["uploads"]["spent"] == 6
+        last = streamed[-1].uhlm["budget"]  # whether it asked again depends on how soon it came
+        assert last["session"]["uploads"]["spent"] == 2 + last["reply"]["uploads"]["spent"]
     with demo(alone=True) as hybrid:
         assert hybrid.generate(PERU).read().budget is None
 
