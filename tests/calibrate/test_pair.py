@@ -82,7 +82,12 @@ def test_the_command_calibrates_the_pair_and_the_device_finds_it(
     last = {json.loads(line)["conversation"]: line for line in lines}  # the longest history of each
     prompts = tmp_path / "dialogues.jsonl"
     prompts.write_text("\n".join(list(last.values())[:75]), encoding="utf-8")
-    result = CliRunner().invoke(app, ["calibrate", "--prompts", str(prompts), "--max-tokens", "40"])
+    settings = (
+        tmp_path / "one.toml"
+    )  # one thread a model: many wait for each other on a busy machine
+    settings.write_text("[device.engine]\nn_threads = 1\n[verifier.engine]\nn_threads = 1\n")
+    given = ["--prompts", str(prompts), "--max-tokens", "40", "--config", str(settings)]
+    result = CliRunner().invoke(app, ["calibrate", *given])
     assert result.exception is None, result.exception
     folder = tmp_path / "config" / "uhlm-edge" / "calibrations"
     made = load(folder / "dialogues.json")
@@ -95,7 +100,7 @@ def test_the_command_calibrates_the_pair_and_the_device_finds_it(
     for picture in ("rejection", "risk"):
         assert (folder / f"dialogues.{picture}.png").read_bytes().startswith(b"\x89PNG")
     before = (folder / "dialogues.json").read_bytes()
-    again = CliRunner().invoke(app, ["calibrate", "--prompts", str(prompts), "--max-tokens", "40"])
+    again = CliRunner().invoke(app, ["calibrate", *given])
     assert again.exception is None, again.exception
     assert (folder / "dialogues.json").read_bytes() == before  # from the rows, nothing run again
 
