@@ -6,13 +6,15 @@ import signal
 import sys
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 
 def pytest_configure() -> None:
     """Let Ctrl-C reach what the tests start: shells have background jobs ignore it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    settings.register_profile("uhlm", deadline=None)  # slow boards run the same suite
+    # Slow boards run the same suite.
+    slow = [HealthCheck.too_slow]
+    settings.register_profile("uhlm", deadline=None, suppress_health_check=slow)
     settings.load_profile("uhlm")
 
 
