@@ -207,9 +207,11 @@ def _open(session: TimedSession, file: RemoteFile, headers: dict[str, str]) -> r
                 url, headers=headers, stream=True, timeout=TIMEOUT, allow_redirects=False
             )
         except requests.RequestException:
-            if not session.expired:
-                raise
+            if session.expired:
+                raise _Interrupted(f"the server does not answer in {HEAD_SECONDS:g} s") from None
+            raise
         if session.expired:  # a head that was cut off may still read like one
+            response.close()
             raise _Interrupted(f"the server does not answer in {HEAD_SECONDS:g} s")
         if response.status_code in (200, 206):
             return response

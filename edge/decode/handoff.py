@@ -125,7 +125,7 @@ class HandoffLoop:
         try:
             with closing(self._local.events()) as drafting:
                 yield from self._decided(drafting)
-            self.ended = True
+            self.ended = self.text.ended = True
         finally:
             local = self._local.stats
             self.stats.drafts, self.stats.device_time = local.drafts, local.device_time
