@@ -42,7 +42,7 @@ CASES: list[tuple[Target, Callable[[list[int]], int]]] = [
 ]
 
 
-@pytest.mark.parametrize(("target", "step"), CASES, ids=str)
+@pytest.mark.parametrize(("target", "step"), CASES, ids=[str(target) for target, _ in CASES])
 @pytest.mark.parametrize("limit", [1, 3, None])
 def test_every_token_is_the_argmax(
     target: Target, step: Callable[[list[int]], int], limit: int | None
