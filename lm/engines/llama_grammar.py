@@ -30,10 +30,15 @@ LONGEST = 64 << 10
 SECONDS = 2.0
 """Of computing that reading a grammar, or one token of it, may take."""
 
+# The package is named by its file: where it lies in a clone, no folder of sys.path leads to it.
 _START = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]);"
+    "import importlib.util as found, json, sys; sys.path[:] = json.loads(sys.argv[1]);"
+    "spec = found.spec_from_file_location('uhlm_edge', sys.argv[2]);"
+    "sys.modules['uhlm_edge'] = package = found.module_from_spec(spec);"
+    "spec.loader.exec_module(package);"
     "from uhlm_edge.lm.engines.llama_grammar_child import main; main()"
 )
+_PACKAGE = str(Path(__file__).parents[2] / "__init__.py")
 
 
 class Grammars:
@@ -95,7 +100,7 @@ class Grammars:
         with self._lock:
             if self._child is None:
                 first = {"path": str(self._path), "seconds": SECONDS}
-                self._child = Child(_START, [], first, "read the grammar")
+                self._child = Child(_START, [_PACKAGE], first, "read the grammar")
         return self._child.ask(request)
 
 

@@ -112,7 +112,7 @@ def test_a_full_disk_is_noticed_before_anything_is_written(
 
 
 def test_unknown_names_are_refused_with_those_there_are(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"tinyllama-1\.1b, qwen2\.5-0\.5b"):
+    with pytest.raises(UsageError, match=r"tinyllama-1\.1b, llama-2-7b"):
         make_shape("gpt-5", folder=tmp_path)
     with pytest.raises(UsageError, match="try Q4_K_M"):
         make_shape("smollm2-135m", "Q9_Z", tmp_path)
