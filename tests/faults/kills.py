@@ -75,7 +75,7 @@ class Process:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.kills = 0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._start()
 
     def _start(self) -> None:
@@ -85,8 +85,8 @@ class Process:
 
     def kill(self) -> None:
         """SIGKILL, and a new one at once."""
-        self.stop()
-        with self._lock:
+        with self._lock:  # one at a time: another device may want the same
+            self.stop()
             self.kills += 1
             self._start()
 
