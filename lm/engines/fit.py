@@ -7,7 +7,7 @@ from ..gguf.header import Header
 from .memory import need, trained_context
 from .options import EngineOptions
 
-__all__ = ["LONGEST_CONTEXT", "chosen", "fit"]
+__all__ = ["LONGEST_CONTEXT", "alone", "chosen", "fit"]
 
 LONGEST_CONTEXT = 8192
 """Ids. Models trained for 131,072 would take gigabytes for a chat that never gets so long."""
@@ -56,6 +56,19 @@ def fit(
             "n_gpu_layers": layers,
         }
     )
+
+
+def alone(options: EngineOptions) -> EngineOptions:
+    """`options` of a context with one sequence: no flash attention on a processor, unless given.
+
+    There llama.cpp's takes twice as long for a token, and five to seven times as long for 44 of
+    them, with 900 before (docs/results/costs.md). With several sequences in a context it is no
+    slower, since it leaves out what the others wrote. A cache of whole numbers needs it.
+    """
+    floats = options.cache_type_v in ("f32", "f16", "bf16")
+    if options.flash_attention == "auto" and not options.n_gpu_layers and floats:
+        return options.model_copy(update={"flash_attention": "off"})
+    return options
 
 
 def chosen(options: EngineOptions) -> str:

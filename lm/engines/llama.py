@@ -13,17 +13,13 @@ from numpy.typing import NDArray
 
 from ...common.errors import ContextFull, EngineError, ModelError
 from ..vocabulary import Vocabulary
+from .fit import alone
+from .llama_build import FLASH
 from .llama_model import LlamaModel
 from .options import EngineOptions
 from .protocol import Logits, Work
 
 __all__ = ["LlamaContext", "LlamaEngine"]
-
-_FLASH = {
-    "auto": ll.LLAMA_FLASH_ATTN_TYPE_AUTO,
-    "on": ll.LLAMA_FLASH_ATTN_TYPE_ENABLED,
-    "off": ll.LLAMA_FLASH_ATTN_TYPE_DISABLED,
-}
 
 
 class LlamaContext:
@@ -68,7 +64,7 @@ class LlamaContext:
         params.n_outputs_max = params.n_outputs_max_per_seq = self._max_rows
         params.n_threads = options.n_threads
         params.n_threads_batch = options.n_threads_batch
-        params.flash_attn_type = _FLASH[options.flash_attention]
+        params.flash_attn_type = FLASH[options.flash_attention]
         params.type_k = getattr(ll, f"GGML_TYPE_{options.cache_type_k.upper()}")
         params.type_v = getattr(ll, f"GGML_TYPE_{options.cache_type_v.upper()}")
         params.swa_full = True  # a sliding window that forgets could not be rolled back
@@ -298,7 +294,7 @@ class LlamaEngine:
 
     def __init__(self, path: Path, options: EngineOptions | None = None, max_rows: int = 1) -> None:
         self.model = LlamaModel(path, options or EngineOptions())
-        self.options = self.model.fitted(options or EngineOptions())
+        self.options = alone(self.model.fitted(options or EngineOptions()))
         n_ctx = self.options.n_ctx
         self._context = LlamaContext(self.model, self.options, n_ctx, max_rows=max_rows)
 

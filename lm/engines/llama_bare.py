@@ -11,7 +11,8 @@ import numpy as np
 from llama_cpp import llama_cpp as ll
 
 from ...common.errors import EngineError, ModelError
-from .llama_build import model_params
+from .fit import alone
+from .llama_build import FLASH, model_params
 from .options import EngineOptions
 
 __all__ = ["BareContext"]
@@ -33,6 +34,7 @@ class BareContext:
         params.n_ctx = n_ctx
         params.n_batch = params.n_ubatch = min(options.n_batch, n_ctx)
         params.n_threads = params.n_threads_batch = threads
+        params.flash_attn_type = FLASH[alone(options).flash_attention]
         params.type_k = getattr(ll, f"GGML_TYPE_{options.cache_type_k.upper()}")
         params.type_v = getattr(ll, f"GGML_TYPE_{options.cache_type_v.upper()}")
         params.swa_full = True

@@ -8,7 +8,14 @@ from typing import Any
 import llama_cpp
 from llama_cpp import llama_cpp as ll
 
-__all__ = ["llama_build", "model_params", "supports_gpu"]
+__all__ = ["FLASH", "llama_build", "model_params", "supports_gpu"]
+
+FLASH = {
+    "auto": ll.LLAMA_FLASH_ATTN_TYPE_AUTO,
+    "on": ll.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+    "off": ll.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+}
+"""llama.cpp's numbers for `EngineOptions.flash_attention`."""
 
 
 def llama_build() -> dict[str, str | None]:

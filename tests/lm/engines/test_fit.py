@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from uhlm_edge.common.machine import Machine
-from uhlm_edge.lm.engines.fit import LONGEST_CONTEXT, chosen, fit
+from uhlm_edge.lm.engines.fit import LONGEST_CONTEXT, alone, chosen, fit
 from uhlm_edge.lm.engines.llama import LlamaEngine
 from uhlm_edge.lm.engines.memory import cache_bytes, need
 from uhlm_edge.lm.engines.options import EngineOptions
@@ -78,3 +78,18 @@ def test_the_cache_has_the_bytes_that_llama_cpp_says(
     assert said
     mebibytes = float(said[-1].split("=")[1].split()[0])
     assert (cache_bytes(SLM, options, 512) or 0) / 2**20 == pytest.approx(mebibytes, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("given", "flash"),
+    [
+        ({"n_gpu_layers": 0}, "off"),
+        ({"n_gpu_layers": -1}, "auto"),
+        ({"n_gpu_layers": 0, "flash_attention": "on"}, "on"),
+        ({"n_gpu_layers": 0, "cache_type_v": "q8_0"}, "auto"),
+    ],
+)
+def test_one_sequence_on_a_processor_has_no_flash_attention_unless_given_or_needed(
+    given: dict[str, object], flash: str
+) -> None:
+    assert alone(EngineOptions.model_validate(given)).flash_attention == flash
