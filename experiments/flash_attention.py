@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from uhlm_edge.lm.engines.llama import LlamaContext, LlamaEngine
-from uhlm_edge.lm.engines.llama_model import LlamaModel
-from uhlm_edge.lm.engines.options import EngineOptions
-from uhlm_edge.lm.engines.protocol import Work
-from uhlm_edge.models.resolve import find_model
+from ..lm.engines.llama import LlamaContext, LlamaEngine
+from ..lm.engines.llama_model import LlamaModel
+from ..lm.engines.options import EngineOptions
+from ..lm.engines.protocol import Work
+from ..models.resolve import find_model
 
 OPTIONS = {
     kind: EngineOptions(n_ctx=1024, n_threads=1, n_threads_batch=1, flash_attention=kind)
@@ -25,7 +25,7 @@ IDS = [10 + i % 500 for i in range(1000)]
 SESSIONS = 16
 
 
-def least(passes: dict[str, Callable[[], None]], repeats: int) -> str:
+def least(passes: Mapping[str, Callable[[], None]], repeats: int) -> str:
     """Run them in turns; a cell for each, and how many times as long the first takes."""
     times: dict[str, list[float]] = {kind: [] for kind in passes}
     for _ in range(repeats):
