@@ -22,7 +22,8 @@ def of_texts(law: Law, prompt: list[int], n: int) -> dict[tuple[int, ...], float
         longer: dict[tuple[int, ...], float] = {}
         for text, mass in begun.items():
             row = law([*prompt, *text])
-            texts[(*text, len(row) - 1)] = mass * float(row[-1])
+            ended = (*text, len(row) - 1)
+            texts[ended] = mass * float(row[-1])
             longer |= {(*text, i): mass * float(row[i]) for i in range(len(row) - 1)}
         begun = longer
     return texts | begun

@@ -34,7 +34,7 @@ def page_routes() -> list[Route]:
 
 
 def _route(path: str, name: str, kind: str) -> Route:
-    content = files(__package__).joinpath("web", name).read_bytes()
+    content = (files(__package__) / "web" / name).read_bytes()
 
     async def send(_: Request) -> Response:
         return Response(content, media_type=kind, headers=_HEADERS)

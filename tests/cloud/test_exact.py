@@ -31,7 +31,7 @@ def test_sixteen_devices_at_once_settle_by_the_llm_s_distribution(drafts_follow:
     plain = Sampler(temperature=1.0, top_k=0, top_p=1.0)
     prompt = [1, 2, 3]
     p = plain.probs(Row(model.row(prompt)))
-    mass = np.ones(7) if drafts_follow == "uniform" else np.arange(1.0, 8.0)
+    mass = np.array([1.0] * 7 if drafts_follow == "uniform" else [*range(1, 8)], np.float64)
     q = Distribution.rounded(np.arange(7), mass)
     of = Verifier(FakeContext(model, n_ctx=200, n_sequences=N_DEVICES), 20, N_DEVICES)
     counts = np.zeros(7)

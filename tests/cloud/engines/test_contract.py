@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from uhlm_edge.cloud.engines.context import UpstreamContext
 from uhlm_edge.cloud.engines.http import JsonClient
@@ -65,7 +66,7 @@ def context(request: pytest.FixtureRequest) -> Iterator[Context]:
             context.close()
 
 
-def laws(rows: Logits, sampler: Sampler) -> list[np.ndarray]:
+def laws(rows: Logits, sampler: Sampler) -> list[NDArray[np.float64]]:
     return [sampler.probs(Row(row)) for row in rows]
 
 
