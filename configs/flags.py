@@ -6,6 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
@@ -217,7 +218,10 @@ def configured(*names: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
     flags = {name: hints[name] for name in dict.fromkeys(["profile", "config_file", *names])}
 
     def decorate(command: Callable[..., R]) -> Callable[..., R]:
-        own_hints = get_type_hints(command, localns={"Config": object}, include_extras=True)
+        # Without the defaults: for one of None, Python 3.10 hides what is annotated in Optional.
+        bare = SimpleNamespace(__annotations__=command.__annotations__)
+        known = getattr(command, "__globals__", {})
+        own_hints = get_type_hints(bare, known, {"Config": object}, include_extras=True)
         own = [
             parameter.replace(annotation=own_hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
             for name, parameter in inspect.signature(command).parameters.items()
