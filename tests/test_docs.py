@@ -106,6 +106,8 @@ def test_the_readme_s_sessions_print_what_it_shows(line: str, printed: str, tmp_
         check=True,
     )
     assert without_speeds(done.stdout) == without_speeds(printed)
+    sent, shown = ([int(n) for n in re.findall(r"(\d+) B up", t)] for t in (done.stdout, printed))
+    assert sent == pytest.approx(shown, rel=0.05)
 
 
 def without_speeds(text: str) -> list[str]:
