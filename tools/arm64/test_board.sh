@@ -2,7 +2,7 @@
 # On an emulated board: install the archive with no compiler and no network, chat, serve, doctor, quick tests.
 #   test_board.sh ARCHIVE [TESTS...]    CPU and BOARD_BASE as for emulate.sh; TESTS default to all quick ones
 # An archive is installed once, and stays for further runs. The speed says nothing about a board.
-# PYTHON (of the archive's version) fetches what the tests need.
+# PYTHON (of the archive's version) fetches what the tests need; JOBS processes share them.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 project=$(cd "$here/../.." && pwd)
@@ -18,13 +18,13 @@ if [ "$(cat "$BOARD_WORK/archive" 2>/dev/null)" != "$sum" ]; then
     version=$(sed -n 's/^version=//p' "$BOARD_WORK/bundle/made-for")
     "${PYTHON:-python3}" -m pip download -q --dest "$BOARD_WORK/tests" --only-binary :all: --implementation cp \
         --python-version "$version" --platform manylinux_2_28_aarch64 --platform manylinux2014_aarch64 \
-        --platform manylinux_2_17_aarch64 'pytest>=8.3' 'pytest-timeout>=2.3' 'hypothesis>=6.115' 'psutil>=6' 'gguf>=0.17' \
+        --platform manylinux_2_17_aarch64 'pytest>=8.3' 'pytest-timeout>=2.3' 'pytest-xdist>=3.6' 'hypothesis>=6.115' 'psutil>=6' 'gguf>=0.17' \
         'safetensors>=0.4.5' 'openai>=1.60' 'matplotlib>=3.9'
     # shellcheck disable=SC2016
     NETWORK=no "$here/emulate.sh" run bash -ec '
         if command -v cc g++ gcc; then echo "test-arm64: there is a compiler"; exit 1; fi
         sh bundle/install.sh /work-here/venv
-        venv/bin/python -m pip install -q --no-index --find-links tests pytest pytest-timeout hypothesis psutil gguf safetensors openai matplotlib
+        venv/bin/python -m pip install -q --no-index --find-links tests pytest pytest-timeout pytest-xdist hypothesis psutil gguf safetensors openai matplotlib
     '
     echo "$sum" >"$BOARD_WORK/archive"
 fi
@@ -52,5 +52,7 @@ END
     kill $server; wait $server || [ $? = 143 ]
     $uhlm doctor
     cd uhlm_edge
-    PYTHONPATH=.. /work-here/venv/bin/python -m pytest -q -p no:cacheprovider -m "not slow" -o timeout=3000 "$@"
-' test_board "/work-here/${tree##*/}" "$@"
+    jobs=$1; shift
+    PYTHONPATH=.. /work-here/venv/bin/python -m pytest -q -p no:cacheprovider -m "not slow" -o timeout=3000 \
+        -n "$jobs" --dist loadfile "$@"
+' test_board "/work-here/${tree##*/}" "${JOBS:-auto}" "$@"
