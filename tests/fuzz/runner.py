@@ -1,10 +1,11 @@
 """Fuzz for a set time: `python -m uhlm_edge.tests.fuzz.runner --seconds 600 [TARGET ...]`.
 
 Each target runs in a process of its own. A case is a failure when it raises what it may not,
-computes for longer than 2 s (the system ends the process then, in C code too), waits for longer
-than 30 s, or brings the memory of the process to more than twice of what it had when idle. What
-failed is kept below `--keep`; the last line of each target has its counts: cases, the longest
-computing and waiting of one case, memory idle and at its peak.
+computes for longer than 2 s (the system ends the process then, in C code too), takes longer than
+2 s in each of three tries (or 30 s in one), or brings the memory of the process to more than twice
+of what it had when idle. What failed is kept below `--keep`, and the exit code is 1; the last line
+of each target has its counts: cases, the longest computing and the longest time of one case, how
+many were tried again, memory idle and at its peak.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from .mutate import cases
 if TYPE_CHECKING:
     from .targets import Target
 
-HANG = 2.0  # seconds of computing, a case
+HANG = 2.0  # seconds of computing, a case; and of its time, where no other program takes it
+TRIES = 3
 WAIT = 30.0  # seconds of a case, whoever takes them
 MEMORY = 512 << 20  # bytes of address space beyond what the process has when it begins
 BATCH = 400
@@ -166,14 +168,14 @@ class Watch:
         self._handle = os.open(folder / "current", os.O_RDWR | os.O_CREAT, 0o600)
         self._begun = self._end = self._computing = 0.0
         self._idle = self._peak = 0  # bytes
-        self._cases = 0
+        self._cases = self._again = 0
         self._computed = self._took = 0.0  # seconds, the most of one case
 
     def begin(self, seconds: float) -> None:
         """The process is idle now; so long may it go on."""
         _forget_peak()
         self._idle = self._peak = _peak()
-        self._cases, self._computed, self._took = 0, 0.0, 0.0
+        self._cases, self._again, self._computed, self._took = 0, 0, 0.0, 0.0
         _limit_memory()
         self._begun, self._computing = time.monotonic(), _computing()
         self._end = self._begun + seconds
@@ -185,6 +187,23 @@ class Watch:
     def __call__(self, case: bytes) -> None:
         os.ftruncate(self._handle, 0)
         os.pwrite(self._handle, case, 0)
+        self._cases += 1
+        took = self._once(case)
+        for _ in range(1, TRIES):
+            if took > HANG:  # by itself, or because others have the processor?
+                self._again += 1
+                took = min(took, self._once(case))
+        if took > HANG:
+            raise TimeoutError(f"{took:.1f} s at least in each of {TRIES} tries")
+        if self._idle:
+            peak = _peak()
+            self._peak = max(self._peak, peak)
+            if peak > 2 * self._idle:
+                _forget_peak()
+                raise MemoryError(f"{peak >> 20} MB, with {self._idle >> 20} MB when idle")
+
+    def _once(self, case: bytes) -> float:
+        """Run it; the seconds that it took."""
         signal.setitimer(signal.ITIMER_PROF, HANG)
         signal.setitimer(signal.ITIMER_REAL, WAIT)
         computing, begun = _computing(), time.monotonic()
@@ -193,15 +212,10 @@ class Watch:
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
             signal.setitimer(signal.ITIMER_REAL, 0)
-            self._cases += 1
+            took = time.monotonic() - begun
             self._computed = max(self._computed, _computing() - computing)
-            self._took = max(self._took, time.monotonic() - begun)
-        if self._idle:
-            peak = _peak()
-            self._peak = max(self._peak, peak)
-            if peak > 2 * self._idle:
-                _forget_peak()
-                raise MemoryError(f"{peak >> 20} MB, with {self._idle >> 20} MB when idle")
+            self._took = max(self._took, took)
+        return took
 
     def figures(self) -> dict[str, float]:
         """What the last line says."""
@@ -212,8 +226,10 @@ class Watch:
             "cases": self._cases,
             "longest_computing_ms": round(1e3 * self._computed, 1),
             "longest_ms": round(1e3 * self._took, 1),
+            "tried_again": self._again,
             "idle_mb": self._idle >> 20,
             "peak_mb": self._peak >> 20,
+            "peak_over_idle": round(self._peak / self._idle, 2),
             **({"child_peak_mb": child} if child else {}),
         }
 
