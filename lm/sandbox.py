@@ -8,6 +8,9 @@ and the standard library only: it is run by its path.
 A message on its pipes is 4 bytes of length and the content. The first request is JSON: `source`,
 `names`, and `seconds` of computing that each request may take; the others are the variables of a
 rendering. An answer is "+" and a text, or "-" and why not.
+
+A request may take as much memory as the idle process has, and eight bytes for each of its own: for
+the text as read, its parts and the result, which JSON's escapes of other alphabets pay for too.
 """
 
 from __future__ import annotations
@@ -19,20 +22,27 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
+from pathlib import Path
 from typing import IO, Any, NoReturn
 
 import jinja2
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+try:
+    import resource
+except ImportError:  # on Windows
+    resource = None  # type: ignore[assignment]
+
 __all__ = [
-    "Refused", "compile_template", "limit_memory", "limit_time", "main", "read_message", "render",
+    "Memory", "Refused", "compile_template", "limit_time", "main", "read_message", "render",
     "write_message",
 ]  # fmt: skip
 
 MAX_RENDERED = 4 << 20  # characters
 MAX_MESSAGE = 64 << 20  # bytes
-MEMORY = 256 << 20  # bytes of the whole child
+MEMORY = 256 << 20  # bytes of addresses, the most that a request may add
+PER_BYTE = 8  # bytes, for each of a request's
 _LENGTH = struct.Struct("<I")
 _FAILURES = (
     TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError, SyntaxError,
@@ -106,21 +116,34 @@ def write_message(stream: IO[bytes], content: bytes) -> None:
     stream.flush()
 
 
-def limit_memory(most: int) -> None:
-    """What this process may take from now on, in bytes, where the system knows such limits."""
-    try:
-        import resource
-    except ImportError:
+class Memory:
+    """Bounds of what this process takes, where the system knows them.
+
+    They count from what it has when this is made: by then it should have loaded what it needs.
+    """
+
+    def __init__(self) -> None:
+        self._taken, self._idle = 0, MEMORY
+        with suppress(OSError):
+            pages = Path("/proc/self/statm").read_text().split()
+            self._taken, self._idle = (int(n) * resource.getpagesize() for n in pages[:2])
+        _limit("RLIMIT_CORE", 0)
+        _limit("RLIMIT_FSIZE", 0)
+
+    def limit(self, more: int | None = None) -> None:
+        """From now on at most `more` bytes above twice what it had; None: the most of all."""
+        most = MEMORY if more is None else min(self._idle + more, MEMORY)
+        _limit("RLIMIT_AS", self._taken + most)
+
+
+def _limit(kind: str, value: int) -> None:
+    if resource is None or not hasattr(resource, kind):
         return
-    for kind, limit in (
-        (resource.RLIMIT_AS, most),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, 0),
-    ):
-        hard = resource.getrlimit(kind)[1]
-        soft = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-        with suppress(OSError, ValueError):
-            resource.setrlimit(kind, (soft, hard))
+    number = getattr(resource, kind)
+    hard = resource.getrlimit(number)[1]
+    soft = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(number, (soft, hard))
 
 
 def limit_time(seconds: float) -> None:
@@ -137,8 +160,10 @@ def main() -> None:
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     template: jinja2.Template | None = None
     seconds = 0.0
-    limit_memory(MEMORY)
+    memory = Memory()
+    memory.limit()
     while (request := read_message(requests)) is not None:
+        memory.limit(PER_BYTE * len(request))
         content = json.loads(request)
         seconds = content.pop("seconds", seconds)
         limit_time(seconds)
@@ -152,6 +177,7 @@ def main() -> None:
             answer = f"-{error}"
         limit_time(0)
         write_message(answers, answer.encode("utf-8", "surrogatepass"))
+        memory.limit()
 
 
 if __name__ == "__main__":

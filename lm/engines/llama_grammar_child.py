@@ -22,14 +22,11 @@ import numpy as np
 from llama_cpp import llama_cpp as ll
 from llama_cpp.llama_grammar import json_schema_to_gbnf
 
-from ..sandbox import Refused, limit_memory, limit_time, read_message, write_message
+from ..sandbox import PER_BYTE, Memory, Refused, limit_time, read_message, write_message
 from .llama_model import LlamaModel
 from .options import EngineOptions
 
 __all__ = ["Reader", "main"]
-
-MEMORY = 1 << 30
-"""Bytes of the whole child: llama.cpp's libraries and a large vocabulary take a third of it."""
 
 
 class Reader:
@@ -133,19 +130,18 @@ def main() -> None:
     """Answer requests until stdin ends."""
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr  # whatever is printed is no answer
-    reader: Reader | None = None
-    seconds = 0.0
-    limit_memory(MEMORY)
-    while (request := read_message(requests)) is not None:
-        content = json.loads(request)
-        if reader is None:
-            seconds = content["seconds"]
-            reader, answer = Reader(Path(content["path"])), b"+"
-        else:
-            limit_time(seconds)
-            try:
-                answer = b"+" + reader.mask(content)
-            except Refused as error:
-                answer = f"-{error}".encode("utf-8", "replace")
-            limit_time(0)
+    first = json.loads(read_message(requests) or b"null")
+    reader, seconds = Reader(Path(first["path"])), first["seconds"]
+    memory, answer = Memory(), b"+"  # bounds count from llama.cpp and a vocabulary on
+    while True:
         write_message(answers, answer)
+        memory.limit()
+        if (request := read_message(requests)) is None:
+            return
+        memory.limit(PER_BYTE * len(request))
+        limit_time(seconds)
+        try:
+            answer = b"+" + reader.mask(json.loads(request))
+        except Refused as error:
+            answer = f"-{error}".encode("utf-8", "replace")
+        limit_time(0)

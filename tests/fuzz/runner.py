@@ -2,10 +2,10 @@
 
 Each target runs in a process of its own. A case is a failure when it raises what it may not,
 computes for longer than 2 s (the system ends the process then, in C code too), takes longer than
-2 s in each of three tries (or 30 s in one), or brings the memory of the process to more than twice
-of what it had when idle. What failed is kept below `--keep`, and the exit code is 1; the last line
-of each target has its counts: cases, the longest computing and the longest time of one case, how
-many were tried again, memory idle and at its peak.
+2 s in each of three tries (less what others take of the processor; or 30 s in one), or brings the
+memory of the process to more than twice of what it had when idle. What failed is kept below
+`--keep`, and the exit code is 1; the last line of each target has its counts: cases, the longest
+computing and the longest time of one case, tries for time, memory idle and at its peak.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _in_a_child(name: str, options: argparse.Namespace) -> bool:
 
 def _hypothesis(target: Target, name: str, options: argparse.Namespace) -> int:
     folder, seeds = options.keep / name, target.seeds()
-    watch = Watch(target.run, folder)
+    watch = Watch(target, folder)
     for case in seeds:
         watch(case)
     _batch(target, seeds, lambda case: None, 0, 20)  # hypothesis makes tables at its first use
@@ -133,7 +133,7 @@ def _atheris(target: Target, name: str, options: argparse.Namespace) -> int:
     """The same, guided by coverage of this project's code; it ends at the first failure."""
     import atheris
 
-    watch = Watch(target.run, options.keep / name)
+    watch = Watch(target, options.keep / name)
     corpus = options.keep / name / "corpus"
     corpus.mkdir(exist_ok=True)
     for i, case in enumerate(target.seeds()):
@@ -163,8 +163,8 @@ def _atheris(target: Target, name: str, options: argparse.Namespace) -> int:
 class Watch:
     """Runs cases: each is written down before, ended by the system if it hangs, and measured."""
 
-    def __init__(self, run: Callable[[bytes], None], folder: Path) -> None:
-        self._run = run
+    def __init__(self, target: Target, folder: Path) -> None:
+        self._run, self._child = target.run, target.child
         self._handle = os.open(folder / "current", os.O_RDWR | os.O_CREAT, 0o600)
         self._begun = self._end = self._computing = 0.0
         self._idle = self._peak = 0  # bytes
@@ -192,7 +192,7 @@ class Watch:
         for _ in range(1, TRIES):
             if took > HANG:  # by itself, or because others have the processor?
                 self._again += 1
-                took = min(took, self._once(case))
+                took = min(took, self._once(case) / _slowness())
         if took > HANG:
             raise TimeoutError(f"{took:.1f} s at least in each of {TRIES} tries")
         if self._idle:
@@ -219,7 +219,8 @@ class Watch:
 
     def figures(self) -> dict[str, float]:
         """What the last line says."""
-        child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
+        child = self._child
+        apart = {"child_idle_mb": child.idle, "child_peak_mb": child.peak} if child else {}
         return {
             "seconds": round(time.monotonic() - self._begun, 1),
             "computing_s": round(_computing() - self._computing, 1),
@@ -230,7 +231,7 @@ class Watch:
             "idle_mb": self._idle >> 20,
             "peak_mb": self._peak >> 20,
             "peak_over_idle": round(self._peak / self._idle, 2),
-            **({"child_peak_mb": child} if child else {}),
+            **{name: size >> 20 for name, size in apart.items()},
         }
 
 
@@ -241,6 +242,14 @@ def _computing() -> float:
         used = resource.getrusage(who)
         total += used.ru_utime + used.ru_stime
     return total
+
+
+def _slowness() -> float:
+    """Seconds that a second of computing takes while others use the processors too."""
+    computing, begun = time.process_time(), time.monotonic()
+    while (used := time.process_time() - computing) < 0.2:
+        pass
+    return max(1.0, (time.monotonic() - begun) / used)
 
 
 def _keep(folder: Path, case: bytes) -> Path:

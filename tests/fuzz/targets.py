@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import struct
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from uhlm_edge.edge.policy.calibration import load as load_calibration
 from uhlm_edge.lm import template
 from uhlm_edge.lm.gguf.check import check
 from uhlm_edge.lm.sampling import Distribution
+from uhlm_edge.lm.sandbox import PER_BYTE
 from uhlm_edge.lm.template import ChatTemplate
 from uhlm_edge.models import shipped
 from uhlm_edge.models.catalogue import Name
@@ -58,11 +60,12 @@ SESSION = "5" * 32
 
 @dataclass(frozen=True)
 class Target:
-    """Something that reads bytes. `form` says how seeds are changed."""
+    """Something that reads bytes. `form` says how seeds are changed, `child` who else reads."""
 
     run: Callable[[bytes], None]
     seeds: Callable[[], list[bytes]]
     form: Literal["bytes", "json", "text"]
+    child: Apart | None = None
 
 
 def _request() -> Request:
@@ -181,15 +184,42 @@ def _tokenizer_seeds() -> list[bytes]:
     return found
 
 
-def chat_template(body: bytes) -> None:
-    """A template of somebody else's, compiled and rendered in its child process."""
-    template.SECONDS = 0.5
-    messages: list[template.Message] = [
-        {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": "Hi"},
-    ]
-    with contextlib.suppress(UhlmError):
-        ChatTemplate(body.decode("utf-8", "replace"), "<s>", "</s>").render(messages)
+class Apart:
+    """A template of somebody else's, compiled and rendered in its child process.
+
+    Attributes:
+        idle: bytes, the most that a child had with the first of the templates, a usual one.
+        peak: the most that one had which was not stopped; the system sees to those that were.
+    """
+
+    def __init__(self) -> None:
+        self.idle = self.peak = 0
+
+    def __call__(self, body: bytes) -> None:
+        template.SECONDS = 0.5
+        messages: list[template.Message] = [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "Hi"},
+        ]
+        source = body.decode("utf-8", "replace")
+        with contextlib.suppress(UhlmError):
+            made = ChatTemplate(source, "<s>", "</s>")
+            try:
+                made.render(messages)
+            finally:
+                self._look(made._renderer, PER_BYTE * len(json.dumps(source)))
+
+    def _look(self, renderer: object, more: int) -> None:
+        if not isinstance(renderer, template._Child) or sys.platform != "linux":
+            return
+        status = Path(f"/proc/{renderer._child._process.pid}/status")
+        text = status.read_text() if status.exists() else ""
+        if "VmHWM:" in text:
+            most = 1024 * int(text.partition("VmHWM:")[2].split()[0])
+            self.peak = max(self.peak, most)
+            self.idle = self.idle or most
+            if most > 2 * self.idle + more:
+                raise MemoryError(f"the child: {most >> 20} MB, and {self.idle >> 20} MB when idle")
 
 
 def _template_seeds() -> list[bytes]:
@@ -278,7 +308,7 @@ TARGETS = {
     "gguf": Target(gguf, lambda: [GOOD], "bytes"),
     "safetensors": Target(safetensors, _safetensors_seeds, "bytes"),
     "tokenizer": Target(tokenizer, _tokenizer_seeds, "json"),
-    "template": Target(chat_template, _template_seeds, "text"),
+    "template": Target(_apart := Apart(), _template_seeds, "text", _apart),
     "hub": Target(hub, _hub_seeds, "json"),
     "config": Target(config, _config_seeds, "text"),
 }

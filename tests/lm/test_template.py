@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import io
+import json
 import os
 import signal
 import subprocess
@@ -241,6 +243,48 @@ def test_a_hostile_template_is_bounded_in_time_and_memory(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hold(HOSTILE[name], monkeypatch)
+
+
+# The child is started by a small process: as its parent's, a fresh child's peak begins where this
+# large one's is.
+WEIGH = """
+import os, subprocess, sys
+child = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                         stderr=subprocess.DEVNULL)
+try:
+    child.stdin.write(sys.stdin.buffer.read())
+    child.stdin.close()
+except BrokenPipeError:
+    pass
+print(os.wait4(child.pid, 0)[2].ru_maxrss)
+"""
+
+
+def weigh(source: str, messages: list[Message], seconds: float = 0.3) -> tuple[int, int]:
+    """The most memory of a child that renders this, and what it was given to read, in KiB."""
+    first = {"source": source, "names": {"bos_token": "<s>"}, "seconds": seconds}
+    pipe = io.BytesIO()
+    for request in (first, {"messages": messages, "add_generation_prompt": True}):
+        sandbox.write_message(pipe, json.dumps(request).encode())
+    child = [sys.executable, "-IS", "-c", template._START, json.dumps(sys.path), sandbox.__file__]
+    command = [sys.executable, "-IS", "-c", WEIGH, *child]
+    done = subprocess.run(command, input=pipe.getvalue(), stdout=subprocess.PIPE, check=True)
+    return int(done.stdout), len(pipe.getvalue()) >> 10
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems know no such limit")
+def test_no_template_takes_more_than_twice_the_idle_memory() -> None:
+    idle, _ = weigh(CHATML, TALK)
+    took = {name: weigh(source, TALK)[0] for name, source in HOSTILE.items()}
+    assert {name: most for name, most in took.items() if most > 2 * idle} == {}
+
+
+@pytest.mark.parametrize("word", ["word ", "слово ", "文字列", "\U0001f600"])
+def test_a_conversation_of_a_long_context_needs_no_more_than_a_template_may_take(word: str) -> None:
+    turn = (word * 8192)[:8192]
+    talk: list[Message] = [{"role": "user", "content": turn}] * 16  # 131,072 characters
+    assert render(CHATML, talk).count(turn) == 16
 
 
 def test_a_template_that_was_stopped_renders_the_next_conversation(
