@@ -5,10 +5,12 @@ Each token counts twice: beta as rejected and 1 - beta as accepted.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["auroc", "calibration_error", "risk_curve"]
+__all__ = ["auroc", "calibration_error", "rate_at_risk", "risk_curve"]
 
 Floats = NDArray[np.float64]
 
@@ -59,3 +61,24 @@ def risk_curve(score: Floats, beta: Floats) -> tuple[Floats, Floats]:
     skipped = np.concatenate([np.cumsum(count)[::-1], [0]]) / len(beta)
     risk = np.concatenate([np.cumsum(mass)[::-1], [0.0]]) / len(beta)
     return 1.0 - skipped, risk
+
+
+def rate_at_risk(
+    score: Floats, beta: Floats, risks: Sequence[float], counts: NDArray[np.int64] | None = None
+) -> Floats:
+    """The smallest upload rate of a threshold on the score whose risk is at most each of `risks`.
+
+    Args:
+        score, beta: as for `risk_curve`.
+        risks: mean of 1[skipped] beta per token, each at least 0.
+        counts: how often each token counts, shape (T,), as a bootstrap draws it; None: once.
+
+    Returns:
+        Rates, shape (len(risks),).
+    """
+    once = np.ones(len(beta), dtype=np.int64) if counts is None else counts
+    _, level = np.unique(score, return_inverse=True)
+    skipped = np.concatenate([[0.0], np.cumsum(np.bincount(level, weights=once))]) / once.sum()
+    risk = np.concatenate([[0.0], np.cumsum(np.bincount(level, weights=once * beta))]) / once.sum()
+    at = np.searchsorted(risk, np.asarray(risks) + 1e-12, side="right") - 1
+    return np.asarray(1.0 - skipped[at], dtype=np.float64)

@@ -27,12 +27,12 @@ class Call:
     Attributes:
         key: whose session.
         request: checked by the wire.
-        binding: of the request to its session.
         arrived, deadline: seconds of the scheduler's clock; nobody waits past the deadline.
         deliver: is told the outcome, in the owner's thread; it must neither wait nor raise.
         outcome: None until there is one.
         gone: its caller has hung up; set from any thread.
         session: set when the scheduler takes it in.
+        binding: of the request to its session, and to what that holds; set when it begins.
         steps: the coroutine, once it runs.
         ask: what it wishes for.
         fed: how many ids of that are cached.
@@ -41,13 +41,13 @@ class Call:
 
     key: SessionKey
     request: Request
-    binding: bytes
     arrived: float
     deadline: float
     deliver: Callable[[Outcome], None]
     outcome: Outcome | None = None
     gone: bool = False
     session: Session | None = None
+    binding: bytes = b""
     steps: Answer | None = None
     ask: Ask = _NOTHING
     fed: int = 0

@@ -73,7 +73,7 @@ class Judge:
         first_draft = len(ids) - len(request.drafts)
         first_weighed = first_draft - len(request.weights)
         self._check(request, settings, ids, first_draft, first_weighed)
-        stop = len(ids) if request.supply else len(ids) - 1  # the last id needs no row
+        stop = len(ids) if request.bonus else len(ids) - 1  # the last id needs no row
         n_rows = stop - first_weighed + 1
         # The id before the first row is evaluated again: an earlier call's row is never trusted.
         same = common_length(session.ids[: session.cached], ids)
@@ -90,8 +90,8 @@ class Judge:
             for row in (yield ask):
                 p = self._probs(settings, row)
                 if position < first_draft:
-                    q = request.weights[position - first_weighed] / TOTAL
-                    betas.append(rejection(float(p[ids[position]]), q))
+                    weight = request.weights[position - first_weighed]
+                    betas.append(_skipped(settings, ids[position], weight, p, position - origin))
                     if isinstance(target, Contrastive):
                         distributions.append(pack_contrast(p, target.alpha))
                 elif position < len(ids):
@@ -110,7 +110,7 @@ class Judge:
         proposal = None
         if replacement is not None:
             tokens = [replacement]
-        elif p is not None and request.supply and not self._is_over(request, target, ids):
+        elif p is not None and request.bonus and not self._is_over(request, target, ids):
             if not isinstance(target, Llm):
                 if isinstance(target, Contrastive):
                     distributions.append(pack_contrast(p, target.alpha))
@@ -120,7 +120,7 @@ class Judge:
                 while True:
                     index = len(ids) + len(tokens) - origin
                     tokens.append(bonus_token(p, settings.seed, index, settings.coupling))
-                    if len(tokens) == request.supply or tokens[-1] in self.end_ids:
+                    if len(tokens) == request.bonus or tokens[-1] in self.end_ids:
                         break
                     rows = yield Ask(len(ids) + len(tokens) - 1, tokens[-1:], 1)
                     p = self._probs(settings, rows[0])
@@ -142,11 +142,13 @@ class Judge:
     ) -> None:
         if weighed < len(ids) and weighed < 1:
             raise OutOfRange("nothing before the first token to judge; a prompt needs one id")
-        if request.supply and not ids:
+        if request.bonus and not ids:
             raise OutOfRange("nothing to go on from; a prompt needs one id")
-        if (request.drafts or request.supply) and draft < settings.origin:
+        if (request.drafts or request.bonus) and draft < settings.origin:
             raise OutOfRange("drafts before the origin of the reply")
-        if len(ids) + request.supply > self.n_ctx:
+        if settings.coupling != "none" and weighed < min(len(ids), settings.origin):
+            raise OutOfRange("skipped tokens before the origin of the reply")
+        if len(ids) + request.bonus > self.n_ctx:
             raise OutOfRange(f"the text is longer than the context of {self.n_ctx} tokens")
 
     def _is_over(self, request: Request, target: Target, ids: list[int]) -> bool:
@@ -168,6 +170,13 @@ def _wishes(ids: list[int], at: int, stop: int, rows: int, most: int) -> Iterato
         end = stop - rows + now
         yield Ask(at, ids[at:end], now)
         at, rows = end, rows - now
+
+
+def _skipped(settings: Settings, token: int, weight: int, p: Probs, index: int) -> float:
+    """How likely the LLM would have rejected a skipped token; coupled, whether it would have."""
+    if settings.coupling == "gumbel":
+        return judge_coupled([token], [p], settings.seed, index).betas[0]
+    return rejection(float(p[token]), weight / TOTAL)
 
 
 def _judge(settings: Settings, draft: int, q: Distribution, p: Probs, index: int) -> Verdict:

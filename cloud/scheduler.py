@@ -3,8 +3,7 @@
     step:  take in  ->  admit  ->  pack  ->  decode  ->  hand out
 
 A call is a coroutine (`judge.py`) that wishes for rows. Short wishes of all calls go into the next
-pass together; long ones, prompts mostly, follow in slices behind them, so that a call for one
-token never waits for more than one slice.
+pass together; long ones, prompts mostly, follow in slices: no token waits for more than one.
 """
 
 from __future__ import annotations
@@ -101,7 +100,7 @@ class Scheduler:
             Full: too many calls wait.
             Closed: it is stopping.
         """
-        call = Call(key, request, request.binding(key[1]), self._clock(), deadline, deliver)
+        call = Call(key, request, self._clock(), deadline, deliver)
         with self._lock:
             if self._closed:
                 raise Closed
@@ -299,6 +298,8 @@ class Scheduler:
     def _begin(self, call: Call, session: Session) -> bool:
         """Repeat, conflict, or the first wish; False if there is no room yet."""
         request = call.request
+        prefix = prefix_hash(held := session.ids[: request.start])
+        call.binding = request.binding(call.key[1], prefix)
         if session.last is not None and session.last.id == request.id:
             if session.last.binding != call.binding:
                 raise OutOfRange(f"call {request.id} was answered, and had another content")
@@ -306,15 +307,14 @@ class Scheduler:
             self._end(call, session.last)
             return True
         settings = request.settings or session.settings
-        held = session.ids[: request.start]
-        if settings is None or request.start > len(held) or prefix_hash(held) != request.prefix:
+        if settings is None or request.start > len(held) or not prefix.startswith(request.prefix):
             self.counters.conflicts += 1
             self._end(call, Conflict(len(session.ids), prefix_hash(session.ids)))
             return True
         text = held + list(request.tokens)
-        if len(text) + request.supply > self._judge.n_ctx:
+        if len(text) + request.bonus > self._judge.n_ctx:
             raise OutOfRange(f"the text is longer than the context of {self._judge.n_ctx} tokens")
-        if not self._store.seat(call.key, text, len(text) + request.supply):
+        if not self._store.seat(call.key, text, len(text) + request.bonus):
             return False
         if request.settings is not None and request.settings.slide:
             self._store.slide(session, text)

@@ -23,7 +23,7 @@ from ..common.prompts import read_prompts
 from ..edge.policy.calibration import Calibration, EstimatorName, load
 from ..edge.policy.reward import FEATURES, N_FEATURES, RewardHead
 
-__all__ = ["check", "predict"]
+__all__ = ["check", "predict", "scores_of"]
 
 Floats = NDArray[np.float64]
 _RATES = (0.05, 0.2, 0.5)
@@ -61,7 +61,7 @@ def check(calibration: Calibration, folder: Path, replays: Sequence[Replay]) -> 
             rate, risk = (~skipped).mean(), (skipped * beta).mean()
             spread = 1.96 * _error(skipped * beta, cluster)
             lines.append(f"| {name} | {here} | {label} | {rate:.4f} | {risk:.5f} +- {spread:.5f} |")
-    scores, errors = _scores(calibration, folder, replays, beta)
+    scores, errors = scores_of(calibration, folder, replays, beta)
     shares = " | ".join(f"beta skipped at {100 * rate:.0f} % uploads" for rate in _RATES)
     lines += [
         "",
@@ -84,7 +84,7 @@ def _error(loss: Floats, cluster: NDArray[np.int64]) -> float:
     return float(np.sqrt(spread @ spread)) / len(loss)
 
 
-def _scores(
+def scores_of(
     calibration: Calibration, folder: Path, replays: Sequence[Replay], beta: Floats
 ) -> tuple[dict[str, Floats], dict[str, float]]:
     """Scores by name, and calibration errors of those that stand for a probability."""

@@ -19,15 +19,17 @@ __all__ = [
     "pack_contrast",
     "pack_distribution",
     "pack_ids",
+    "pack_q",
     "prefix_hash",
     "require",
-    "u16",
     "unpack_contrast",
     "unpack_distribution",
     "unpack_ids",
+    "unpack_q",
 ]
 
 PREFIX_BYTES = 8
+SENT_PREFIX_BYTES = 4
 
 
 class Malformed(ValueError):
@@ -62,8 +64,10 @@ def pack_ids(ids: Iterable[int]) -> bytes:
     return bytes(out)
 
 
-def unpack_ids(raw: bytes, limit: int, error: type[ValueError] = OutOfRange) -> list[int]:
-    """The ids again; at most `limit`, each below 2**31."""
+def unpack_ids(
+    raw: bytes, limit: int, error: type[ValueError] = OutOfRange, what: str = "tokens"
+) -> list[int]:
+    """The ids again; at most `limit`, each below 2**35."""
     ids: list[int] = []
     value = shift = 0
     for byte in raw:
@@ -74,7 +78,7 @@ def unpack_ids(raw: bytes, limit: int, error: type[ValueError] = OutOfRange) -> 
             continue
         ids.append(value)
         value = shift = 0
-        require(len(ids) <= limit, error, "too many tokens")
+        require(len(ids) <= limit, error, f"too many {what}")
     require(shift == 0, Malformed, "the last id is cut off")
     return ids
 
@@ -99,9 +103,58 @@ def unpack_distribution(raw: bytes, limit: int) -> Distribution:
     steps = unpack_ids(raw[at:split], n)
     require(len(steps) == n, Malformed, "a distribution has too few ids")
     weights = np.empty(n, dtype=np.int64)
-    weights[:-1] = u16(raw[split:])
+    weights[:-1] = np.frombuffer(raw[split:], dtype="<u2")
     weights[-1] = TOTAL - int(weights[:-1].sum())
     return Distribution(np.cumsum(steps, dtype=np.int64), weights)
+
+
+def pack_q(
+    weights: Sequence[int], judged: Sequence[int], drafts: Sequence[Distribution]
+) -> int | list[bytes | None]:
+    """What a call tells of the device's q, for MessagePack.
+
+    Where all is certain, how many weights there are. Otherwise a list: what each weight lacks to
+    TOTAL (a byte where q is above .998, two above .75), then for each draft its distribution, or
+    None where that is certain.
+
+    Args:
+        weights: rounded q(token) TOTAL of the skipped tokens.
+        judged: the drafts.
+        drafts: what each was drawn from.
+    """
+    parts = [
+        None if d.ids.tolist() == [*judged[i : i + 1]] else pack_distribution(d)
+        for i, d in enumerate(drafts)
+    ]
+    if not any(parts) and all(weight == TOTAL for weight in weights):
+        return len(weights)
+    return [pack_ids(TOTAL - weight for weight in weights), *parts]
+
+
+def unpack_q(
+    q: object, judged: Sequence[int], n_weights: int, wire_top: int
+) -> tuple[list[int], list[Distribution]]:
+    """Weights and distributions again; their values are the message's to check.
+
+    Args:
+        q: as `pack_q` made it; hostile.
+        judged: the drafts.
+        n_weights, wire_top: how many weights, and ids in a distribution, there may be.
+    """
+    if type(q) is int:
+        require(0 <= q <= n_weights, OutOfRange, "too many weights")
+        return [TOTAL] * q, [Distribution.certain(token) for token in judged]
+    require(isinstance(q, list) and bool(q), Malformed, "q is a number or a list")
+    assert isinstance(q, list)  # noqa: S101 - as required
+    lacking, parts = q[0], q[1:]
+    right = isinstance(lacking, bytes) and all(d is None or isinstance(d, bytes) for d in parts)
+    require(right, Malformed, "q must hold bytes")
+    require(len(parts) == len(judged), OutOfRange, "judge and the number of distributions differ")
+    drafts = [
+        Distribution.certain(token) if d is None else unpack_distribution(d, wire_top)
+        for token, d in zip(judged, parts, strict=True)
+    ]
+    return [TOTAL - less for less in unpack_ids(lacking, n_weights, what="weights")], drafts
 
 
 def pack_contrast(p: Probs, alpha: float = 0.1) -> bytes:
@@ -136,9 +189,3 @@ def check_distribution(distribution: Distribution, limit: int, n_vocab: int) -> 
     require(bool((ids[1:] > ids[:-1]).all()), OutOfRange, "ids must ascend")
     require(bool((weights > 0).all()), OutOfRange, "weights must be positive")
     require(int(weights.sum()) == TOTAL, OutOfRange, f"weights must sum to {TOTAL}")
-
-
-def u16(raw: bytes) -> NDArray[np.uint16]:
-    """Little-endian 16-bit numbers."""
-    require(len(raw) % 2 == 0, Malformed, "16-bit weights")
-    return np.frombuffer(raw, dtype="<u2")

@@ -20,17 +20,18 @@ from numpy.typing import NDArray
 from ..lm.sampling import TOTAL, Distribution, Probs
 from .codec import (
     PREFIX_BYTES,
+    SENT_PREFIX_BYTES,
     Malformed,
     OutOfRange,
     check_distribution,
-    pack_distribution,
     pack_ids,
+    pack_q,
     prefix_hash,
     require,
-    u16,
     unpack_contrast,
     unpack_distribution,
     unpack_ids,
+    unpack_q,
 )
 from .terms import VERSION, Info, Limits, Settings, first_line
 
@@ -62,11 +63,12 @@ class Request:
     Args:
         id: 32-bit counter of calls in this session; every try of one call carries the same.
         start: ids before it are already held.
-        prefix: blake2b-64 over them.
+        prefix: blake2b-64 over them. Its first half travels, which finds a verifier that holds
+            another text; the whole is in `binding`, which catches what the half lets pass.
         tokens: ids from `start` on.
         weights: of skipped tokens, each 1..TOTAL.
         drafts: what each draft was drawn from.
-        supply: how many tokens the LLM may add.
+        bonus: how many tokens the LLM may add.
         settings: sent with `start` = 0, with every re-send, and when a reply begins.
     """
 
@@ -76,40 +78,42 @@ class Request:
     tokens: Sequence[int]
     weights: Sequence[int] = ()
     drafts: Sequence[Distribution] = ()
-    supply: int = 0
+    bonus: int = 0
     settings: Settings | None = None
 
     def pack(self) -> bytes:
         """MessagePack, as small as it gets."""
         return self._packed
 
-    def binding(self, session: str) -> bytes:
+    def binding(self, session: str, held: bytes | None = None) -> bytes:
         """What a reply must carry to be the answer to this call and no other, 8 bytes.
 
-        A hash over the session's id and all that is sent, the prefix hash included: every
+        A hash over the session's id, all that is sent, and the whole hash of what is held: every
         session's first call is number 1 from id 0 on, so number and start alone say little.
+
+        Args:
+            session: its id.
+            held: `prefix_hash` of what the verifier holds before `start`; None: `prefix`.
         """
         key = session.encode()[: hashlib.blake2b.MAX_KEY_SIZE]
-        return hashlib.blake2b(self._packed, digest_size=BINDING_BYTES, key=key).digest()
+        whole = self._packed + (self.prefix if held is None else held)
+        return hashlib.blake2b(whole, digest_size=BINDING_BYTES, key=key).digest()
 
     @cached_property
     def _packed(self) -> bytes:
-        drafts = [pack_distribution(d) for d in self.drafts]
-        weights = np.array(self.weights, dtype=np.uint32).astype("<u2").tobytes()
-        settings = self.settings.pack() if self.settings else None
-        body: bytes = msgpack.packb(
-            [
-                VERSION,
-                self.id,
-                self.start,
-                self.prefix,
-                pack_ids(self.tokens),
-                len(drafts),
-                [weights, *drafts],
-                self.supply,
-                settings,
-            ]
-        )
+        fields = [
+            VERSION,
+            self.id,
+            self.start,
+            self.prefix[:SENT_PREFIX_BYTES],
+            pack_ids(self.tokens),
+            len(self.drafts),
+            pack_q(self.weights, self.tokens[len(self.tokens) - len(self.drafts) :], self.drafts),
+            self.bonus,
+        ]
+        if self.settings is not None:
+            fields.append(self.settings.pack())
+        body: bytes = msgpack.packb(fields)
         return body
 
     @staticmethod
@@ -120,22 +124,24 @@ class Request:
             Malformed: it is not this protocol.
             OutOfRange: it is, with impossible values.
         """
-        version, call, start, prefix, tokens, judge, q, supply, settings = _fields(body, 9)
-        require(version == VERSION, Malformed, _WRONG_VERSION)
+        fields = _fields(body, 8, 9)
+        require(fields[0] == VERSION, Malformed, _WRONG_VERSION)
+        _, call, start, prefix, tokens, judge, q, bonus, settings = [*fields, None][:9]
         require(isinstance(tokens, bytes) and isinstance(prefix, bytes), Malformed, "bytes")
-        require(isinstance(q, list) and bool(q), Malformed, "q must be a list")
-        require(all(isinstance(part, bytes) for part in q), Malformed, "q must hold bytes")
-        _integers(call, start, judge, supply)
-        require(len(q) - 1 == judge, OutOfRange, "judge and the number of distributions differ")
+        _integers(call, start, judge, bonus)
         require(judge <= limits.drafts_per_call, OutOfRange, "too many drafts")
+        ids = unpack_ids(tokens, limits.tokens_per_call)
+        require(judge <= len(ids), OutOfRange, "more drafts than tokens")
+        judged = ids[len(ids) - judge :]
+        weights, drafts = unpack_q(q, judged, limits.weights_per_call, limits.wire_top)
         request = Request(
             id=call,
             start=start,
             prefix=prefix,
-            tokens=unpack_ids(tokens, limits.tokens_per_call),
-            weights=[int(w) or TOTAL for w in u16(q[0])],
-            drafts=[unpack_distribution(part, limits.wire_top) for part in q[1:]],
-            supply=supply,
+            tokens=ids,
+            weights=weights,
+            drafts=drafts,
+            bonus=bonus,
             settings=None if settings is None else Settings.unpack(settings),
         )
         request.check(limits, n_vocab)
@@ -144,7 +150,7 @@ class Request:
 
     @staticmethod
     def from_json(value: Any, limits: Limits, n_vocab: int) -> Request:
-        """The same from JSON with the fields' names; prefix in hex."""
+        """The same from JSON with the fields' names; prefix in hex, whole or its first half."""
         try:
             q, settings = value.get("q") or {}, value.get("settings")
             request = Request(
@@ -157,7 +163,7 @@ class Request:
                     Distribution(_naturals(d["ids"]), _naturals(d["weights"]))
                     for d in q.get("drafts", [])
                 ],
-                supply=value.get("supply", 0),
+                bonus=value.get("bonus", 0),
                 settings=None if settings is None else Settings.unpack(settings),
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -170,7 +176,7 @@ class Request:
             OutOfRange,
             "judge and the number of distributions differ",
         )
-        _integers(request.id, request.start, request.supply, *request.tokens, *request.weights)
+        _integers(request.id, request.start, request.bonus, *request.tokens, *request.weights)
         request.check(limits, n_vocab)
         return request
 
@@ -180,7 +186,8 @@ class Request:
             self.settings.check(limits)
         require(0 <= self.id < 2**32, OutOfRange, "id must be 32 bits")
         require(0 <= self.start < 2**31, OutOfRange, "start out of range")
-        require(len(self.prefix) == PREFIX_BYTES, Malformed, "prefix must be 8 bytes")
+        n_prefix = len(self.prefix)
+        require(n_prefix in (SENT_PREFIX_BYTES, PREFIX_BYTES), Malformed, "prefix has 4 or 8 bytes")
         require(len(self.tokens) <= limits.tokens_per_call, OutOfRange, "too many tokens")
         require(len(self.drafts) <= limits.drafts_per_call, OutOfRange, "too many drafts")
         require(len(self.weights) <= limits.weights_per_call, OutOfRange, "too many weights")
@@ -189,7 +196,7 @@ class Request:
             OutOfRange,
             "more weights and drafts than tokens",
         )
-        require(0 <= self.supply <= limits.supply_per_call, OutOfRange, "supply out of range")
+        require(0 <= self.bonus <= limits.bonus_per_call, OutOfRange, "bonus out of range")
         require(all(0 <= t < n_vocab for t in self.tokens), OutOfRange, "unknown token id")
         require(all(1 <= w <= TOTAL for w in self.weights), OutOfRange, "a weight is impossible")
         judged = self.tokens[len(self.tokens) - len(self.drafts) :]
@@ -281,11 +288,11 @@ class Reply:
         require((call, start) == (request.id, request.start), Malformed, "another call's reply")
         require(binding == request.binding(session), Malformed, "the reply to another call")
         require(accepted <= judge, Malformed, "more accepted than drafted")
-        ids = unpack_ids(tokens, max(1, request.supply), Malformed)
+        ids = unpack_ids(tokens, max(1, request.bonus), Malformed)
         if accepted < judge:
             require(len(ids) == 1, Malformed, "a rejection needs one replacement")
         else:
-            require(len(ids) <= request.supply, Malformed, "more supplied than asked for")
+            require(len(ids) <= request.bonus, Malformed, "more supplied than asked for")
         require(all(t < n_vocab for t in ids), Malformed, "unknown token id")
         require(len(betas) % 4 == 0, Malformed, "betas")
         values = np.frombuffer(betas, dtype="<f4").astype(float).tolist()
@@ -300,7 +307,7 @@ class Reply:
         require(all(isinstance(d, bytes) for d in distributions), Malformed, "distributions")
         if proposal is not None:
             _integers(proposal)
-            asked = request.supply > 0 and accepted == judge and not ids
+            asked = request.bonus > 0 and accepted == judge and not ids
             require(asked, Malformed, "a proposal that was not asked for")
             require(len(distributions) > 0, Malformed, "a proposal comes with its distribution")
             Reply.proposed_from(distributions[-1], proposal, n_vocab)
@@ -347,12 +354,14 @@ class Conflict:
         return Conflict(held, prefix)
 
 
-def _fields(body: bytes, n: int) -> list[Any]:
+def _fields(body: bytes, *lengths: int) -> list[Any]:
     try:
         value = msgpack.unpackb(body, raw=False, strict_map_key=True)
     except (ValueError, msgpack.UnpackException, RecursionError) as error:
         raise Malformed(f"not MessagePack: {first_line(error)}") from None
-    require(isinstance(value, list) and len(value) == n, Malformed, f"not an array of {n}")
+    expected = " or ".join(map(str, lengths))
+    right = isinstance(value, list) and len(value) in lengths
+    require(right, Malformed, f"not an array of {expected}")
     fields: list[Any] = value
     return fields
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -15,8 +15,9 @@ from .codec import Malformed, OutOfRange, require
 
 __all__ = ["VERSION", "Info", "Limits", "Settings", "first_line"]
 
-VERSION = 2
-"""Of the protocol. Version 2 binds a reply to its call."""
+VERSION = 3
+"""Of the protocol. Version 2 bound a reply to its call; version 3 sends nothing but ids where no
+distribution is needed, and half of the hash over what is held."""
 
 _LEVELS = (2, 3)
 _MOST_END_IDS = 64
@@ -31,15 +32,16 @@ class Limits(BaseModel):
     tokens_per_call: int = Field(4096, ge=16)
     drafts_per_call: int = Field(64, ge=1)
     weights_per_call: int = Field(256, ge=1, description="skipped tokens weighed: a row each")
-    supply_per_call: int = Field(64, ge=1)
+    bonus_per_call: int = Field(64, ge=1)
     wire_top: int = Field(256, ge=1, description="tokens in one Distribution")
     sampler_top_k: int = Field(
         0, ge=0, description="largest top-k of a session's sampler, which must have one; 0: any"
     )
 
 
-_UNTOLD: list[Any] = ["none", False]
-"""Values of the last settings, from where on they are left out: older sides do not know them."""
+_UNTOLD: list[Any] = [0, False]
+"""Values of the last settings, from where on they are left out: mostly they say nothing."""
+_COUPLINGS = get_args(Coupling)
 
 
 class Settings(BaseModel):
@@ -83,7 +85,7 @@ class Settings(BaseModel):
     def pack(self) -> list[Any]:
         """Positional: half the bytes of the names."""
         s = self.sampler
-        later = [self.coupling, self.slide]
+        later = [_COUPLINGS.index(self.coupling), self.slide]
         while later and later[-1] == _UNTOLD[len(later) - 1]:
             later.pop()
         target = None if self.target == LLM else self.target.model_dump()
@@ -117,7 +119,7 @@ class Settings(BaseModel):
                     "target": target or LLM,
                     "seed": seed,
                     "origin": origin,
-                    "coupling": coupling,
+                    "coupling": dict(enumerate(_COUPLINGS)).get(coupling, coupling),
                     "slide": slide,
                 }
             )
@@ -188,8 +190,10 @@ class Info(BaseModel):
         )
 
 
-def _small(value: float) -> float | int:
-    return int(value) if value == int(value) else value
+def _small(value: float) -> float | int | str:
+    """A whole number, or decimals as text where that takes less than a float's nine bytes."""
+    whole, text = int(value), str(value)
+    return whole if value == whole else text if len(text) < 8 else value
 
 
 def first_line(error: Exception) -> str:

@@ -190,7 +190,7 @@ class Player:
             tokens=ids[start:],
             weights=whole.weights,
             drafts=whole.drafts,
-            supply=whole.supply,
+            bonus=whole.bonus,
             settings=whole.settings or settings,
         )
 

@@ -55,7 +55,7 @@ class DryLink:
             "drafts": [
                 {"ids": d.ids.tolist(), "weights": d.weights.tolist()} for d in request.drafts
             ],
-            "supply": request.supply,
+            "bonus": request.bonus,
             "settings": request.settings.model_dump() if request.settings else None,
         }
         self._show(json.dumps(line))

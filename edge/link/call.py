@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
 from ...common.errors import CloudError, ProtocolError
-from ...lm.sampling import Distribution
+from ...lm.sampling import TOTAL, Distribution
 from ...lm.targets import Contrastive
 from ...wire.codec import require
 from ...wire.messages import (
@@ -78,6 +78,11 @@ class Call:
         """The device judges: drafts travel as if skipped, and the LLM's p comes back for each."""
         return isinstance(self.settings.target, Contrastive)
 
+    @property
+    def is_coupled(self) -> bool:
+        """The LLM's own choice judges: ids are all that it needs."""
+        return self.settings.coupling == "gumbel"
+
     def positions(self, reply: Reply) -> int:
         """How many ids the LLM has evaluated for the answer, rejected drafts included."""
         ids = len(self.prompt or ()) + len(self.reply_ids) + len(self.drafts)
@@ -85,8 +90,7 @@ class Call:
 
     def sent(self, draft: Draft) -> Distribution:
         """What is told of a draft: what it was drawn from; with coupled draws, only what it is."""
-        coupled = self.settings.coupling == "gumbel"
-        return Distribution.certain(draft.id) if coupled else draft.q
+        return Distribution.certain(draft.id) if self.is_coupled else draft.q
 
     def judged_betas(self, reply: Reply) -> Sequence[float]:
         """Betas of the drafts that the verifier looked at."""
@@ -130,9 +134,9 @@ def exchange(call: Call, link: Link, info: Info, n_vocab: int) -> Reply:
         start=0,
         prefix=b"",
         tokens=ids,
-        weights=[draft.weight for draft in weighed],
+        weights=[TOTAL if call.is_coupled else draft.weight for draft in weighed],
         drafts=[] if call.is_contrast else [call.sent(draft) for draft in call.drafts],
-        supply=min(call.bonus, room, limits.supply_per_call),
+        bonus=min(call.bonus, room, limits.bonus_per_call),
         settings=call.settings,
     )
     answer = _send(call, link, request, call.held, call.settings_sent, limits, n_vocab)
@@ -167,7 +171,7 @@ def _send(
         end = min(start + limits.tokens_per_call, first)
         part = replace(
             whole, start=start, prefix=prefix_hash(ids[:start]), tokens=ids[start:end],
-            weights=(), drafts=(), supply=0, id=(whole.id + start + 2**31) % 2**32,
+            weights=(), drafts=(), bonus=0, id=(whole.id + start + 2**31) % 2**32,
         )  # fmt: skip
         answer = link.verify(call.session_id, part, n_vocab, call.deadline)
         if isinstance(answer, Conflict):

@@ -47,7 +47,7 @@ class Device:
         self.calls = 0
 
     def request(
-        self, drafts: int = 0, skipped: int = 0, supply: int = 0, start: int | None = None
+        self, drafts: int = 0, skipped: int = 0, bonus: int = 0, start: int | None = None
     ) -> Request:
         self.calls += 1
         ids, laws, weights = list(self.ids), [], []
@@ -61,7 +61,7 @@ class Device:
         start = self.held if start is None else start
         return Request(
             id=self.calls, start=start, prefix=prefix_hash(ids[:start]), tokens=ids[start:],
-            weights=weights, drafts=laws, supply=supply, settings=None if start else REPLY,
+            weights=weights, drafts=laws, bonus=bonus, settings=None if start else REPLY,
         )  # fmt: skip
 
     def ask(self, request: Request) -> Reply:
@@ -83,7 +83,7 @@ def expected(device: Device, request: Request) -> tuple[int, list[int]]:
     rs = [p_after(whole[: first + i]) for i in range(len(request.drafts))]
     verdict = judge(whole[first:], request.drafts, rs, REPLY.seed, first - REPLY.origin)
     tokens = [] if verdict.replacement is None else [verdict.replacement]
-    while verdict.replacement is None and len(tokens) < request.supply:
+    while verdict.replacement is None and len(tokens) < request.bonus:
         text = whole + tokens
         tokens.append(bonus_token(p_after(text), REPLY.seed, len(text) - REPLY.origin))
     return verdict.accepted, tokens

@@ -244,7 +244,7 @@ def test_a_call_whose_device_waits_no_longer_costs_no_pass(service: Service) -> 
 
 def test_a_repeated_id_with_another_content_is_refused(service: Service) -> None:
     first = verify(service).body
-    for change in ({"supply": 1}, {"tokens": [2, 1, 7]}, {"settings": Settings(seed=1, origin=2)}):
+    for change in ({"bonus": 1}, {"tokens": [2, 1, 7]}, {"settings": Settings(seed=1, origin=2)}):
         answer = verify(service, replace(ASKED, **change))
         assert (answer.status, answer.error["code"]) == (422, 422)
     assert verify(service).body == first
@@ -270,7 +270,7 @@ def test_a_malformed_body_is_400(service: Service, kind: str, body: bytes) -> No
 
 @pytest.mark.parametrize(
     "change",
-    [{"tokens": [1, V, 7]}, {"id": 2**32}, {"supply": 65}, {"tokens": [1] * 65}, {"tokens": [7]}],
+    [{"tokens": [1, V, 7]}, {"id": 2**32}, {"bonus": 65}, {"tokens": [1] * 65}, {"tokens": [7]}],
     ids=str,
 )
 def test_impossible_values_are_422(service: Service, change: dict[str, Any]) -> None:

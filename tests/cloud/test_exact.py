@@ -89,7 +89,7 @@ def test_ids_of_calls_that_share_passes_are_those_of_calls_alone(service: Servic
             held = len(ids) if turn else 0
             settings = Settings(sampler=Sampler(temperature=0.8), seed=i, origin=len(prompt))
             yield Request(
-                turn + 1, held, prefix_hash(ids[:held]), ids[held:], supply=4,
+                turn + 1, held, prefix_hash(ids[:held]), ids[held:], bonus=4,
                 settings=None if turn else settings,
             )  # fmt: skip
 

@@ -23,7 +23,7 @@ def test_devices_that_ask_again_at_once_stay_together_in_every_pass() -> None:
     of = Verifier(context, 500, 8, clock=clock)
     devices = [device(of, i) for i in range(8)]
     for one in devices:
-        one.ask(one.request(supply=1))
+        one.ask(one.request(bonus=1))
     before = len(context.passes)
 
     async def ask_and_ask(one: Device, pause: int) -> None:
@@ -61,7 +61,7 @@ def test_where_ids_are_dear_prompts_ride_along_in_each_other_pass_only() -> None
     context = TimedContext(clock, per_id=5e-4)
     of = Verifier(context, 2000, 40, clock=clock)
     short, idle = device(of, 0), 0.001 + 5e-4
-    short.ask(short.request(supply=1))
+    short.ask(short.request(bonus=1))
     for i in range(1, 20):
         prompt = device(of, i, prompt=[i] * 400)
         of.scheduler.submit(prompt.key, prompt.request(), lambda _: None)

@@ -37,7 +37,7 @@ def test_calls_that_wait_share_one_pass() -> None:
     of = Verifier(context, 200, 8)
     devices = [device(of, i) for i in range(8)]
     for one in devices:
-        one.ask(one.request(supply=1))
+        one.ask(one.request(bonus=1))
     before = len(context.passes)
     answers: list[list[Reply]] = [[] for _ in devices]
     for one, into in zip(devices, answers, strict=True):
@@ -52,7 +52,7 @@ def test_a_short_call_never_waits_for_more_than_one_slice_of_a_prompt() -> None:
     context = TimedContext(clock)
     of = Verifier(context, 2000, 40, clock=clock)
     short = device(of, 0)
-    short.ask(short.request(supply=1))
+    short.ask(short.request(bonus=1))
     waits = []
     prompts = [device(of, i, prompt=LONG) for i in range(1, 20)]
     for one in prompts:
@@ -75,7 +75,7 @@ def test_rows_beyond_what_a_pass_holds_come_in_several() -> None:
     context = FakeContext(max_rows=4, n_batch=8)
     of = Verifier(context, 200, 8)
     one = device(of, 1)
-    request = one.request(drafts=3, skipped=9, supply=2)
+    request = one.request(drafts=3, skipped=9, bonus=2)
     wanted = expected(one, request)
     reply = one.ask(request)
     assert (reply.accepted, reply.tokens) == wanted
@@ -152,7 +152,7 @@ def test_two_calls_of_one_session_follow_each_other_and_a_repeat_gets_the_same()
 def test_a_session_forgotten_while_a_call_waits_is_a_new_one() -> None:
     of = Verifier(FakeContext(), 200, 8)
     one = device(of, 1)
-    one.ask(one.request(supply=1))
+    one.ask(one.request(bonus=1))
     into: list[Any] = []
     submit(one, one.request(drafts=1), into)
     of.scheduler.forget(one.key)
@@ -172,7 +172,7 @@ def test_in_an_event_loop_only_the_passes_run_elsewhere() -> None:
         loop = asyncio.get_running_loop()
         for _ in range(3):
             answer: asyncio.Future[Any] = loop.create_future()
-            request = one.request(drafts=1, supply=1)
+            request = one.request(drafts=1, bonus=1)
             wanted = expected(one, request)
 
             def deliver(outcome: Any, answer: asyncio.Future[Any] = answer) -> None:
@@ -319,18 +319,18 @@ def test_whatever_goes_together_every_verdict_is_that_of_the_rule(
     devices = [device(of, i, f"owner {i % 2}", [*PROMPT, *start, i]) for i in range(6)]
     for calls in rounds:
         asked = []
-        for i, drafts, skipped, supply in {call[0]: call for call in calls}.values():
+        for i, drafts, skipped, bonus in {call[0]: call for call in calls}.values():
             one = devices[i]
-            if len(one.ids) + drafts + skipped + supply > 65:
+            if len(one.ids) + drafts + skipped + bonus > 65:
                 continue
-            request = one.request(drafts, skipped, supply)
+            request = one.request(drafts, skipped, bonus)
             into: list[Any] = []
             asked.append((one, request, expected(one, request), into))
             submit(one, request, into)
         run(of)
         for one, request, wanted, (outcome,) in asked:
             if isinstance(outcome, Conflict):  # forgotten; the device sends everything again
-                reply = one.ask(one.request(len(request.drafts), 0, request.supply, start=0))
+                reply = one.ask(one.request(len(request.drafts), 0, request.bonus, start=0))
             else:
                 reply = one.hear(request, outcome)
                 assert (reply.accepted, reply.tokens) == wanted

@@ -201,13 +201,13 @@ def test_a_graceful_stop_finishes_running_calls_and_takes_no_new_ones(server: Se
     info = link.info(Deadline(30))
     n_vocab = info.fingerprint[0]
     long = [i % 500 for i in range(600)]
-    request = Request(1, 0, prefix_hash([]), long, supply=64, settings=HOT)
+    request = Request(1, 0, prefix_hash([]), long, bonus=64, settings=HOT)
     before = threading.active_count()
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(link.verify, "a" * 32, request, n_vocab, Deadline(60))
         wait_until(lambda: server.calls == 1)
         server.process.send_signal(signal.SIGTERM)
-        new = Request(1, 0, prefix_hash([]), [1, 2], supply=1, settings=Settings(origin=2))
+        new = Request(1, 0, prefix_hash([]), [1, 2], bonus=1, settings=Settings(origin=2))
         failures: list[CloudError] = []
         while not running.done():
             try:

@@ -69,10 +69,10 @@ def test_an_hlm_call_evaluates_exactly_one_position() -> None:
 def test_a_cloud_call_evaluates_one_position_per_supplied_token() -> None:
     context = FakeContext()
     device = Device(verifier(context))
-    device.ask(device.request(supply=4))
+    device.ask(device.request(bonus=4))
     for _ in range(3):
         before = len(context.passes)
-        device.ask(device.request(supply=4))
+        device.ask(device.request(bonus=4))
         new = context.passes[before:]
         assert [len(works[0].tokens) for works in new] == [1] * 4
 
@@ -80,7 +80,7 @@ def test_a_cloud_call_evaluates_one_position_per_supplied_token() -> None:
 def test_the_supply_stops_at_the_end_of_the_text() -> None:
     talkative = FakeModel("llm", 2, end=6.0)
     device = Device(verifier(FakeContext(talkative)))
-    reply = device.ask(device.request(supply=60))
+    reply = device.ask(device.request(bonus=60))
     assert 0 < len(reply.tokens) < 60
     assert reply.tokens[-1] in talkative.vocab.end_ids
     assert not set(reply.tokens[:-1]) & talkative.vocab.end_ids
@@ -90,7 +90,7 @@ def test_nothing_is_supplied_after_an_accepted_end_of_text() -> None:
     end = len(CLOUD.vocab) - 1
     sure = Distribution(np.array([end]), np.array([TOTAL]))
     ids = [*PROMPT, end]
-    request = Request(1, 0, prefix_hash([]), ids, drafts=[sure], supply=3, settings=REPLY)
+    request = Request(1, 0, prefix_hash([]), ids, drafts=[sure], bonus=3, settings=REPLY)
     certain = FakeModel("llm", 2, end=100.0)
     reply = verifier(FakeContext(certain)).verify(KEY, request)
     assert isinstance(reply, Reply)
@@ -103,7 +103,7 @@ def test_nothing_is_supplied_after_an_accepted_end_of_text() -> None:
 def test_a_repeated_call_gets_the_same_reply_and_costs_nothing() -> None:
     context = FakeContext()
     device = Device(verifier(context))
-    request = device.request(drafts=2, skipped=1, supply=1)
+    request = device.request(drafts=2, skipped=1, bonus=1)
     reply = device.verifier.verify(KEY, request)
     passes = len(context.passes)
     assert device.verifier.verify(KEY, request) is reply
@@ -130,10 +130,10 @@ def test_a_text_without_its_oldest_turns_is_read_again_unless_it_may_slide(slide
     context = FakeContext()
     verifier = Verifier(context, 200, 8)
     one = Device(verifier, prompt=SLID[0])
-    one.ask(one.request(supply=1))
+    one.ask(one.request(bonus=1))
     context.passes.clear()
     one.ids, one.held = list(SLID[1]), 0
-    request = one.request(drafts=2, supply=1, start=len(PROMPT))
+    request = one.request(drafts=2, bonus=1, start=len(PROMPT))
     request = replace(request, settings=REPLY.model_copy(update={"slide": slide}))
     wanted = expected(one, request)
     reply = one.ask(request)
@@ -147,8 +147,8 @@ def test_a_session_whose_ids_are_shared_does_not_slide_over_them() -> None:
     context = FakeContext()
     verifier = Verifier(context, 200, 4, n_prefixes=2)
     one, two = (Device(verifier, (KEY[0], c * 32), SLID[0]) for c in "ab")
-    one.ask(one.request(supply=1))
-    two.ask(two.request(supply=1))
+    one.ask(one.request(bonus=1))
+    two.ask(two.request(bonus=1))
     kept = list(two.ids)
     one.ids, one.held = list(SLID[1]), 0
     request = one.request(drafts=1, start=len(PROMPT))
@@ -162,7 +162,7 @@ def test_a_session_whose_ids_are_shared_does_not_slide_over_them() -> None:
 
 def test_what_is_held_beyond_start_is_dropped() -> None:
     device = Device(verifier())
-    device.ask(device.request(supply=6))
+    device.ask(device.request(bonus=6))
     del device.ids[-4:]
     request = device.request(drafts=3, start=len(device.ids))
     wanted = expected(device, request)
@@ -210,7 +210,7 @@ def test_ids_that_were_held_before_a_failure_are_not_trusted_after_it(
 ) -> None:
     context = FakeContext()
     device = Device(verifier(context))
-    device.ask(device.request(supply=8))
+    device.ask(device.request(bonus=8))
     start = len(device.ids) - 6
     passes = iter(range(1, 100))
 
@@ -221,7 +221,7 @@ def test_ids_that_were_held_before_a_failure_are_not_trusted_after_it(
 
     with monkeypatch.context() as patch:
         patch.setattr(context, "decode", failing)
-        other = replace(device.request(start=start), tokens=[1, 2, 3, 4, 5], supply=4)
+        other = replace(device.request(start=start), tokens=[1, 2, 3, 4, 5], bonus=4)
         with pytest.raises(EngineError):
             device.verifier.verify(KEY, other)
     request = device.request(drafts=1)  # as if nothing had happened
@@ -241,13 +241,13 @@ def test_sessions_with_one_id_and_different_owners_are_different() -> None:
     of = verifier()
     secret = list(b"a secret text")
     mine, theirs = Device(of, ("me", "f" * 32)), Device(of, ("them", "f" * 32), secret)
-    theirs.ask(theirs.request(supply=2))
+    theirs.ask(theirs.request(bonus=2))
     guess = replace(mine.request(drafts=1, start=len(secret)), prefix=prefix_hash(secret))
     assert of.verify(mine.key, guess) == Conflict(0, prefix_hash([]))
-    mine.ask(mine.request(supply=3))
+    mine.ask(mine.request(bonus=3))
     before = list(theirs.ids)
     of.store.drop(mine.key)
-    theirs.ask(theirs.request(supply=2))
+    theirs.ask(theirs.request(bonus=2))
     assert theirs.ids[: len(before)] == before
     assert len(of.store) == 1
 
@@ -268,10 +268,10 @@ def test_more_sessions_than_cells_only_cost_a_resend() -> None:
 def check_all_go_on(of: Verifier, devices: list[Device]) -> None:
     for _ in range(4):
         for device in devices:
-            request = device.request(drafts=1, supply=1)
+            request = device.request(drafts=1, bonus=1)
             wanted = expected(device, request)
             if isinstance(of.verify(device.key, request), Conflict):
-                request = device.request(drafts=1, supply=1, start=0)
+                request = device.request(drafts=1, bonus=1, start=0)
             reply = device.ask(request)
             assert (reply.accepted, reply.tokens) == wanted
 
@@ -279,10 +279,10 @@ def check_all_go_on(of: Verifier, devices: list[Device]) -> None:
 def test_an_owner_has_only_its_share_of_the_places() -> None:
     of = verifier(per_owner=2)
     other = Device(of, ("other", "0" * 32))
-    other.ask(other.request(supply=1))
+    other.ask(other.request(bonus=1))
     mine = [Device(of, ("me", f"{i:032x}")) for i in range(3)]
     for device in mine * 2:
-        device.ask(device.request(supply=1))
+        device.ask(device.request(bonus=1))
     places = [key for key, session in of.store._sessions.items() if session.sequence >= 0]
     assert set(places) == {other.key, mine[1].key, mine[2].key}
 
@@ -304,9 +304,9 @@ def test_a_text_too_long_for_the_pool_says_so_and_the_others_go_on() -> None:
     "change",
     [
         lambda r: replace(r, tokens=r.tokens[-1:]),  # nothing before the draft
-        lambda r: replace(r, tokens=[], drafts=[], supply=1),  # nothing to go on from
+        lambda r: replace(r, tokens=[], drafts=[], bonus=1),  # nothing to go on from
         lambda r: replace(r, tokens=[*range(200), r.tokens[-1]]),  # longer than the context
-        lambda r: replace(r, supply=200),
+        lambda r: replace(r, bonus=200),
         lambda r: replace(r, settings=REPLY.model_copy(update={"origin": 100})),
     ],
 )
@@ -321,7 +321,7 @@ def test_what_does_not_fit_the_session_is_out_of_range(
 def test_a_prompt_of_one_id_is_enough() -> None:
     device = Device(verifier(), prompt=[7])
     request = replace(
-        device.request(supply=1), settings=REPLY.model_copy(update={"origin": 1}), supply=2
+        device.request(bonus=1), settings=REPLY.model_copy(update={"origin": 1}), bonus=2
     )
     assert len(device.ask(request).tokens) == 2
 
@@ -333,7 +333,7 @@ def test_a_weighted_target_is_aimed_at_with_sparse_laws_and_a_proposal_follows()
     target = Weighted(weight=0.3)
     for seed in range(20):
         device = Device(verifier())
-        request = device.request(drafts=2, supply=1)
+        request = device.request(drafts=2, bonus=1)
         chosen = REPLY.model_copy(update={"target": target, "seed": seed})
         reply = device.verifier.verify(KEY, replace(request, settings=chosen))
         assert isinstance(reply, Reply)

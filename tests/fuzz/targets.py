@@ -88,7 +88,7 @@ def wire(body: bytes) -> None:
 def _wire_seeds() -> list[bytes]:
     asked = _request()
     reply = Reply(3, 4, 0, [7], [0.25, 0.5], 7, binding=asked.binding(SESSION))
-    return [asked.pack(), reply.pack(), Request(1, 0, prefix_hash([]), [1], supply=5).pack()]
+    return [asked.pack(), reply.pack(), Request(1, 0, prefix_hash([]), [1], bonus=5).pack()]
 
 
 def wire_json(body: bytes) -> None:
@@ -112,9 +112,9 @@ def _wire_json_seeds() -> list[bytes]:
         model="m", fingerprint=(N_VOCAB, "0" * 32), end_ids=frozenset({2}), n_ctx=64, limits=LIMITS
     )
     asked = {
-        "id": 1, "start": 0, "prefix": prefix_hash([]).hex(), "tokens": [1, 5], "supply": 1,
+        "id": 1, "start": 0, "prefix": prefix_hash([]).hex(), "tokens": [1, 5], "bonus": 1,
         "q": {"weights": [100], "drafts": [{"ids": [5, 9], "weights": [60_000, 5_536]}]},
-        "settings": json.loads(json.dumps(Settings().pack())), "v": 2,
+        "settings": json.loads(json.dumps(Settings().pack())), "v": 3,
     }  # fmt: skip
     conflict = Conflict(3, prefix_hash([1, 2, 3])).to_json()
     return [info.model_dump_json().encode(), *(json.dumps(v).encode() for v in (asked, conflict))]

@@ -57,7 +57,7 @@ def requests(draw: st.DrawFn) -> Request:
         tokens=[*skipped, *judged],
         weights=[draw(st.integers(1, TOTAL)) for _ in skipped[draw(st.integers(0, 20)) :]],
         drafts=drafts,
-        supply=draw(st.integers(0, 64)),
+        bonus=draw(st.integers(0, 64)),
         settings=draw(st.none() | SETTINGS),
     )
 
@@ -65,7 +65,10 @@ def requests(draw: st.DrawFn) -> Request:
 def plain(request: Request) -> tuple[Any, ...]:
     """A request in a form that can be compared."""
     laws = [(d.ids.tolist(), d.weights.tolist()) for d in request.drafts]
-    rest = replace(request, drafts=(), tokens=list(request.tokens), weights=list(request.weights))
+    rest = replace(
+        request, drafts=(), tokens=list(request.tokens), weights=list(request.weights),
+        prefix=request.prefix[:4],  # the half that travels
+    )  # fmt: skip
     return laws, rest
 
 
@@ -93,7 +96,7 @@ def test_json_with_names_is_the_same_request(request_: Request) -> None:
                     {"ids": d.ids.tolist(), "weights": d.weights.tolist()} for d in request_.drafts
                 ],
             },
-            "supply": request_.supply,
+            "bonus": request_.bonus,
             "settings": request_.settings and request_.settings.model_dump(),
         }
     )
@@ -105,9 +108,33 @@ def test_the_least_that_curl_must_send() -> None:
     assert request == Request(1, 0, prefix_hash([]), [5], [], [], 0, Settings())
 
 
-@pytest.mark.parametrize(("n_ids", "most"), [(1, 50), (5, 70), (16, 120), (40, 210)])
+@pytest.mark.parametrize(("n_ids", "most"), [(1, 42), (5, 62), (16, 112), (40, 205)])
 def test_a_usual_upload_is_small(n_ids: int, most: int) -> None:
     assert len(one_token(n_ids).pack()) <= most
+
+
+@pytest.mark.parametrize(("n_skipped", "n_drafts", "most"), [(0, 1, 21), (0, 4, 27), (5, 1, 31)])
+def test_an_upload_of_certain_tokens_is_ids_and_few_bytes(
+    n_skipped: int, n_drafts: int, most: int
+) -> None:
+    ids = list(range(8000, 8000 + n_skipped + n_drafts))
+    drafts = [Distribution.certain(token) for token in ids[n_skipped:]]
+    sure = Request(300, 500, prefix_hash(range(500)), ids, [TOTAL] * n_skipped, drafts, 1)
+    assert len(sure.pack()) <= most
+    assert plain(Request.unpack(sure.pack(), LIMITS, V)) == plain(sure)
+    doubtful = replace(sure, weights=[TOTAL - 1] * n_skipped) if n_skipped else one_token()
+    again = Request.unpack(doubtful.pack(), LIMITS, V)
+    assert plain(again) == plain(doubtful)  # and a list of weights is told from their number
+
+
+def test_a_text_whose_hash_agrees_in_the_half_that_travels_gets_another_binding() -> None:
+    mine = prefix_hash([1, 2, 3])
+    sent = replace(one_token(), prefix=mine)
+    read = Request.unpack(sent.pack(), LIMITS, V)
+    assert mine.startswith(read.prefix)
+    assert len(read.prefix) == 4
+    assert read.binding("a" * 32, mine) == sent.binding("a" * 32)
+    assert read.binding("a" * 32, mine[:4] + bytes(4)) != sent.binding("a" * 32)
 
 
 def test_a_weight_of_one_half_and_of_one_survive() -> None:
@@ -136,7 +163,7 @@ def test_any_bytes_are_refused_as_malformed_or_out_of_range(raw: bytes) -> None:
         Request.unpack(raw, LIMITS, V)
 
 
-FIELDS = ["id", "start", "prefix", "tokens", "judge", "q", "supply", "settings", "v"]
+FIELDS = ["id", "start", "prefix", "tokens", "judge", "q", "bonus", "settings", "v"]
 
 
 @given(st.sampled_from(FIELDS), JSON)
@@ -168,7 +195,7 @@ def test_json_distributions_hold_natural_numbers(name: str, value: Any) -> None:
         {"start": 2**31},
         {"tokens": [V]},
         {"tokens": list(range(LIMITS.tokens_per_call + 1))},
-        {"supply": LIMITS.supply_per_call + 1},
+        {"bonus": LIMITS.bonus_per_call + 1},
         {"weights": [1] * 6},
         {"tokens": []},
         {"drafts": [Distribution(np.array([V]), np.array([TOTAL]))]},
@@ -191,7 +218,7 @@ def test_impossible_values_are_out_of_range(change: dict[str, Any]) -> None:
     "value", [None, -1, 1.5, True, "x", b"", b"\xff" * 9, [], {}, 2**63, [[]], msgpack.Timestamp(1)]
 )
 def test_no_field_takes_what_it_is_not(field: int, value: Any) -> None:
-    body = msgpack.unpackb(one_token().pack())
+    body = [*msgpack.unpackb(one_token().pack()), None]  # without settings
     if body[field] == value:
         return
     body[field] = value
@@ -203,7 +230,7 @@ def test_no_field_takes_what_it_is_not(field: int, value: Any) -> None:
     assert (field, value) in [(8, None), (8, {})]
 
 
-@pytest.mark.parametrize("version", [0, 1, VERSION + 1, None, "2"])
+@pytest.mark.parametrize("version", [0, 1, VERSION - 1, VERSION + 1, None, "3"])
 def test_another_version_is_malformed(version: Any) -> None:
     body = msgpack.unpackb(one_token().pack())
     with pytest.raises(Malformed, match="version"):
@@ -220,14 +247,14 @@ def test_a_binding_tells_calls_and_sessions_apart() -> None:
         replace(first, prefix=bytes(8)),
         replace(first, tokens=[*first.tokens[1:], 9]),
         replace(first, weights=[1] * 4),
-        replace(first, supply=1),
+        replace(first, bonus=1),
         replace(first, settings=Settings(seed=3)),
     ]
     bindings = {request.binding("a" * 32) for request in [first, *others]}
     bindings.add(first.binding("b" * 32))
     assert len(bindings) == len(others) + 2
     again = Request.unpack(first.pack(), LIMITS, V)
-    assert again.binding("a" * 32) == first.binding("a" * 32)
+    assert again.binding("a" * 32, first.prefix) == first.binding("a" * 32)
 
 
 def test_a_binding_is_over_the_bytes_that_were_sent() -> None:
@@ -236,7 +263,8 @@ def test_a_binding_is_over_the_bytes_that_were_sent() -> None:
     requests = [Request.unpack(raw, LIMITS, V) for raw in (body, longer)]
     assert [request.id for request in requests] == [7, 7]
     assert len({request.binding("a" * 32) for request in requests}) == 2
-    assert requests[0].binding("a" * 32) == replace(one_token(), id=7).binding("a" * 32)
+    sent = replace(one_token(), id=7)
+    assert requests[0].binding("a" * 32, sent.prefix) == sent.binding("a" * 32)
 
 
 INFO = Info(model="m", fingerprint=(257, "f"), end_ids=frozenset([2]), n_ctx=9, limits=LIMITS)
@@ -246,7 +274,8 @@ INFO = Info(model="m", fingerprint=(257, "f"), end_ids=frozenset([2]), n_ctx=9, 
     ("change", "reason"),
     [
         ({"protocol": 1}, "version 1"),
-        ({"protocol": 3}, "version 3"),
+        ({"protocol": 2}, "version 2"),
+        ({"protocol": 4}, "version 4"),
         ({"level": 0}, "level 0"),
         ({"level": 1}, "level 1"),
         ({"level": 4}, "level 4"),

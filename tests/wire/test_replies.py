@@ -19,7 +19,7 @@ from uhlm_edge.wire.messages import Conflict, Malformed, Reply, Timing
 
 from .wire_cases import IDS, JSON, V, damaged, distributions, one_token
 
-ASKED = replace(one_token(), supply=3)
+ASKED = replace(one_token(), bonus=3)
 SESSION = "0123456789abcdef" * 2
 BINDING = ASKED.binding(SESSION)
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from uhlm_edge.bench.load.trace import Trace, Turn
 from uhlm_edge.lm.row import Row
 from uhlm_edge.lm.sampling import Sampler
-from uhlm_edge.wire.messages import Limits, Reply, Request, Settings
+from uhlm_edge.wire.messages import Limits, Reply, Request, Settings, prefix_hash
 
 from ...fakes import DEVICE
 
@@ -38,6 +38,7 @@ class Asked(NamedTuple):
     number: int
     session: str
     body: bytes
+    texts: dict[str, list[int]]  # what it holds, by session
 
 
 def accepting(asked: Asked) -> bytes:
@@ -46,7 +47,9 @@ def accepting(asked: Asked) -> bytes:
     n = len(request.drafts)
     betas = [0.0] * (len(request.weights) + n)
     held = request.start + len(request.tokens)
-    binding = request.binding(asked.session)
+    text = asked.texts.get(asked.session, [])[: request.start]
+    binding = request.binding(asked.session, prefix_hash(text))
+    asked.texts[asked.session] = text + list(request.tokens)
     reply = Reply(request.id, request.start, n, [], betas, held, binding=binding)
     return http(200, reply.pack(), "content-type: application/msgpack")
 
@@ -59,7 +62,7 @@ def http(status: int, body: bytes = b"{}", *headers: str) -> bytes:
 @asynccontextmanager
 async def scripted(answer: Callable[[Asked], bytes | None]) -> AsyncIterator[str]:
     """The URL of a server that sends `answer(request)` to each request; None hangs up."""
-    seen = 0
+    seen, texts = 0, dict[str, list[int]]()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal seen
@@ -70,7 +73,7 @@ async def scripted(answer: Callable[[Asked], bytes | None]) -> AsyncIterator[str
                 size = int(head.lower().split("content-length: ")[1].split("\r\n")[0])
                 body = await reader.readexactly(size)
                 seen += 1
-                said = answer(Asked(seen - 1, session, body))
+                said = answer(Asked(seen - 1, session, body, texts))
                 if said is None:
                     return
                 writer.write(said)

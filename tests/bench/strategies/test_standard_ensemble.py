@@ -52,7 +52,7 @@ def test_a_call_at_each_token_writes_by_the_mixture() -> None:
     with pair(SLM, LLM) as p:
         texts = [p.ids(lockstep, PROMPT, seed=seed, max_tokens=2) for seed in range(N)]
         assert all(len(request.drafts) == 1 for request in p.link.requests)
-        assert not any(request.supply for request in p.link.requests)
+        assert not any(request.bonus for request in p.link.requests)
     assert_follows(texts, mixed([0.3, 0.7]), PROMPT)
 
 

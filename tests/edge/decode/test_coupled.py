@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from uhlm_edge.edge.events import SkippedVerdict
 from uhlm_edge.edge.policy.strategy import Strategy, make_strategy
 from uhlm_edge.lm.row import Row
-from uhlm_edge.lm.sampling import Sampler
+from uhlm_edge.lm.sampling import TOTAL, Sampler
 from uhlm_edge.lm.verification import bonus_token
 
 from ...fakes import CLOUD, FakeModel
@@ -68,13 +69,18 @@ def bodies(p: Pair, strategy: Strategy) -> list[int]:
 def test_an_upload_is_a_few_bytes() -> None:
     with pair() as p:
         with_q, ids_only = bodies(p, STRATEGIES["hlm"]), bodies(p, coupled(STRATEGIES["hlm"]))
-    assert np.median(ids_only) <= 30 < np.median(with_q)
+    assert np.median(ids_only) <= 20 < np.median(with_q)
 
 
-def test_skipped_tokens_still_bring_back_their_rejection_probability() -> None:
+def test_a_skipped_token_brings_back_whether_the_llm_would_have_chosen_it() -> None:
     with pair() as p:
         loop = p.loop(coupled(make_strategy("uhlm", threshold=0.6)), PROMPT, max_tokens=60)
-        list(loop.events())
-        judged = [v for r in p.link.requests for v in r.weights]
-    assert judged
-    assert any(0 < weight < 1 << 16 for weight in judged)  # q(d) as it is, not 1
+        verdicts = [event for event in loop.events() if isinstance(event, SkippedVerdict)]
+        reply = [token.id for token in loop.tokens]
+        judged = [weight for request in p.link.requests for weight in request.weights]
+    assert set(judged) == {TOTAL}  # its id is all that travels
+    for verdict in verdicts:
+        row = Row(CLOUD.row(PROMPT + reply[: verdict.index]))
+        own = bonus_token(PLAIN.probs(row), 0, verdict.index, "gumbel")
+        assert verdict.beta == float(own != reply[verdict.index])
+    assert {verdict.beta for verdict in verdicts} == {0.0, 1.0}

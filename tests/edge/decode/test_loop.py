@@ -167,7 +167,7 @@ def test_the_token_limit_is_the_length_of_the_reply(name: StrategyName, limit: i
         strategy = make_strategy(name, target=Weighted(weight=0.5))
         assert len(p.ids(strategy, PROMPT, max_tokens=limit)) == limit
         assert p.loops[0].text.ended
-        assert all(request.supply <= limit for request in p.link.requests)
+        assert all(request.bonus <= limit for request in p.link.requests)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

@@ -149,7 +149,7 @@ def test_smaller_limits_of_a_verifier_are_kept_to_from_the_first_call_on(
     name: StrategyName, pipelined: bool
 ) -> None:
     """Also when they become smaller: it was started again with others."""
-    least = {"drafts_per_call": 1, "supply_per_call": 1, "weights_per_call": 1}
+    least = {"drafts_per_call": 1, "bonus_per_call": 1, "weights_per_call": 1}
     strategy = make_strategy(name, threshold=-1.0, draft_limit=5, target=Weighted(weight=0.5))
     with pair(SLM, LLM, limits=Limits(wire_top=6, **least)) as p:
         for wire_top in (6, 4):
@@ -174,6 +174,6 @@ def test_a_breaker_that_lets_a_probe_through_at_any_look_costs_nothing_more(
                 events = p.events(strategy, PROMPT, max_tokens=max_tokens)
                 assert len(ids_of(events)) == max_tokens or ids_of(events)[-1] == 11
                 assert len(notices(events)) == 1
-                assert all(request.supply >= 0 for request in p.link.requests)
+                assert all(request.bonus >= 0 for request in p.link.requests)
                 p.clock.now += 1000.0
                 assert p.session.ready

@@ -82,7 +82,7 @@ def test_local_asks_nobody() -> None:
 def test_cloud_drafts_nothing_and_asks_for_16_tokens_at_a_time() -> None:
     seen = Seen("cloud")
     assert (seen.stats.drafts, seen.passes) == (0, 0)
-    assert [r.supply for r in seen.requests] == [16, 4]
+    assert [r.bonus for r in seen.requests] == [16, 4]
     assert seen.stats.from_llm == len(seen.from_cloud) == N
     assert seen.stats.rejected == 0  # there was nothing to reject
 

@@ -127,8 +127,8 @@ class Books:
         for _ in self.drafts(n):
             self.text.commit_draft(uploaded=False)
 
-    def ask(self, n: int = 1, supply: int = 0) -> Reply:
-        call = self.session.submit(self.drafts(n), supply)
+    def ask(self, n: int = 1, bonus: int = 0) -> Reply:
+        call = self.session.submit(self.drafts(n), bonus)
         reply = self.session.conclude(call)
         for _ in range(reply.accepted):
             self.text.commit_draft(uploaded=True, accepted=True)

@@ -34,7 +34,7 @@ from .raw_server import Answer, RawServer, http
 KEY = "sk-canary-0123456789"
 SESSION = "ab" * 16
 V = 1000
-ASKED = Request(7, 3, prefix_hash([1, 2, 3]), [4], [9], supply=1)
+ASKED = Request(7, 3, prefix_hash([1, 2, 3]), [4], [9], bonus=1)
 GOOD = Reply(7, 3, 0, [5], [0.25], 5, distributions=[], binding=ASKED.binding(SESSION))
 OK = http(200, GOOD.pack())
 CONFLICT = http(409, b'{"error": {}, "held": 2, "held_prefix": "0102"}', "application/json")

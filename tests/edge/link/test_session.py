@@ -67,7 +67,7 @@ def test_only_what_is_new_is_sent_and_settings_only_when_needed(books: Books) ->
 
 
 def test_a_new_reply_sends_settings_and_what_differs(books: Books) -> None:
-    books.ask(supply=3)
+    books.ask(bonus=3)
     old = list(books.ids)
     books.begin([*old, *b"and more"], seed=6)
     books.ask()
@@ -99,7 +99,7 @@ def test_a_forgotten_session_is_sent_again_in_the_same_round_with_the_same_id(
 
 def test_what_the_verifier_still_holds_is_not_sent_again(books: Books) -> None:
     books.ask()
-    books.ask(supply=4)
+    books.ask(bonus=4)
     shorter = len(books.ids) - 3
 
     def forget_some(_: Request) -> None:
@@ -207,7 +207,7 @@ def test_a_text_too_long_for_the_verifier_costs_no_call_and_is_no_refusal_for_ev
     books.begin(list(range(10)))
     books.ask()
     books.begin(list(range(17)))
-    assert len(books.ask(0, supply=9).tokens) == 3
+    assert len(books.ask(0, bonus=9).tokens) == 3
     books.session.close()
 
 
