@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..calibrate.scores import rate_at_risk
-from ..calibrate.shadow import Replay, Setting, shadow_run
-from ..common.prompts import read_prompts, shipped_prompts
+from ..calibrate.shadow import Replay, Setting
+from ..common.prompts import shipped_prompts
 from ..edge.policy.calibration import Calibration, load
 from .calibration_check import scores_of
+from .shadow_pool import shadow_pool
 
 __all__ = ["compare", "thresholds"]
 
@@ -95,24 +95,6 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _replays(calibration: Calibration, prompts: str, seed: int, replies: int) -> list[Replay]:
-    from ..lm.engines.llama import LlamaEngine
-    from ..lm.engines.options import EngineOptions
-    from ..models.shipped import path_of
-
-    setting = Setting(
-        calibration.sampler, calibration.wire_top, calibration.k, seed, calibration.max_tokens
-    )
-    options = EngineOptions(n_threads=1, n_threads_batch=1)
-    device = LlamaEngine(path_of("demo-slm"), options)
-    cloud = LlamaEngine(path_of("demo-llm"), options, max_rows=setting.max_tokens)
-    cases = read_prompts(shipped_prompts(prompts))
-    made = list(shadow_run(device, cloud, cases, replace(setting, replies=replies)))
-    device.close()
-    cloud.close()
-    return made
-
-
 def _main() -> None:
     import argparse
 
@@ -121,6 +103,7 @@ def _main() -> None:
     parser.add_argument("prompts", help="A file, or tasks-eval, dialogues-eval.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[7, 8, 9])
     parser.add_argument("--replies", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="Replays as JSON lines, read again if there.")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -130,7 +113,11 @@ def _main() -> None:
         replays = [Replay.from_json(line) for line in args.keep.read_text().splitlines()]
     else:
         for seed in args.seeds:
-            replays += _replays(calibration, args.prompts, seed, args.replies)
+            setting = Setting(
+                calibration.sampler, calibration.wire_top, calibration.k, seed,
+                calibration.max_tokens, args.replies,
+            )  # fmt: skip
+            replays += shadow_pool(shipped_prompts(args.prompts), setting, args.jobs)
         if args.keep is not None:
             args.keep.write_text("".join(replay.to_json() + "\n" for replay in replays))
     beta = np.concatenate([replay.beta for replay in replays])
