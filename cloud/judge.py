@@ -17,7 +17,7 @@ from ..lm.draws import Purpose, uniform
 from ..lm.engines.protocol import Logits
 from ..lm.ids import common_length
 from ..lm.row import Row
-from ..lm.sampling import TOTAL, Distribution, Probs, rejection
+from ..lm.sampling import TOTAL, Distribution, Probs, Sparse, rejection
 from ..lm.targets import Contrastive, Llm, Target, Weighted
 from ..lm.verification import Verdict, bonus_token, judge, judge_coupled, target_probs
 from ..wire.codec import OutOfRange, pack_contrast, pack_distribution
@@ -85,15 +85,15 @@ class Judge:
         betas: list[float] = []
         distributions: list[bytes] = []
         position, accepted, replacement = first_weighed, 0, None
-        p: Probs | None = None  # after the last id, if that was asked for
+        p: Probs | Sparse | None = None  # after the last id, if that was asked for
         for ask in _wishes(ids, at, stop, n_rows, self.max_rows):
             for row in (yield ask):
-                p = self._probs(settings, row)
+                p = self._law(settings, row)
                 if position < first_draft:
                     weight = request.weights[position - first_weighed]
                     betas.append(_skipped(settings, ids[position], weight, p, position - origin))
                     if isinstance(target, Contrastive):
-                        distributions.append(pack_contrast(p, target.alpha))
+                        distributions.append(pack_contrast(_whole(p), target.alpha))
                 elif position < len(ids):
                     draft = request.drafts[position - first_draft]
                     verdict = _judge(settings, ids[position], draft, p, position - origin)
@@ -113,8 +113,8 @@ class Judge:
         elif p is not None and request.bonus and not self._is_over(request, target, ids):
             if not isinstance(target, Llm):
                 if isinstance(target, Contrastive):
-                    distributions.append(pack_contrast(p, target.alpha))
-                proposal, sent = _propose(p, settings, len(ids), self.wire_top)
+                    distributions.append(pack_contrast(_whole(p), target.alpha))
+                proposal, sent = _propose(_whole(p), settings, len(ids), self.wire_top)
                 distributions.append(pack_distribution(sent))
             else:
                 while True:
@@ -123,7 +123,7 @@ class Judge:
                     if len(tokens) == request.bonus or tokens[-1] in self.end_ids:
                         break
                     rows = yield Ask(len(ids) + len(tokens) - 1, tokens[-1:], 1)
-                    p = self._probs(settings, rows[0])
+                    p = self._law(settings, rows[0])
         session.ids = ids + tokens
         session.read = len(session.ids) - bool(tokens)  # the last of them was not evaluated
         return Reply(
@@ -156,11 +156,17 @@ class Judge:
         drafts = request.weights if isinstance(target, Contrastive) else request.drafts
         return bool(drafts) and ids[-1] in self.end_ids
 
-    def _probs(self, settings: Settings, row: NDArray[np.float32]) -> Probs:
-        """The LLM's p at one position; sparse and rounded only in a weighted ensemble."""
+    def _law(self, settings: Settings, row: NDArray[np.float32]) -> Probs | Sparse:
+        """The LLM's p at one position; cut and rounded only in a weighted ensemble."""
         if isinstance(settings.target, Weighted):
             return settings.parts.distribution(Row(row), self.wire_top).probs(len(row))
-        return settings.parts.probs(Row(row))
+        law = settings.parts.law(Row(row))
+        return law if isinstance(settings.target, Llm) else _whole(law, len(row))
+
+
+def _whole(p: Probs | Sparse, n_vocab: int = 0) -> Probs:
+    """The vector: ensembles need all of it."""
+    return p.dense(n_vocab) if isinstance(p, Sparse) else p
 
 
 def _wishes(ids: list[int], at: int, stop: int, rows: int, most: int) -> Iterator[Ask]:
@@ -172,18 +178,22 @@ def _wishes(ids: list[int], at: int, stop: int, rows: int, most: int) -> Iterato
         at, rows = end, rows - now
 
 
-def _skipped(settings: Settings, token: int, weight: int, p: Probs, index: int) -> float:
+def _skipped(settings: Settings, token: int, weight: int, p: Probs | Sparse, index: int) -> float:
     """How likely the LLM would have rejected a skipped token; coupled, whether it would have."""
     if settings.coupling == "gumbel":
         return judge_coupled([token], [p], settings.seed, index).betas[0]
     return rejection(float(p[token]), weight / TOTAL)
 
 
-def _judge(settings: Settings, draft: int, q: Distribution, p: Probs, index: int) -> Verdict:
+def _judge(
+    settings: Settings, draft: int, q: Distribution, p: Probs | Sparse, index: int
+) -> Verdict:
     """Judge one draft, number `index` of the reply, by the rule that was agreed."""
     if settings.coupling == "gumbel":
         return judge_coupled([draft], [p], settings.seed, index)
-    r = target_probs(settings.target, q, p, settings.sampler.greedy)
+    r = p
+    if not isinstance(p, Sparse):
+        r = target_probs(settings.target, q, p, settings.sampler.greedy)
     return judge([draft], [q], [r], settings.seed, index)
 
 

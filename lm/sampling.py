@@ -16,9 +16,21 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .row import Row
 
-__all__ = ["TOTAL", "Distribution", "Sampler", "accept", "one_hot", "rejection", "resample"]
+__all__ = [
+    "TOTAL",
+    "Distribution",
+    "Probs",
+    "Sampler",
+    "Sparse",
+    "accept",
+    "one_hot",
+    "rejection",
+    "resample",
+]
 
 _SPAN = 12.5  # nats below the peak: a quarter of the smallest weight
+_GROUP = 16  # logits whose peak is taken together
+_CROWD = 2 * _GROUP  # times as many ids as wanted, from which groups pay; there are enough then
 _COLDEST = 1e-4  # temperature: differences of logits in float32 stop counting about there
 TOTAL = 1 << 16
 """What the integer weights of a Distribution sum to."""
@@ -84,6 +96,27 @@ class Distribution:
         return Distribution(ids[kept], weights[kept])
 
 
+@dataclass(frozen=True, eq=False)
+class Sparse:
+    """A p that its sampler leaves few ids: the numbers of the dense vector, without its zeros.
+
+    Shapes: ids (n,) int64, ascending; probs (n,) float64, sums to 1.
+    """
+
+    ids: NDArray[np.int64]
+    probs: Probs
+
+    def __getitem__(self, token: int) -> float:
+        i = int(self.ids.searchsorted(token))
+        return float(self.probs[i]) if i < len(self.ids) and self.ids[i] == token else 0.0
+
+    def dense(self, n_vocab: int) -> Probs:
+        """The vector, shape (n_vocab,), float64."""
+        dense = np.zeros(n_vocab)
+        dense[self.ids] = self.probs
+        return dense
+
+
 class Sampler(BaseModel):
     """How logits become a distribution. Both sides apply the same one.
 
@@ -106,16 +139,20 @@ class Sampler(BaseModel):
 
     def probs(self, row: Row) -> Probs:
         """The full-support distribution of a row under this sampler, shape (V,), float64."""
+        law = self.law(row)
+        return law.dense(len(row)) if isinstance(law, Sparse) else law
+
+    def law(self, row: Row) -> Probs | Sparse:
+        """The same, sparse unless the sampler leaves the whole vocabulary."""
         if self.greedy:
-            return one_hot(row.best, len(row))
+            return Sparse(np.array([row.best], dtype=np.int64), np.ones(1))
         if self.top_k == 0 and self.top_p >= 1.0 and self.min_p <= 0.0:
             mass = self._mass(row, row.logits)
             mass /= mass.sum()
             return mass
         ids, part = self.support(row)
-        dense = np.zeros(len(row))
-        dense[ids] = part / part.sum()
-        return dense
+        part /= part.sum()
+        return Sparse(ids, part)
 
     def distribution(self, row: Row, wire_top: int = 64) -> Distribution:
         """The sparse, rounded distribution of a row: at most `wire_top` ids."""
@@ -176,10 +213,22 @@ def _largest(row: Row, n: int, span: float = 0.0) -> NDArray[np.int64]:
     near = row.near(span or (12.0 if n else math.inf))
     if not span and len(near) < n:
         near = row.near(math.inf)
+    if 0 < n * _CROWD < len(near):
+        near = (row.logits >= _floor(row.logits, n)).nonzero()[0]
     if 0 < n < len(near):
         near = near[np.argpartition(row.logits[near], len(near) - n)[len(near) - n :]]
         near.sort()
     return near
+
+
+def _floor(logits: NDArray[np.float32], n: int) -> np.float32:
+    """A number that at least `n` logits reach, and not many more: far cheaper than a partition.
+
+    The n-th largest of the peaks of groups: each of n groups has one that is as large.
+    """
+    groups = len(logits) // _GROUP
+    peaks = logits[: groups * _GROUP].reshape(_GROUP, groups).max(axis=0)
+    return np.float32(np.partition(peaks, groups - n)[groups - n])
 
 
 def one_hot(token: int, n_vocab: int) -> Probs:
@@ -199,18 +248,31 @@ def accept(p: float, q: float, u: float) -> bool:
     return u * q < p
 
 
-def resample(p: Probs, q: Distribution | None, u: float) -> int:
+def resample(p: Probs | Sparse, q: Distribution | None, u: float) -> int:
     """Draw from norm(max(0, p - q)) by inverse CDF in id order; from p itself if q is None.
 
     If nothing is left (p = q up to rounding), a rejection cannot have happened for real, and p is
     drawn from.
     """
+    if isinstance(p, Sparse):
+        mass = p.probs
+        if q is not None:
+            at = q.ids.searchsorted(p.ids)
+            at[at == len(q.ids)] = 0
+            shared = q.ids[at] == p.ids
+            mass = np.where(shared, np.maximum(mass - q.weights[at] / TOTAL, 0.0), mass)
+        return int(p.ids[_inverse(mass, p.probs, u)])
     mass = p
     if q is not None:
         mass = p.copy()
         mass[q.ids] = np.maximum(mass[q.ids] - q.weights / TOTAL, 0.0)
+    return _inverse(mass, p, u)
+
+
+def _inverse(mass: Probs, otherwise: Probs, u: float) -> int:
+    """Where the CDF of `mass` passes u; that of `otherwise` if there is no mass."""
     cdf = mass.cumsum()
     if cdf[-1] <= 0.0:
-        cdf = p.cumsum()
+        cdf = otherwise.cumsum()
     target = min(u * cdf[-1], np.nextafter(cdf[-1], 0.0))  # u * total may round up to total
     return int(cdf.searchsorted(target, side="right"))

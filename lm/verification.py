@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .draws import Purpose, per_id, uniform
-from .sampling import TOTAL, Distribution, Probs, accept, one_hot, rejection, resample
+from .sampling import TOTAL, Distribution, Probs, Sparse, accept, one_hot, rejection, resample
 from .targets import Coupling, Target, Weighted
 
 __all__ = [
@@ -49,7 +49,7 @@ class Verdict(NamedTuple):
 def judge(
     drafts: Sequence[int],
     qs: Sequence[Distribution],
-    rs: Sequence[Probs],
+    rs: Sequence[Probs | Sparse],
     seed: int,
     position: int,
 ) -> Verdict:
@@ -61,7 +61,7 @@ def judge(
     Args:
         drafts: ids, drawn from `qs`.
         qs: what each draft was drawn from.
-        rs: the target at each position, shape (V,) each.
+        rs: the target at each position, shape (V,) each, or sparse.
         seed: of the reply.
         position: of the first draft in the reply.
     """
@@ -75,7 +75,9 @@ def judge(
     return Verdict(len(drafts), None, betas)
 
 
-def judge_coupled(drafts: Sequence[int], ps: Sequence[Probs], seed: int, position: int) -> Verdict:
+def judge_coupled(
+    drafts: Sequence[int], ps: Sequence[Probs | Sparse], seed: int, position: int
+) -> Verdict:
     """Accept drafts in order until one is not what the LLM chooses itself; its choice replaces it.
 
     With `coupled_draw` on both sides the text is the LLM's own draw at every position, whatever the
@@ -83,7 +85,7 @@ def judge_coupled(drafts: Sequence[int], ps: Sequence[Probs], seed: int, positio
 
     Args:
         drafts: ids.
-        ps: the LLM's distribution at each position, shape (V,) each.
+        ps: the LLM's distribution at each position, shape (V,) each, or sparse.
         seed: of the reply.
         position: of the first draft in the reply.
     """
@@ -126,9 +128,12 @@ def draft_token(
     return q.best if greedy else q.draw(u)
 
 
-def bonus_token(p: Probs, seed: int, position: int, coupling: Coupling = "none") -> int:
+def bonus_token(p: Probs | Sparse, seed: int, position: int, coupling: Coupling = "none") -> int:
     """The LLM's own token at `position`: a draw from p."""
     if coupling == "gumbel":
+        if isinstance(p, Sparse):
+            left = p.probs > 0.0
+            return coupled_draw(p.ids[left], p.probs[left], seed, position)
         ids = np.flatnonzero(p)
         return coupled_draw(ids, p[ids], seed, position)
     return resample(p, None, uniform(seed, Purpose.BONUS, position))

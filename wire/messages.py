@@ -197,8 +197,8 @@ class Request:
             "more weights and drafts than tokens",
         )
         require(0 <= self.bonus <= limits.bonus_per_call, OutOfRange, "bonus out of range")
-        require(all(0 <= t < n_vocab for t in self.tokens), OutOfRange, "unknown token id")
-        require(all(1 <= w <= TOTAL for w in self.weights), OutOfRange, "a weight is impossible")
+        require(_within(self.tokens, 0, n_vocab - 1), OutOfRange, "unknown token id")
+        require(_within(self.weights, 1, TOTAL), OutOfRange, "a weight is impossible")
         judged = self.tokens[len(self.tokens) - len(self.drafts) :]
         for token, draft in zip(judged, self.drafts, strict=True):
             check_distribution(draft, limits.wire_top, n_vocab)
@@ -364,6 +364,10 @@ def _fields(body: bytes, *lengths: int) -> list[Any]:
     require(right, Malformed, f"not an array of {expected}")
     fields: list[Any] = value
     return fields
+
+
+def _within(values: Sequence[int], least: int, most: int) -> bool:
+    return not values or (min(values) >= least and max(values) <= most)
 
 
 def _naturals(values: Any) -> NDArray[np.int64]:

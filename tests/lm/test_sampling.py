@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from uhlm_edge.common.errors import EngineError
 from uhlm_edge.lm.row import Row
-from uhlm_edge.lm.sampling import TOTAL, Distribution, Sampler, accept, rejection, resample
+from uhlm_edge.lm.sampling import TOTAL, Distribution, Sampler, Sparse, accept, rejection, resample
 
 MASSES = st.lists(st.floats(0, 1e30), min_size=1, max_size=300).filter(lambda m: sum(m) > 0)
 SAMPLERS = st.builds(
@@ -230,3 +230,24 @@ def test_equal_laws_leave_no_residual_and_p_is_drawn_from() -> None:
     law = Distribution(np.array([1, 2]), np.array([TOTAL // 2, TOTAL // 2]))
     assert resample(law.probs(4), law, 0.0) == 1
     assert resample(law.probs(4), law, 0.99) == 2
+
+
+@given(SAMPLERS, st.integers(0, 1000), st.floats(0, 1, exclude_max=True), st.booleans())
+def test_a_sparse_law_draws_and_tells_what_the_whole_vector_does(
+    sampler: Sampler, seed: int, u: float, has_q: bool
+) -> None:
+    row = logits(seed)
+    law, p = sampler.law(Row(row)), sampler.probs(Row(row))
+    q = sampler.distribution(Row(logits(seed + 1))) if has_q else None
+    assert resample(law, q, u) == resample(p, q, u)
+    assert [law[i] for i in range(len(p))] == p.tolist()
+    assert isinstance(law, Sparse) or law is not p
+
+
+@given(st.integers(0, 50), st.sampled_from([0.0, 1e-4, 0.02, 1.0]), st.integers(2, 200))
+def test_the_largest_of_a_flat_row_are_the_largest(seed: int, spread: float, n: int) -> None:
+    row = logits(seed, 20_000, spread)
+    ids, _ = Sampler(temperature=1.0, top_k=n, top_p=1.0).support(Row(row))
+    assert len(ids) == n
+    assert (np.sort(row[ids]) == np.sort(row)[-n:]).all()
+    assert (np.diff(ids) > 0).all()
