@@ -16,7 +16,7 @@ import pytest
 
 import uhlm_edge
 from uhlm_edge.cloud.options import VerifierOptions
-from uhlm_edge.cloud.service import Service, load_service
+from uhlm_edge.cloud.service import load_service
 from uhlm_edge.common.keys import Keys
 from uhlm_edge.edge.cache import TokenCache
 from uhlm_edge.edge.decode.drafter import Device
@@ -51,10 +51,10 @@ HLM = make_strategy("hlm")
 
 @dataclass
 class Pair:
-    """Both models, and a session between them."""
+    """Both models, and a session between them: a prompt that is said again is not read again."""
 
-    engine: LlamaEngine
-    service: Service
+    cache: TokenCache
+    session: Session
 
     def ids(
         self,
@@ -65,18 +65,12 @@ class Pair:
         pipelined: bool = False,
         n: int = 30,
     ) -> list[int]:
-        vocab = self.engine.vocab
         text = f"<|begin|><|user|>{question}<|end|><|assistant|>"
-        prompt = vocab.tokenize(text, special=True)
-        device = Device(
-            TokenCache(self.engine), Sampler(temperature=temperature, top_k=0, top_p=1.0)
-        )
-        self.engine.truncate(0)
-        session = Session(LocalLink(self.service), vocab, "device")
-        loop = ReplyLoop(device, session, strategy, Prompt(prompt, None, seed, n), pipelined)
+        prompt = self.cache.engine.vocab.tokenize(text, special=True)
+        device = Device(self.cache, Sampler(temperature=temperature, top_k=0, top_p=1.0))
+        loop = ReplyLoop(device, self.session, strategy, Prompt(prompt, None, seed, n), pipelined)
         for _ in loop.events():
             pass
-        session.close()
         assert loop.stats.offline_reason is None
         return [token.id for token in loop.tokens]
 
@@ -90,7 +84,9 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         Keys(),
     )
     engine = LlamaEngine(requantised("demo-slm", "ALL_F32", folder), EXACT)
-    yield Pair(engine, service)
+    session = Session(LocalLink(service), engine.vocab, "device")
+    yield Pair(TokenCache(engine), session)
+    session.close()
     engine.close()
 
 
