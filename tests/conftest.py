@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 
@@ -12,6 +13,9 @@ from hypothesis import HealthCheck, settings
 def pytest_configure() -> None:
     """Let Ctrl-C reach what the tests start: shells have background jobs ignore it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Threads that wait for each other by spinning take the cores that the other tests need.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Slow boards run the same suite.
     slow = [HealthCheck.too_slow]
     settings.register_profile("uhlm", deadline=None, suppress_health_check=slow)

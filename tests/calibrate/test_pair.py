@@ -82,10 +82,10 @@ def test_the_command_calibrates_the_pair_and_the_device_finds_it(
     last = {json.loads(line)["conversation"]: line for line in lines}  # the longest history of each
     prompts = tmp_path / "dialogues.jsonl"
     prompts.write_text("\n".join(list(last.values())[:75]), encoding="utf-8")
-    settings = (
-        tmp_path / "one.toml"
-    )  # one thread a model: many wait for each other on a busy machine
-    settings.write_text("[device.engine]\nn_threads = 1\n[verifier.engine]\nn_threads = 1\n")
+    # One thread a model: many wait for each other on a busy machine.
+    settings = tmp_path / "one.toml"
+    one = "n_threads = 1\nn_threads_batch = 1\n"
+    settings.write_text(f"[device.engine]\n{one}[verifier.engine]\n{one}")
     given = ["--prompts", str(prompts), "--max-tokens", "40", "--config", str(settings)]
     result = CliRunner().invoke(app, ["calibrate", *given])
     assert result.exception is None, result.exception
