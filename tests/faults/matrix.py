@@ -56,6 +56,7 @@ SLM = FakeModel("slm", 1, VOCAB, own=1.0)
 LLM = FakeModel("llm", 2, VOCAB, own=1.0)
 PROMPT = [1, 2, 3]
 N = 40  # tokens of a reply: three calls of `cloud`
+AFTER = 12  # tokens of the reply after it
 FIRST = 2  # the first call that fails, counted from 0
 STRATEGIES = tuple(name for name in get_args(StrategyName) if name != "handoff")
 """`handoff` asks no verifier."""
@@ -171,7 +172,8 @@ def case(port: int, kind: str, name: StrategyName, pipelined: bool) -> Seen:
         link: HttpLink | _Switch = good
         if kind in ELSEWHERE:
             where = ELSEWHERE[kind]
-            bad = HttpLink(proxy.url.replace("http", where) if where == "https" else where)
+            where = proxy.url.replace("http", where) if where == "https" else where
+            bad = HttpLink(where, connect_timeout=0.5)
             link = _Switch(good, bad, elsewhere)
         engine = FakeEngine(SLM, 256)
         deadline = 0.5 if kind in ("drip", "silence") else 30.0
@@ -184,7 +186,7 @@ def case(port: int, kind: str, name: StrategyName, pipelined: bool) -> Seen:
             failing.clear()
             clock.now += 1000.0
             again = [*PROMPT, 4]
-            loop, _ = write(device, session, strategy(name), again, pipelined)
+            loop, _ = write(device, session, strategy(name), again, pipelined, AFTER)
             if kind not in FOR_GOOD and loop.stats.unverified:
                 seen.wrong.append("not hybrid again")
             if name not in ("local",) and kind not in FOR_GOOD and not loop.stats.uploads:
@@ -196,10 +198,15 @@ def case(port: int, kind: str, name: StrategyName, pipelined: bool) -> Seen:
 
 
 def write(
-    device: Device, session: Session, strategy: Strategy, prompt: list[int], pipelined: bool
+    device: Device,
+    session: Session,
+    strategy: Strategy,
+    prompt: list[int],
+    pipelined: bool,
+    n: int = N,
 ) -> tuple[ReplyLoop, list[object]]:
     """One reply: its loop, and all that it told."""
-    loop = ReplyLoop(device, session, strategy, Prompt(prompt, None, 7, N), pipelined)
+    loop = ReplyLoop(device, session, strategy, Prompt(prompt, None, 7, n), pipelined)
     return loop, list(loop.events())
 
 
