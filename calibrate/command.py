@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["calibrate", "register"]
 
 WHOLE: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
-"""The models' own laws: what thresholds are measured under unless told."""
+"""The models' own distributions: what thresholds are measured under unless told."""
 
 Profile = Annotated[str | None, typer.Option(help="Named profile (default: demo).")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="Config file (TOML).")]
@@ -102,7 +102,7 @@ def calibrate(
     plot: Annotated[bool, typer.Option(help="Draw the pictures.")] = True,
 ) -> None:
     """Measure how uncertainty foretells rejection for a pair, and write thresholds and head."""
-    law = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    given_sampler = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     if handoff:
         given: dict[tuple[str, ...], Any] = {
             ("device", "model"): model,
@@ -113,7 +113,7 @@ def calibrate(
             ("strategy", "samples"): samples,
             ("strategy", "estimator"): estimator,
             ("chat", "max_tokens"): max_tokens,
-            **{("sampler", name): value for name, value in law.items()},
+            **{("sampler", name): value for name, value in given_sampler.items()},
         }
         if len(prompts) > 1:
             raise UsageError("--handoff chooses one threshold: give --prompts once")
@@ -150,12 +150,12 @@ def calibrate(
         raise UsageError("--replies: give it once, or once for each --prompts")
     loaded = load_config({}, profile, config).config
     try:
-        sampler = Sampler(**{**WHOLE, **{k: v for k, v in law.items() if v is not None}})
+        sampler = Sampler(**{**WHOLE, **{k: v for k, v in given_sampler.items() if v is not None}})
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(f"--{first['loc'][0]}: {first['msg']}".replace("_", "-")) from None
     if sampler.greedy:
-        raise UsageError("--temperature 0 leaves no law to compare; use one above 0")
+        raise UsageError("--temperature 0 leaves no distributions to compare; use one above 0")
     setting = Setting(
         sampler=sampler,
         wire_top=loaded.device.wire_top,

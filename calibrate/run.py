@@ -4,8 +4,8 @@ Rules of the figures:
 - The device drafts, the LLM judges every draft and replaces what it rejects: the text is the LLM's.
   What `uhlm` writes differs from it by the risk, so upload rates carry over; a token that is
   skipped wrongly makes the next ones a little riskier than measured here.
-- u, beta, Delta and the fit are of the unrounded laws over the whole vocabulary, under the sampler
-  that the file names. Delta and the mean of beta are given for the rounded q too.
+- u, beta, Delta and the fit are of the unrounded distributions over the whole vocabulary, under
+  the sampler that the file names. Delta and the mean of beta are given for the rounded q too.
 - Predictions of the grid are crossed: fitted on one half of the conversations, for the other.
 - The reward head is trained on four fifths of the conversations of all texts; its figures, those of
   what it competes with, and its threshold are of the fifth of a text that it never saw.
@@ -100,7 +100,7 @@ def calibrate(
 
     Args:
         pair: both models.
-        texts: each has laws and thresholds of its own; one head learns from all of them.
+        texts: each has a fit and thresholds of its own; one head learns from all of them.
         target_risk: of the `risk` thresholds.
         estimator: of the u that the reward head reads.
         with_head: train one; it needs the package onnx.

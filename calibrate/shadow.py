@@ -1,4 +1,4 @@
-"""Shadow run: the device drafts, the LLM judges every draft, and both laws are kept for each token.
+"""Shadow run: the device drafts, the LLM judges every draft, and both distributions are kept.
 
 The replies are those of `hlm`: drafts from the rounded q, rejected ones replaced. So what is
 measured is measured on the text that `uhlm` and `spec` write, which is the LLM's but for a small
@@ -110,14 +110,14 @@ def shadow_run(
     device: Engine, cloud: Engine, prompts: Sequence[Case], setting: Setting, done: int = 0
 ) -> Iterator[Replay]:
     """Reply to each prompt, `setting.replies` times; the first `done` replies are left out."""
-    tapes = TokenCache(device), TokenCache(cloud)
+    caches = TokenCache(device), TokenCache(cloud)
     chats = [ChatEncoder(engine.vocab) for engine in (device, cloud)]
     for turn in range(done, len(prompts) * setting.replies):
         prompt = prompts[turn % len(prompts)]
-        for tape, chat in zip(tapes, chats, strict=True):
-            tape.restart(chat.encode(prompt.messages))
+        for cache, chat in zip(caches, chats, strict=True):
+            cache.restart(chat.encode(prompt.messages))
         seed = turn_seed(setting.seed, turn)
-        yield shadow(*tapes, setting, seed, prompt.conversation)
+        yield shadow(*caches, setting, seed, prompt.conversation)
 
 
 def shadow(
@@ -127,7 +127,7 @@ def shadow(
     seed: int,
     conversation: int = 0,
 ) -> Replay:
-    """One reply that the device drafts and the LLM settles, with both laws at each position.
+    """One reply that the device drafts and the LLM settles, and both distributions there.
 
     Args:
         device: begun with the prompt as its own template renders it.
@@ -155,11 +155,11 @@ def shadow(
         draft = rounded.draw(draws.one(Purpose.DRAFT, i))
         u = sampled(row, draft, draws.thetas(i), draws.perturbs(i))
         q = float(setting.sampler.probs(row)[draft])
-        law = setting.sampler.probs(Row(cloud.row()))
-        verdict = judge([draft], [rounded], [law], seed, i)
+        target = setting.sampler.probs(Row(cloud.row()))
+        verdict = judge([draft], [rounded], [target], seed, i)
         token = draft if verdict.replacement is None else verdict.replacement
         weight = rounded.weight(draft) / TOTAL
-        columns.append((u, expected(row, draft), q, weight, float(law[draft])))
+        columns.append((u, expected(row, draft), q, weight, float(target[draft])))
         marks.append(features(row, draft, u))
         ids.append(draft)
         device.append(token)

@@ -88,7 +88,7 @@ class Judge:
         p: Probs | Sparse | None = None  # after the last id, if that was asked for
         for ask in _wishes(ids, at, stop, n_rows, self.max_rows):
             for row in (yield ask):
-                p = self._law(settings, row)
+                p = self._unrounded(settings, row)
                 if position < first_draft:
                     weight = request.weights[position - first_weighed]
                     betas.append(_skipped(settings, ids[position], weight, p, position - origin))
@@ -123,7 +123,7 @@ class Judge:
                     if len(tokens) == request.bonus or tokens[-1] in self.end_ids:
                         break
                     rows = yield Ask(len(ids) + len(tokens) - 1, tokens[-1:], 1)
-                    p = self._law(settings, rows[0])
+                    p = self._unrounded(settings, rows[0])
         session.ids = ids + tokens
         session.read = len(session.ids) - bool(tokens)  # the last of them was not evaluated
         return Reply(
@@ -156,12 +156,12 @@ class Judge:
         drafts = request.weights if isinstance(target, Contrastive) else request.drafts
         return bool(drafts) and ids[-1] in self.end_ids
 
-    def _law(self, settings: Settings, row: NDArray[np.float32]) -> Probs | Sparse:
+    def _unrounded(self, settings: Settings, row: NDArray[np.float32]) -> Probs | Sparse:
         """The LLM's p at one position; cut and rounded only in a weighted ensemble."""
         if isinstance(settings.target, Weighted):
             return settings.parts.distribution(Row(row), self.wire_top).probs(len(row))
-        law = settings.parts.law(Row(row))
-        return law if isinstance(settings.target, Llm) else _whole(law, len(row))
+        p = settings.parts.unrounded(Row(row))
+        return p if isinstance(settings.target, Llm) else _whole(p, len(row))
 
 
 def _whole(p: Probs | Sparse, n_vocab: int = 0) -> Probs:

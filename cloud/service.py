@@ -121,7 +121,7 @@ def load_service(model: Path, options: VerifierOptions, keys: Keys) -> Service:
 def _with_upstream(
     kind: Literal["vllm", "sglang"], model: Path, options: VerifierOptions, keys: Keys
 ) -> Service:
-    """Sessions and the law here, the model in an engine that runs elsewhere."""
+    """Sessions and verdicts here, the model in an engine that runs elsewhere."""
     given = options.upstream
     if given.url is None:
         raise ConfigError(f"where is {kind}? give --upstream URL")

@@ -181,7 +181,7 @@ def replayed(policy: Policy, texts: Sequence[Sequence[Replay]]) -> list[tuple[fl
     Quick, for many settings; the text stays that of the shadow run.
     """
     longest = policy.audit_after or 64
-    draws, law = Draws(0), Distribution(np.array([0]), np.array([TOTAL]))
+    draws, sure = Draws(0), Distribution(np.array([0]), np.array([TOTAL]))
     results = []
     for replays in texts:
         tokens = uploads = 0
@@ -189,7 +189,7 @@ def replayed(policy: Policy, texts: Sequence[Sequence[Replay]]) -> list[tuple[fl
         for replay in replays:
             waiting: list[SkippedVerdict] = []
             for i, (u, beta) in enumerate(zip(replay.sampled, replay.beta_rounded, strict=True)):
-                uploaded = policy.upload(Draft(i, 0, law, float(u)), draws)
+                uploaded = policy.upload(Draft(i, 0, sure, float(u)), draws)
                 waiting.append(SkippedVerdict(i, float(u), 0.0 if uploaded else float(beta)))
                 uploads += uploaded
                 loss += waiting[-1].beta

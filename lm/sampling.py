@@ -139,10 +139,10 @@ class Sampler(BaseModel):
 
     def probs(self, row: Row) -> Probs:
         """The full-support distribution of a row under this sampler, shape (V,), float64."""
-        law = self.law(row)
-        return law.dense(len(row)) if isinstance(law, Sparse) else law
+        p = self.unrounded(row)
+        return p.dense(len(row)) if isinstance(p, Sparse) else p
 
-    def law(self, row: Row) -> Probs | Sparse:
+    def unrounded(self, row: Row) -> Probs | Sparse:
         """The same, sparse unless the sampler leaves the whole vocabulary."""
         if self.greedy:
             return Sparse(np.array([row.best], dtype=np.int64), np.ones(1))

@@ -1,8 +1,8 @@
 """Models of a few lines: logits are a fixed pseudo-random function of all ids before them.
 
 So a rollback, a re-send or a batch that went wrong shows at once: nothing else gives that row.
-`DEVICE` and `CLOUD` share a vocabulary, and their laws differ as those of a small and a large
-model do.
+`DEVICE` and `CLOUD` share a vocabulary, and their distributions differ as those of a small and
+a large model do.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class FakeVocabulary(Vocabulary):
 
 @dataclass(frozen=True)
 class FakeModel:
-    """A law over ids: part of it all models share, part is its own.
+    """A distribution over ids: part of it all models share, part is its own.
 
     Attributes:
         name: for messages.

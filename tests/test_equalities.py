@@ -1,4 +1,4 @@
-"""The laws of the method end to end, on the demo pair in 32-bit floats.
+"""What must be equal by the method, end to end, on the demo pair in 32-bit floats.
 
 On quantised models other batch widths run other kernels, whose logits differ; here they agree to
 about 1e-4, so strategies that must write the same ids do.
@@ -122,7 +122,7 @@ def test_pipelined_uhlm_writes_the_ids_of_unpipelined_uhlm(pair: Pair) -> None:
         assert pair.ids(uhlm, question, 5, 1.0, pipelined=True) == expected
 
 
-def test_spec_follows_the_law_of_cloud(pair: Pair) -> None:
+def test_spec_follows_the_distribution_of_cloud(pair: Pair) -> None:
     """Two-sample chi-square over the first three ids of many replies, at fixed seeds."""
     n, question = 150, "I need a restaurant."
     spec, cloud = make_strategy("spec", draft_limit=3), make_strategy("cloud")

@@ -224,7 +224,7 @@ class Reply:
         held: how many ids the verifier holds now.
         us: where the time went.
         proposal: the LLM's own next token, not settled (ensemble).
-        distributions: the LLM's law at each asked position (ensemble), as bytes.
+        distributions: the LLM's p at each asked position (ensemble), as bytes.
         binding: `Request.binding` of the request: which session and content it answers.
     """
 
@@ -317,14 +317,14 @@ class Reply:
 
     @staticmethod
     def proposed_from(raw: bytes, proposal: int, n_vocab: int) -> Distribution:
-        """The law of the LLM that a proposal was drawn from; raises Malformed."""
+        """The LLM's distribution that a proposal was drawn from; raises Malformed."""
         try:
-            law = unpack_distribution(raw, n_vocab)
-            check_distribution(law, n_vocab, n_vocab)
+            drawn_from = unpack_distribution(raw, n_vocab)
+            check_distribution(drawn_from, n_vocab, n_vocab)
         except OutOfRange as error:
             raise Malformed(str(error)) from None
-        require(law.weight(proposal) > 0, Malformed, "a proposal is not in its distribution")
-        return law
+        require(drawn_from.weight(proposal) > 0, Malformed, "a proposal is not in its distribution")
+        return drawn_from
 
     @staticmethod
     def contrast_from(raw: bytes, n_vocab: int) -> tuple[NDArray[np.int64], Probs]:

@@ -116,7 +116,7 @@ class Player:
                     prefix=b"",
                     tokens=[*text[:end], *step.drafts],
                     weights=(*skipped, *step.skipped),
-                    drafts=step.laws,
+                    drafts=step.qs,
                     settings=settings,
                 )
                 kind = "first" if settings is not None else "verify"

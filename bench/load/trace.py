@@ -71,14 +71,14 @@ class Step:
         tokens: how many tokens it covers.
         skipped: the first of them, settled without the verifier: their weights, each 1..TOTAL.
         drafts: the ids that are judged, the last of the tokens.
-        laws: what they were drawn from.
+        qs: what they were drawn from.
     """
 
     begin: int
     tokens: int
     skipped: tuple[int, ...] = ()
     drafts: tuple[int, ...] = ()
-    laws: tuple[Distribution, ...] = ()
+    qs: tuple[Distribution, ...] = ()
 
 
 def record(
@@ -215,8 +215,8 @@ def _blocks(trace: Trace, drafts: int) -> list[Step]:
     begin = 0
     while begin < len(trace.turns):
         block = trace.turns[begin : begin + drafts]
-        ids, laws = tuple(t.draft for t in block), tuple(t.q for t in block)
+        ids, qs = tuple(t.draft for t in block), tuple(t.q for t in block)
         settled = next((i + 1 for i, t in enumerate(block) if t.draft != t.settled), len(block))
-        steps.append(Step(begin, settled, (), ids, laws))
+        steps.append(Step(begin, settled, (), ids, qs))
         begin += settled
     return steps

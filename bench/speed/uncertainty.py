@@ -144,7 +144,7 @@ def plain(logits: Logits, draft: int, theta_uniforms: Floats, perturb_uniforms: 
 
 
 def compared(logits: Logits, draft: int, theta_uniforms: Floats, perturb_uniforms: Floats) -> float:
-    """Return u from K float64 softmaxes and the comparisons that `sampled` makes: the same law."""
+    """u from K float64 softmaxes and the comparisons of `sampled`, distributed as that is."""
     differs = 0
     for theta, uniform in zip(2.0 * theta_uniforms, perturb_uniforms, strict=True):
         differs += bool(uniform > _softmax(logits, theta)[draft])

@@ -1,7 +1,7 @@
 """What an upload would weigh in other formats, and what a format that cuts q afterwards breaks.
 
-Only the benchmark knows these formats; the product sends `Distribution`s. The law of a format that
-samples from one q and verifies against another is enumerated here: it is not the LLM's.
+Only the benchmark knows these formats; the product sends `Distribution`s. What a format that
+samples from one q and verifies against another settles is enumerated: it does not follow the LLM.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..harness.shadow_verifier import ShadowVerifier
 from ..network.channel import published_bytes
 
 __all__ = [
-    "COLUMNS", "FORMATS", "Uploads", "cut_bytes", "cut_with_tail", "draft_bytes", "judged_law",
+    "COLUMNS", "FORMATS", "Uploads", "cut_bytes", "cut_with_tail", "draft_bytes", "judged_probs",
     "ours", "synthetic_pair", "total_variation", "uplink_rows",
 ]  # fmt: skip
 
@@ -52,7 +52,7 @@ def cut_bytes(vocabulary: int, k: int = CUT) -> int:
 
 
 def draft_bytes(probs: Probs) -> list[int]:
-    """What one draft's law (V,) weighs in each of FORMATS, in their order."""
+    """What one draft's distribution (V,) weighs in each of FORMATS, in their order."""
     n = len(probs)
     return [
         published_bytes(n),
@@ -138,12 +138,12 @@ def cut_with_tail(q: Probs, k: int) -> Probs:
     kept = np.argsort(-q, kind="stable")[:k]
     seen = np.full(len(q), (1.0 - q[kept].sum()) / max(1, len(q) - k))
     seen[kept] = q[kept]
-    law: Probs = np.maximum(seen, 0.0)
-    return law
+    probs: Probs = np.maximum(seen, 0.0)
+    return probs
 
 
-def judged_law(drawn: Probs, seen: Probs, p: Probs) -> Probs:
-    """The law of a settled token, by enumeration, shape (V,).
+def judged_probs(drawn: Probs, seen: Probs, p: Probs) -> Probs:
+    """The distribution of a settled token, by enumeration, shape (V,).
 
     Drafts are drawn from `drawn`; the verifier, which takes them for draws from `seen`, accepts x
     with min(1, p(x) / seen(x)) and else draws from norm(max(0, p - seen)). With drawn = seen this
@@ -153,8 +153,8 @@ def judged_law(drawn: Probs, seen: Probs, p: Probs) -> Probs:
     kept: Probs = drawn * chance
     rest = np.maximum(0.0, p - seen)
     left = rest / rest.sum() if rest.sum() > 0.0 else p
-    law: Probs = kept + (1.0 - kept.sum()) * left
-    return law
+    probs: Probs = kept + (1.0 - kept.sum()) * left
+    return probs
 
 
 def total_variation(a: Probs, b: Probs) -> float:

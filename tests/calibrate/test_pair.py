@@ -31,7 +31,7 @@ def some_prompts(folder: Path, name: str, n: int) -> Path:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--temperature", "0"], "leaves no law"),
+        (["--temperature", "0"], "leaves no distributions"),
         (["--temperature", "-1"], "--temperature"),
         (["--top-p", "2"], "--top-p"),
         (["--risk", "0"], "--risk"),

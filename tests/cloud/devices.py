@@ -50,18 +50,18 @@ class Device:
         self, drafts: int = 0, skipped: int = 0, bonus: int = 0, start: int | None = None
     ) -> Request:
         self.calls += 1
-        ids, laws, weights = list(self.ids), [], []
+        ids, qs, weights = list(self.ids), [], []
         for i in range(skipped + drafts):
             q = q_after(ids)
             ids.append(draft_after(ids))
             if i < skipped:
                 weights.append(q.weight(ids[-1]))
             else:
-                laws.append(q)
+                qs.append(q)
         start = self.held if start is None else start
         return Request(
             id=self.calls, start=start, prefix=prefix_hash(ids[:start]), tokens=ids[start:],
-            weights=weights, drafts=laws, bonus=bonus, settings=None if start else REPLY,
+            weights=weights, drafts=qs, bonus=bonus, settings=None if start else REPLY,
         )  # fmt: skip
 
     def ask(self, request: Request) -> Reply:

@@ -1,7 +1,7 @@
 """A device and a verifier made of fakes, and what a reply must be, computed without any of them.
 
 `Pair` joins the loop to a real `Verifier` through the bytes of the wire. `Reference` gives the ids
-of a reply from the laws alone: each is a function of the seed and of the text before it.
+of a reply from the distributions alone: each is a function of the seed and of the text before it.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ def pair(
 
 @dataclass(frozen=True)
 class Reference:
-    """What each strategy writes, from the laws alone."""
+    """What each strategy writes, from the distributions alone."""
 
     prompt: list[int]
     seed: int
@@ -232,7 +232,7 @@ class Reference:
         return reply
 
     def q(self, before: list[int]) -> Distribution:
-        """The device's law after the prompt and `before`."""
+        """The device's distribution after the prompt and `before`."""
         row = self.device.row(self.prompt + before)
         return self.sampler.distribution(Row(row), self.wire_top)
 

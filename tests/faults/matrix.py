@@ -221,7 +221,7 @@ def check(seen: Seen, reply: tuple[ReplyLoop, list[object]], prompt: list[int]) 
         if token.source == "edge" and token.accepted is None:
             expected = reference.draft(before)
         elif seen.strategy == "ensemble":
-            continue  # its own tests have its law
+            continue  # its own tests have its distribution
         elif token.accepted is None:
             expected = reference.supplied(before)
         else:

@@ -56,31 +56,31 @@ def plain(row: NDArray[Any], sampler: Sampler, limit: int = 0) -> dict[int, floa
 
 @given(MASSES)
 def test_rounded_weights_sum_to_the_total_and_are_off_by_less_than_one(mass: list[float]) -> None:
-    law = Distribution.rounded(np.arange(len(mass)), np.array(mass))
-    assert law.weights.sum() == TOTAL
-    assert (law.weights > 0).all()
+    made = Distribution.rounded(np.arange(len(mass)), np.array(mass))
+    assert made.weights.sum() == TOTAL
+    assert (made.weights > 0).all()
     exact = np.array(mass) / sum(mass) * TOTAL
-    given_weights = np.array([law.weight(i) for i in range(len(mass))])
+    given_weights = np.array([made.weight(i) for i in range(len(mass))])
     assert (abs(given_weights - exact) < 1.0 + 1e-6).all()
 
 
-def test_the_law_of_draw_is_the_weights_by_enumeration_of_u() -> None:
-    law = Sampler(top_k=0, top_p=1.0).distribution(Row(logits(1)), wire_top=16)
-    counts = np.bincount([law.draw(i / TOTAL) for i in range(TOTAL)], minlength=60)
-    assert (counts / TOTAL == law.probs(60)).all()
-    assert law.draw(np.nextafter(1.0, 0.0)) == law.ids[-1]
+def test_the_distribution_of_draw_is_the_weights_by_enumeration_of_u() -> None:
+    made = Sampler(top_k=0, top_p=1.0).distribution(Row(logits(1)), wire_top=16)
+    counts = np.bincount([made.draw(i / TOTAL) for i in range(TOTAL)], minlength=60)
+    assert (counts / TOTAL == made.probs(60)).all()
+    assert made.draw(np.nextafter(1.0, 0.0)) == made.ids[-1]
 
 
 def test_an_id_that_is_not_there_has_no_weight() -> None:
-    law = Distribution(np.array([3, 5]), np.array([1, TOTAL - 1]))
-    assert [law.weight(i) for i in range(7)] == [0, 0, 0, 1, 0, TOTAL - 1, 0]
+    made = Distribution(np.array([3, 5]), np.array([1, TOTAL - 1]))
+    assert [made.weight(i) for i in range(7)] == [0, 0, 0, 1, 0, TOTAL - 1, 0]
 
 
 @pytest.mark.parametrize("wire_top", [1, 2, 16, 64])
 def test_at_most_wire_top_ids_and_the_most_likely_ones(wire_top: int) -> None:
     row = logits(2, 300)
-    law = Sampler(temperature=3.0, top_k=0, top_p=1.0).distribution(Row(row), wire_top)
-    assert set(law.ids) == set(np.argsort(-row)[:wire_top])
+    made = Sampler(temperature=3.0, top_k=0, top_p=1.0).distribution(Row(row), wire_top)
+    assert set(made.ids) == set(np.argsort(-row)[:wire_top])
 
 
 # Sampler
@@ -89,23 +89,23 @@ def test_at_most_wire_top_ids_and_the_most_likely_ones(wire_top: int) -> None:
 @given(st.integers(0, 10**6), SAMPLERS)
 def test_probs_are_those_of_a_plain_sampler(seed: int, sampler: Sampler) -> None:
     row = logits(seed)
-    law = plain(row, sampler)
+    made = plain(row, sampler)
     probs = sampler.probs(Row(row))
-    assert np.flatnonzero(probs).tolist() == list(law)
-    assert probs[list(law)] == pytest.approx(list(law.values()), rel=1e-5)
+    assert np.flatnonzero(probs).tolist() == list(made)
+    assert probs[list(made)] == pytest.approx(list(made.values()), rel=1e-5)
     assert probs.sum() == pytest.approx(1.0, abs=1e-12)
 
 
 @given(st.integers(0, 10**6), SAMPLERS, st.sampled_from([1, 3, 30, 64]))
-def test_the_distribution_is_the_rounded_law_of_the_same_sampler(
+def test_the_distribution_is_the_rounded_distribution_of_the_same_sampler(
     seed: int, sampler: Sampler, wire_top: int
 ) -> None:
     row = logits(seed)
-    law = plain(row, sampler, wire_top)
+    made = plain(row, sampler, wire_top)
     rounded = sampler.distribution(Row(row), wire_top)
-    assert set(rounded.ids) <= set(law)
-    left_out = len(law) - len(rounded.ids)  # at most a quarter of a weight each
-    for i, p in law.items():
+    assert set(rounded.ids) <= set(made)
+    left_out = len(made) - len(rounded.ids)  # at most a quarter of a weight each
+    for i, p in made.items():
         assert abs(rounded.weight(i) - p * TOTAL) < 1.01 + 0.25 * left_out
 
 
@@ -119,8 +119,8 @@ def test_temperature_zero_is_the_most_likely_id_and_the_first_among_equals() -> 
     row = np.array([1.0, 4.0, 4.0, -np.inf], np.float32)
     greedy = Sampler(temperature=0.0)
     assert greedy.probs(Row(row)).tolist() == [0.0, 1.0, 0.0, 0.0]
-    law = greedy.distribution(Row(row))
-    assert (law.ids.tolist(), law.weights.tolist()) == ([1], [TOTAL])
+    made = greedy.distribution(Row(row))
+    assert (made.ids.tolist(), made.weights.tolist()) == ([1], [TOTAL])
 
 
 @pytest.mark.parametrize("temperature", [1e-300, 1e-8, 1e-6, 1e-5])
@@ -226,22 +226,22 @@ def test_without_q_the_draw_is_from_p() -> None:
     assert resample(p, None, np.nextafter(1.0, 0.0)) == 4
 
 
-def test_equal_laws_leave_no_residual_and_p_is_drawn_from() -> None:
-    law = Distribution(np.array([1, 2]), np.array([TOTAL // 2, TOTAL // 2]))
-    assert resample(law.probs(4), law, 0.0) == 1
-    assert resample(law.probs(4), law, 0.99) == 2
+def test_equal_distributions_leave_no_residual_and_p_is_drawn_from() -> None:
+    made = Distribution(np.array([1, 2]), np.array([TOTAL // 2, TOTAL // 2]))
+    assert resample(made.probs(4), made, 0.0) == 1
+    assert resample(made.probs(4), made, 0.99) == 2
 
 
 @given(SAMPLERS, st.integers(0, 1000), st.floats(0, 1, exclude_max=True), st.booleans())
-def test_a_sparse_law_draws_and_tells_what_the_whole_vector_does(
+def test_a_sparse_p_draws_and_tells_what_the_whole_vector_does(
     sampler: Sampler, seed: int, u: float, has_q: bool
 ) -> None:
     row = logits(seed)
-    law, p = sampler.law(Row(row)), sampler.probs(Row(row))
+    sparse, p = sampler.unrounded(Row(row)), sampler.probs(Row(row))
     q = sampler.distribution(Row(logits(seed + 1))) if has_q else None
-    assert resample(law, q, u) == resample(p, q, u)
-    assert [law[i] for i in range(len(p))] == p.tolist()
-    assert isinstance(law, Sparse) or law is not p
+    assert resample(sparse, q, u) == resample(p, q, u)
+    assert [sparse[i] for i in range(len(p))] == p.tolist()
+    assert isinstance(sparse, Sparse) or sparse is not p
 
 
 @given(st.integers(0, 50), st.sampled_from([0.0, 1e-4, 0.02, 1.0]), st.integers(2, 200))

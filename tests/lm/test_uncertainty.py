@@ -1,4 +1,4 @@
-"""u from bounds equals u from whole softmaxes, and its law is the published one."""
+"""u from bounds equals u from whole softmaxes, and its distribution is the published one."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_the_bounds_hold_and_are_close(root: int, width: float) -> None:
         assert np.max(((upper - lower) / whole)[near]) < width
 
 
-def test_the_law_of_a_draw_is_the_softmax_at_theta() -> None:
+def test_the_distribution_of_a_draw_is_the_softmax_at_theta() -> None:
     logits = row(np.random.default_rng(4), 300, 2.0, 1.0)
     grid = (np.arange(20_000) + 0.5) / 20_000
     for draft in (int(logits.argmax()), int(np.argsort(logits)[-2]), int(logits.argmin())):

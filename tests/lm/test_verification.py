@@ -30,37 +30,39 @@ def pair(seed: int, n: int = 12, wire_top: int = 5) -> tuple[Distribution, Probs
 
 
 def residual(r: Probs, q: Distribution) -> Probs:
-    """The law of `resample` over u, measured where it changes: no grid misses a narrow step."""
+    """How `resample` is distributed over u, measured where it changes: no step is missed."""
     left = np.maximum(r - q.probs(len(r)), 0.0)
     edges = np.concatenate([[0.0], left.cumsum() / left.sum()])
-    law = np.zeros(len(r))
+    exact = np.zeros(len(r))
     for low, high in itertools.pairwise(edges):
         if high > low + 1e-12:
-            law[resample(r, q, (low + high) / 2)] += high - low
-    return law
+            exact[resample(r, q, (low + high) / 2)] += high - low
+    return exact
 
 
 def settled(q: Distribution, r: Probs) -> Probs:
     """P(y) = sum over drafts x of q(x) [accepted and y = x, or rejected and y is the residual]."""
-    law = np.zeros(len(r))
+    exact = np.zeros(len(r))
     rejected = 0.0
     for x, weight in zip(q.ids, q.weights, strict=True):
         beta = rejection(float(r[x]), weight / TOTAL)
-        law[x] += weight / TOTAL * (1 - beta)
+        exact[x] += weight / TOTAL * (1 - beta)
         rejected += weight / TOTAL * beta
-    return law if rejected < 1e-12 else law + rejected * residual(r, q)
+    return exact if rejected < 1e-12 else exact + rejected * residual(r, q)
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=str)
 @pytest.mark.parametrize("seed", range(12))
-def test_the_law_of_one_settled_token_is_the_target(seed: int, target: Target) -> None:
+def test_the_distribution_of_one_settled_token_is_the_target(seed: int, target: Target) -> None:
     q, p = pair(seed)
     r = target_probs(target, q, p)
     assert settled(q, r) == pytest.approx(r, abs=1e-10)
 
 
 @given(st.integers(0, 10**6), st.integers(2, 30), st.integers(1, 30))
-def test_whatever_part_of_q_is_sent_the_law_is_the_target(seed: int, n: int, top: int) -> None:
+def test_whatever_part_of_q_is_sent_the_distribution_is_the_target(
+    seed: int, n: int, top: int
+) -> None:
     q, p = pair(seed, n, top)
     assert settled(q, p) == pytest.approx(p, abs=1e-10)
 
@@ -102,8 +104,8 @@ CHAIN_Q = [pair(100 + i, N, 3)[0] for i in range(N)]
 CHAIN_P = [pair(200 + i, N, N)[1] for i in range(N)]
 
 
-def block_law(length: int, target: Target) -> dict[tuple[int, ...], float]:
-    """The law of the first `length` ids when each round drafts a block of up to three ids.
+def block_probs(length: int, target: Target) -> dict[tuple[int, ...], float]:
+    """The distribution of the first `length` ids when each round drafts a block of up to three ids.
 
     Every accept decision and every replacement is enumerated with its probability, and after a
     rejection the next round begins.
@@ -112,7 +114,7 @@ def block_law(length: int, target: Target) -> dict[tuple[int, ...], float]:
     def going_on(ids: tuple[int, ...], block: int) -> dict[tuple[int, ...], float]:
         if len(ids) > length:
             return {ids[1:]: 1.0}
-        law: dict[tuple[int, ...], float] = {}
+        exact: dict[tuple[int, ...], float] = {}
         q = CHAIN_Q[ids[-1]]
         r = target_probs(target, q, CHAIN_P[ids[-1]])
         steps: list[tuple[int, int, float]] = []  # next id, drafts left in the block, probability
@@ -126,28 +128,28 @@ def block_law(length: int, target: Target) -> dict[tuple[int, ...], float]:
         for y, left, probability in steps:
             if probability > 0.0:
                 for rest, share in going_on((*ids, y), left).items():
-                    law[rest] = law.get(rest, 0.0) + probability * share
-        return law
+                    exact[rest] = exact.get(rest, 0.0) + probability * share
+        return exact
 
     return going_on((0,), 3)
 
 
 @pytest.mark.parametrize("target", [LLM, Weighted(weight=0.4)], ids=str)
-def test_the_law_of_a_text_in_blocks_is_the_target(target: Target) -> None:
-    law = block_law(4, target)
+def test_the_distribution_of_a_text_in_blocks_is_the_target(target: Target) -> None:
+    exact = block_probs(4, target)
     for ids in itertools.product(range(N), repeat=4):
         expected, last = 1.0, 0
         for token in ids:
             expected *= target_probs(target, CHAIN_Q[last], CHAIN_P[last])[token]
             last = token
-        assert law.get(ids, 0.0) == pytest.approx(expected, abs=1e-9)
+        assert exact.get(ids, 0.0) == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("length", [2, 3])
 def test_judge_takes_the_decisions_of_the_rule(
     length: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`judge` over a grid of uniforms gives the law that the enumeration assumes."""
+    """`judge` over a grid of uniforms gives the distribution that the enumeration assumes."""
     grid = [(i + 0.5) / 24 for i in range(24)]
     for drafts in itertools.product(range(N), repeat=length):
         chain = [0, *drafts]

@@ -64,12 +64,12 @@ def requests(draw: st.DrawFn) -> Request:
 
 def plain(request: Request) -> tuple[Any, ...]:
     """A request in a form that can be compared."""
-    laws = [(d.ids.tolist(), d.weights.tolist()) for d in request.drafts]
+    qs = [(d.ids.tolist(), d.weights.tolist()) for d in request.drafts]
     rest = replace(
         request, drafts=(), tokens=list(request.tokens), weights=list(request.weights),
         prefix=request.prefix[:4],  # the half that travels
     )  # fmt: skip
-    return laws, rest
+    return qs, rest
 
 
 # Requests
@@ -168,8 +168,8 @@ FIELDS = ["id", "start", "prefix", "tokens", "judge", "q", "bonus", "settings", 
 
 @given(st.sampled_from(FIELDS), JSON)
 def test_any_json_in_any_field_is_refused_or_makes_sense(name: str, value: Any) -> None:
-    law = {"ids": [7], "weights": [TOTAL]}
-    whole = {"id": 1, "start": 0, "tokens": [1, 7], "q": {"drafts": [law]}, "settings": {}}
+    q = {"ids": [7], "weights": [TOTAL]}
+    whole = {"id": 1, "start": 0, "tokens": [1, 7], "q": {"drafts": [q]}, "settings": {}}
     for candidate in (whole | {name: value}, value):
         try:
             request = Request.from_json(candidate, LIMITS, V)
@@ -183,9 +183,9 @@ def test_any_json_in_any_field_is_refused_or_makes_sense(name: str, value: Any) 
     "value", [[7.5], ["7"], [[7]], [True], [1e300], [2**70], [float("nan")], 7, "7", None, {"a": 1}]
 )
 def test_json_distributions_hold_natural_numbers(name: str, value: Any) -> None:
-    law = {"ids": [7], "weights": [TOTAL]} | {name: value}
+    q = {"ids": [7], "weights": [TOTAL]} | {name: value}
     with pytest.raises((Malformed, OutOfRange)):
-        Request.from_json({"id": 1, "start": 0, "tokens": [7], "q": {"drafts": [law]}}, LIMITS, V)
+        Request.from_json({"id": 1, "start": 0, "tokens": [7], "q": {"drafts": [q]}}, LIMITS, V)
 
 
 @pytest.mark.parametrize(

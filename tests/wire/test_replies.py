@@ -30,12 +30,12 @@ def replies(draw: st.DrawFn) -> Reply:
     tokens = draw(st.lists(IDS, max_size=3)) if accepted else [draw(IDS)]
     betas = draw(st.lists(st.floats(0, 1, width=32), min_size=5, max_size=5))
     held = draw(st.integers(0, 504 + accepted + len(tokens)))
-    proposal, laws = None, draw(st.lists(st.binary(max_size=9), max_size=2))
+    proposal, qs = None, draw(st.lists(st.binary(max_size=9), max_size=2))
     if accepted and not tokens and draw(st.booleans()):
-        law = draw(distributions())
-        proposal, laws = int(law.ids[-1]), [codec.pack_distribution(law)]
+        q = draw(distributions())
+        proposal, qs = int(q.ids[-1]), [codec.pack_distribution(q)]
     us = Timing(*draw(st.tuples(st.integers(0, 10**9), st.integers(0, 10**9))))
-    return Reply(ASKED.id, ASKED.start, accepted, tokens, betas, held, us, proposal, laws, BINDING)
+    return Reply(ASKED.id, ASKED.start, accepted, tokens, betas, held, us, proposal, qs, BINDING)
 
 
 @given(replies())

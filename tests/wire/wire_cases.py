@@ -1,4 +1,4 @@
-"""Requests, laws and damage for the tests of the wire."""
+"""Requests, distributions and damage for the tests of the wire."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def one_token(n_ids: int = 5) -> Request:
     """A usual upload: one uncertain draft, four skipped tokens before it."""
     rng = np.random.default_rng(n_ids)
     ids = np.sort(rng.choice(V, n_ids, replace=False))
-    law = Distribution.rounded(ids, rng.random(n_ids))
-    tokens = [*rng.integers(0, V, 4).tolist(), int(law.ids[0])]
-    return Request(300, 500, prefix_hash(range(500)), tokens, [60_000] * 4, [law])
+    q = Distribution.rounded(ids, rng.random(n_ids))
+    tokens = [*rng.integers(0, V, 4).tolist(), int(q.ids[0])]
+    return Request(300, 500, prefix_hash(range(500)), tokens, [60_000] * 4, [q])
 
 
 def damaged(raw: bytes, rng: random.Random) -> bytes:

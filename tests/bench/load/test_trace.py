@@ -24,9 +24,9 @@ def test_every_token_is_covered_once_and_every_call_is_well_formed(
                 continue
             end = len(one.prompt) + step.begin + len(step.skipped)
             ids = [*text[:end], *step.drafts]
-            Request(
-                1, 0, prefix_hash([]), ids, step.skipped, step.laws, settings=one.settings
-            ).check(Limits(), N_VOCAB)
+            Request(1, 0, prefix_hash([]), ids, step.skipped, step.qs, settings=one.settings).check(
+                Limits(), N_VOCAB
+            )
 
 
 @pytest.mark.parametrize("rate", [0.25, 0.5, 1.0])

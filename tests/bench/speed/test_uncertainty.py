@@ -1,4 +1,4 @@
-"""The benchmark of u measures what it says: same law, head kept, all ways on the same rows."""
+"""The benchmark of u measures what it says: one distribution, head kept, the same rows for all."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_every_way_is_measured_on_every_kind_of_row_and_size(
             assert cost["error"] < 3e-4
 
 
-def test_plain_and_compared_have_one_law() -> None:
+def test_plain_and_compared_have_one_distribution() -> None:
     logits = np.random.default_rng(1).normal(scale=2.0, size=60).astype(np.float32)
     draft = int(np.argsort(logits)[-2])
     perturb = (np.arange(5000) + 0.5) / 5000

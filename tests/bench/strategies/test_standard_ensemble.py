@@ -13,8 +13,8 @@ from uhlm_edge.lm.row import Row
 from uhlm_edge.lm.sampling import Sampler
 
 from ...edge.pairs import GREEDY, PLAIN, pair
+from ...exact_texts import NextProbs, assert_follows
 from ...fakes import FakeEngine, FakeModel, FakeVocabulary
-from ...laws import Law, assert_follows
 
 VOCAB = FakeVocabulary(4)
 MODELS = [FakeModel(f"fake-{i}", i, VOCAB, own=1.5, end=0.0) for i in (3, 4, 5)]
@@ -23,14 +23,14 @@ PROMPT = [1]
 N = 1000
 
 
-def mixed(weights: list[float], sampler: Sampler = PLAIN) -> Law:
+def mixed(weights: list[float], sampler: Sampler = PLAIN) -> NextProbs:
     """The mixture of the models, each rounded as it travels."""
 
-    def law(ids: list[int]) -> NDArray[np.float64]:
+    def exact(ids: list[int]) -> NDArray[np.float64]:
         parts = [sampler.distribution(Row(model.row(ids))).probs(4) for model in MODELS]
         return np.array(weights) @ np.array(parts[: len(weights)])
 
-    return law
+    return exact
 
 
 def written(weights: list[float], sampler: Sampler, seed: int, n: int = 2) -> list[int]:
@@ -58,11 +58,11 @@ def test_a_call_at_each_token_writes_by_the_mixture() -> None:
 
 def test_at_temperature_0_both_write_the_argmax_of_the_mixture() -> None:
     (spec,) = parse_specs("lockstep@0.5", StrategyOptions())
-    lockstep, law = spec.own_strategy(), mixed([0.5, 0.5])
+    lockstep, exact = spec.own_strategy(), mixed([0.5, 0.5])
     assert lockstep is not None
     expected: list[int] = []
     while len(expected) < 12 and 3 not in expected:
-        expected.append(int(law(PROMPT + expected).argmax()))
+        expected.append(int(exact(PROMPT + expected).argmax()))
     with pair(SLM, LLM, GREEDY) as p:
         assert p.ids(lockstep, PROMPT, max_tokens=12) == expected
     assert written([0.5, 0.5], GREEDY, 1, 12) == expected

@@ -1,4 +1,4 @@
-"""Uplink formats: what they weigh, and which of them keep the law."""
+"""Uplink formats: what they weigh, and which of them keep the distribution."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from uhlm_edge.bench.strategies.uplinks import (
     cut_bytes,
     cut_with_tail,
     draft_bytes,
-    judged_law,
+    judged_probs,
     ours,
     synthetic_pair,
     total_variation,
@@ -36,7 +36,7 @@ def test_the_published_upload_weighs_92_000_bytes_at_32_000_ids() -> None:
     assert cut_bytes(32_000, 32) == 32 * 23 // 8
 
 
-def test_a_law_in_each_format() -> None:
+def test_a_distribution_in_each_format() -> None:
     probs = np.array([0.5, 0.25, 0.25, 0.0])
     assert draft_bytes(probs) == [5, 5, len("[0.5,0.25,0.25,0.0]"), 8]
     assert len(draft_bytes(probs)) == len(FORMATS)
@@ -46,17 +46,17 @@ def test_a_law_in_each_format() -> None:
 def test_cutting_q_after_the_draw_is_biased_and_before_it_exact(n: int) -> None:
     device, llm = synthetic_pair(n)
     q, p = PLAIN.probs(Row(device)), PLAIN.probs(Row(llm))
-    cut = judged_law(q, cut_with_tail(q, 32), p)
+    cut = judged_probs(q, cut_with_tail(q, 32), p)
     assert cut.sum() == pytest.approx(1.0)
     assert total_variation(cut, p) > 0.03
     compact = ours(device, PLAIN)
-    assert total_variation(judged_law(compact, compact, p), p) < 1e-15
+    assert total_variation(judged_probs(compact, compact, p), p) < 1e-15
 
 
 def test_the_bias_of_a_cut_shrinks_with_what_is_kept() -> None:
     device, llm = synthetic_pair()
     q, p = PLAIN.probs(Row(device)), PLAIN.probs(Row(llm))
-    bias = [total_variation(judged_law(q, cut_with_tail(q, k), p), p) for k in (8, 32, 512, 8192)]
+    bias = [total_variation(judged_probs(q, cut_with_tail(q, k), p), p) for k in (8, 32, 512, 8192)]
     assert bias == sorted(bias, reverse=True)
     assert bias[-1] < 1e-12
 
@@ -67,8 +67,8 @@ def test_ours_is_exact_under_every_sampler(
 ) -> None:
     device, llm = synthetic_pair(64, seed)
     sampler = Sampler(temperature=temperature, top_k=top_k, top_p=1.0)
-    law, p = ours(device, sampler, wire_top), sampler.probs(Row(llm))
-    assert total_variation(judged_law(law, law, p), p) < 1e-12
+    q, p = ours(device, sampler, wire_top), sampler.probs(Row(llm))
+    assert total_variation(judged_probs(q, q, p), p) < 1e-12
 
 
 def test_what_was_uploaded_is_weighed_in_all_formats() -> None:

@@ -1,4 +1,4 @@
-"""One contract for every engine: rows, rollback, several sequences, room, and the exact law.
+"""One contract for every engine: rows, rollback, sequences, room, and the exact distribution.
 
 llama.cpp runs for real, with the shipped LLM. vLLM and SGLang are servers that answer as they do.
 """
@@ -66,13 +66,13 @@ def context(request: pytest.FixtureRequest) -> Iterator[Context]:
             context.close()
 
 
-def laws(rows: Logits, sampler: Sampler) -> list[NDArray[np.float64]]:
+def probs_of(rows: Logits, sampler: Sampler) -> list[NDArray[np.float64]]:
     return [sampler.probs(Row(row)) for row in rows]
 
 
 def close(a: Logits, b: Logits, sampler: Sampler = SAMPLERS[1]) -> bool:
     """The same distributions, as far as block widths of quantised kernels allow."""
-    pairs = zip(laws(a, sampler), laws(b, sampler), strict=True)
+    pairs = zip(probs_of(a, sampler), probs_of(b, sampler), strict=True)
     return all(np.abs(p - q).sum() < 0.2 for p, q in pairs)
 
 
@@ -117,7 +117,7 @@ def test_what_does_not_fit_changes_nothing(context: Context) -> None:
 
 @pytest.mark.parametrize("kind", UPSTREAMS)
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
-def test_the_law_within_the_top_k_is_the_models_own(kind: str, sampler: Sampler) -> None:
+def test_the_distribution_within_the_top_k_is_the_models_own(kind: str, sampler: Sampler) -> None:
     with servers.engine(kind) as engine:
         upstream = UPSTREAMS[kind](JsonClient(engine.url, servers.KEY), TOP)
         context = UpstreamContext(upstream, CLOUD.vocab, CELLS, SEQUENCES)

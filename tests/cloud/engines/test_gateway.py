@@ -33,13 +33,13 @@ SAMPLER = Sampler(temperature=0.8, top_k=20, top_p=0.97)
 
 def call(seed: int, number: int, text: list[int], n_drafts: int, bonus: int) -> Request:
     """Everything from id 0 on: one skipped token, drafts of the device, and tokens asked for."""
-    ids, laws = list(text), []
+    ids, qs = list(text), []
     for at in range(1 + n_drafts):
         q = SAMPLER.distribution(Row(DEVICE.row(ids)))
-        laws.append(q)
+        qs.append(q)
         ids.append(q.draw(((seed + 1) * 0.377 + at * 0.31) % 1.0))
     return Request(
-        number, 0, prefix_hash([]), ids, [laws[0].weight(ids[len(text)])], laws[1:], bonus,
+        number, 0, prefix_hash([]), ids, [qs[0].weight(ids[len(text)])], qs[1:], bonus,
         Settings(sampler=SAMPLER, seed=seed, origin=len(text)),
     )  # fmt: skip
 

@@ -52,22 +52,22 @@ def test_q_is_masked_and_renormalised_and_u_is_of_that_q() -> None:
             cache.append(draft.id)
         logits = SLM.row(before).astype(np.float64)
         may = np.arange(12) % 2 == position % 2
-        law = np.where(may, np.exp(logits), 0.0)
-        law /= law.sum()
-        assert np.abs(draft.q.probs(12) - law).max() < 1.0 / TOTAL
+        exact = np.where(may, np.exp(logits), 0.0)
+        exact /= exact.sum()
+        assert np.abs(draft.q.probs(12) - exact).max() < 1.0 / TOTAL
         masked = Row(np.where(may, SLM.row(before), np.float32(-np.inf)))
         assert draft.uncertainty == pytest.approx(expected(masked, draft.id))
 
 
-def test_drafts_follow_that_law() -> None:
+def test_drafts_follow_that_distribution() -> None:
     counts = np.zeros(12)
     n = 2000
     for seed in range(n):
         made, _ = drafter(PLAIN, seed)
         counts[made.draft(0).id] += 1
-    law = np.where(np.arange(12) % 2 == 0, np.exp(SLM.row(PROMPT).astype(np.float64)), 0.0)
-    law /= law.sum()
-    assert 0.5 * np.abs(counts / n - law).sum() < 0.05
+    exact = np.where(np.arange(12) % 2 == 0, np.exp(SLM.row(PROMPT).astype(np.float64)), 0.0)
+    exact /= exact.sum()
+    assert 0.5 * np.abs(counts / n - exact).sum() < 0.05
 
 
 def test_top_k_counts_what_may_come_and_zero_takes_the_best_of_it() -> None:

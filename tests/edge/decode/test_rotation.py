@@ -1,4 +1,4 @@
-"""Several models on one device that take turns: the law, for every proposer, and what it costs."""
+"""Several models on one device that take turns: what the text follows, and what it costs."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from uhlm_edge.lm.row import Row
 from uhlm_edge.lm.sampling import Sampler
 from uhlm_edge.lm.targets import Contrastive, Target, Weighted
 
+from ...exact_texts import NextProbs, assert_follows
 from ...fakes import FakeEngine, FakeModel, FakeVocabulary
-from ...laws import Law, assert_follows
 from ..pairs import GREEDY, PLAIN
 
 VOCAB = FakeVocabulary(3)
@@ -85,27 +85,27 @@ def ensemble(
 
 def mixed(
     weights: Sequence[float], sampler: Sampler = PLAIN, models: Sequence[FakeModel] = MODELS
-) -> Law:
+) -> NextProbs:
     """The mixture of the models, each rounded."""
 
-    def law(ids: list[int]) -> NDArray[np.float64]:
+    def exact(ids: list[int]) -> NDArray[np.float64]:
         used = models[: len(weights)]
         parts = [
             sampler.distribution(Row(model.row(ids))).probs(len(model.vocab)) for model in used
         ]
         return np.array(weights) @ np.array(parts)
 
-    return law
+    return exact
 
 
-def contrasted(mu: float, alpha: float) -> Law:
-    def law(ids: list[int]) -> NDArray[np.float64]:
+def contrasted(mu: float, alpha: float) -> NextProbs:
+    def exact(ids: list[int]) -> NDArray[np.float64]:
         q, p = (PLAIN.probs(Row(model.row(ids))) for model in MODELS[:2])
         r: NDArray[np.float64] = np.where(p >= alpha * p.max(), p * q**-mu, 0.0)
         r /= r.sum()
         return r
 
-    return law
+    return exact
 
 
 MIXTURES = pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_texts_follow_the_mixture_whoever_proposes(shares: list[float], limit: i
 
 @MIXTURES
 def test_every_model_proposes_and_is_kept_or_replaced(shares: list[float]) -> None:
-    """Of what each proposes some stands and some does not, so that the law above is of both."""
+    """Of what each proposes some stands and some does not, so the distribution above is of both."""
     models = Models(len(shares))
     fates = Counter[tuple[int, bool]]()
     judged = models.partners.judged
@@ -162,9 +162,9 @@ WORDY = [FakeModel(f"wordy-{i}", i, WIDE, own=1.0, end=-9.0) for i in (1, 2, 3)]
 @pytest.mark.parametrize("limit", [1, 3, None])
 def test_at_temperature_0_each_token_is_the_argmax_of_the_mixture(limit: int | None) -> None:
     shares = [0.3, 0.3, 0.4]
-    law, expected = mixed(shares, models=WORDY), list[int]()
+    exact, expected = mixed(shares, models=WORDY), list[int]()
     while len(expected) < 20:
-        expected.append(int(law(PROMPT + expected).argmax()))
+        expected.append(int(exact(PROMPT + expected).argmax()))
     models = Models(3, GREEDY, WORDY)
     for seed in (0, 1):
         assert models.ids(ensemble(shares, limit), seed, 20) == expected

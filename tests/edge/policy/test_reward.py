@@ -76,7 +76,7 @@ def test_marks_are_what_their_names_say(seed: int) -> None:
         np.array([0.0, 0.0, -np.inf]),
     ],
 )
-def test_marks_are_finite_for_every_law(row: NDArray[Any]) -> None:
+def test_marks_are_finite_for_every_row(row: NDArray[Any]) -> None:
     row = row.astype(np.float32)
     for draft in range(len(row)):
         assert np.isfinite(features(Row(row), draft, 0.0)).all()

@@ -1,4 +1,4 @@
-"""Exact laws of short texts, and whether what was written follows them, by chi-square."""
+"""Exact distributions of short texts, and whether what was written follows them, by chi-square."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-__all__ = ["Law", "assert_follows"]
+__all__ = ["NextProbs", "assert_follows"]
 
-Law = Callable[[list[int]], NDArray[np.float64]]
-"""Ids before -> the exact law of the next one, shape (V,). The last id ends the text."""
+NextProbs = Callable[[list[int]], NDArray[np.float64]]
+"""Ids before -> the exact distribution of the next one, shape (V,). The last id ends the text."""
 
 
-def of_texts(law: Law, prompt: list[int], n: int) -> dict[tuple[int, ...], float]:
-    """The law of the first n tokens; a text that ends has fewer."""
+def of_texts(exact: NextProbs, prompt: list[int], n: int) -> dict[tuple[int, ...], float]:
+    """The distribution of the first n tokens; a text that ends has fewer."""
     texts, begun = dict[tuple[int, ...], float](), dict[tuple[int, ...], float]({(): 1.0})
     for _ in range(n):
         longer: dict[tuple[int, ...], float] = {}
         for text, mass in begun.items():
-            row = law([*prompt, *text])
+            row = exact([*prompt, *text])
             ended = (*text, len(row) - 1)
             texts[ended] = mass * float(row[-1])
             longer |= {(*text, i): mass * float(row[i]) for i in range(len(row) - 1)}
@@ -29,10 +29,12 @@ def of_texts(law: Law, prompt: list[int], n: int) -> dict[tuple[int, ...], float
     return texts | begun
 
 
-def assert_follows(texts: Iterable[list[int]], law: Law, prompt: list[int], n: int = 2) -> None:
-    """Replies of at most n tokens follow the law: below the 0.999 quantile of chi-square."""
+def assert_follows(
+    texts: Iterable[list[int]], exact: NextProbs, prompt: list[int], n: int = 2
+) -> None:
+    """Replies of at most n tokens follow it: below the 0.999 quantile of chi-square."""
     seen = Counter(map(tuple, texts))
-    total, expected = seen.total(), of_texts(law, prompt, n)
+    total, expected = seen.total(), of_texts(exact, prompt, n)
     assert sum(expected.values()) == pytest.approx(1.0)
     assert not [text for text in seen if expected[text] == 0.0]
     cells = [(seen[text], total * share) for text, share in expected.items() if share > 0.0]

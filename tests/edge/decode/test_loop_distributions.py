@@ -1,4 +1,4 @@
-"""End to end: the settled text follows its target, by chi-square against the exact law."""
+"""End to end: the settled text follows its target, by chi-square against the exact distribution."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from uhlm_edge.lm.row import Row
 from uhlm_edge.lm.sampling import Sampler
 from uhlm_edge.lm.targets import Contrastive, Weighted
 
+from ...exact_texts import NextProbs, assert_follows
 from ...fakes import FakeModel, FakeVocabulary
-from ...laws import Law, assert_follows
 from ..pairs import PLAIN, pair
 
 VOCAB = FakeVocabulary(4)
@@ -22,7 +22,7 @@ PROMPT = [1]
 N = 1000
 
 
-def cut(sampler: Sampler) -> Law:
+def cut(sampler: Sampler) -> NextProbs:
     """The LLM's p, under the sampler."""
     return lambda ids: sampler.probs(Row(LLM.row(ids)))
 
@@ -31,26 +31,26 @@ def rounded(model: FakeModel, ids: list[int]) -> NDArray[np.float64]:
     return PLAIN.distribution(Row(model.row(ids))).probs(4)
 
 
-def mixed(weight: float) -> Law:
+def mixed(weight: float) -> NextProbs:
     """weight q + (1 - weight) p, both rounded as they travel."""
     return lambda ids: weight * rounded(SLM, ids) + (1.0 - weight) * rounded(LLM, ids)
 
 
-def contrasted(mu: float) -> Law:
+def contrasted(mu: float) -> NextProbs:
     """p q^-mu where p is at least a tenth of its peak."""
 
-    def law(ids: list[int]) -> NDArray[np.float64]:
+    def exact(ids: list[int]) -> NDArray[np.float64]:
         p, q = HOT.probs(Row(LLM.row(ids))), HOT.probs(Row(SLM.row(ids)))
         r: NDArray[np.float64] = np.where(p >= 0.1 * p.max(), p * q**-mu, 0.0)
         r /= r.sum()
         return r
 
-    return law
+    return exact
 
 
 HOT = Sampler(temperature=2.0, top_k=0, top_p=1.0)
 TOP_3 = Sampler(temperature=1.5, top_k=3, top_p=0.98)
-CASES: dict[str, tuple[Strategy, Sampler, Law]] = {
+CASES: dict[str, tuple[Strategy, Sampler, NextProbs]] = {
     "hlm": (make_strategy("hlm"), PLAIN, cut(PLAIN)),
     "hlm under a sampler": (make_strategy("hlm"), TOP_3, cut(TOP_3)),
     "uhlm that always asks": (make_strategy("uhlm", threshold=-1.0), PLAIN, cut(PLAIN)),
@@ -75,7 +75,7 @@ CASES: dict[str, tuple[Strategy, Sampler, Law]] = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_first_tokens_follow_their_target_exactly(case: str) -> None:
-    strategy, sampler, law = CASES[case]
+    strategy, sampler, exact = CASES[case]
     with pair(SLM, LLM, sampler) as p:
         texts = [p.ids(strategy, PROMPT, seed=seed, max_tokens=3) for seed in range(N)]
-    assert_follows(texts, law, PROMPT, 3)
+    assert_follows(texts, exact, PROMPT, 3)
