@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["check_address", "load", "register"]
 
+_MOST_SEQUENCES, _MOST_SESSIONS = 256, 248  # of a llama.cpp context; of them, without prefixes
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to `bench`."""
@@ -46,11 +48,14 @@ def load(
     reference: Annotated[
         bool,
         typer.Option(
-            "--reference", help="Also one bare batched context, 8 x 1 and 8 x 5, before and after."
+            "--reference", help="Also one bare batched context of that shape, before and after."
         ),
     ] = False,
+    processes: Annotated[
+        int, typer.Option(help="Of this tool; 0: by devices and cores.", min=0)
+    ] = 0,
     sessions: Annotated[
-        int | None, typer.Option(help="Conversations that its own verifier holds.")
+        int | None, typer.Option(help="Conversations that its own verifier holds; unset: all.")
     ] = None,
     allow_remote: Annotated[
         bool, typer.Option("--allow-remote", help="A verifier on another machine, which is yours.")
@@ -60,17 +65,20 @@ def load(
     """Play many devices with recorded traffic against a verifier; rates, latencies, errors."""
     from dataclasses import replace
 
+    from ...common.machine import read_machine
     from ...edge.link.http import HttpLink
     from ...edge.link.protocol import Deadline
     from ..harness.machine import build_info, machine_info
     from .picture import load_over_devices
-    from .run import COLUMNS, Plan, run_load
+    from .row import COLUMNS
+    from .run import Plan, run_load
     from .trace import device_rate, record
 
     chat = config.chat.model_copy(update={"seed": 1, "max_tokens": 96})
+    most = max(config.verifier.sessions, min(max(numbers(devices)), _MOST_SESSIONS))
+    held = most if sessions is None else sessions
     own: dict[str, Any] = {"engine": _fitted(config)}
-    if sessions is not None:  # all devices of a test share one key
-        own |= {"sessions": sessions, "sessions_per_key": sessions}
+    own |= {"sessions": held, "sessions_per_key": held}  # all devices of a test share one key
     verifier = config.verifier.model_copy(update=own)
     loaded = config.model_copy(update={"chat": chat, "verifier": verifier})
     check_address(loaded.cloud.url, allow_remote)
@@ -81,7 +89,8 @@ def load(
     ]  # fmt: skip
     for plan in plans:
         plan.check()
-    rows = _references(loaded, "before") if reference else []
+    shapes = [(plan.devices, plan.drafts) for plan in plans if plan.devices <= _MOST_SEQUENCES]
+    rows = _references(loaded, shapes, "before") if reference else []
     about = {**machine_info(), **build_info()}
     with _verifier(loaded) as (url, key, pid):
         link = HttpLink(url, key, loaded.cloud.connect_timeout, _ca_file(loaded))
@@ -92,13 +101,15 @@ def load(
         for plan in plans:
             paced = plan if tokens_per_s is not None else replace(plan, tokens_per_s=rate)
             say(f"{plan.devices} devices for {duration:g} s")
-            row = run_load(paced, url, key, info, traces, pid)
+            n = processes or max(1, min(plan.devices // 4, read_machine().cores // 4))
+            row = run_load(paced, url, key, info, traces, pid, n)
             rows.append({**row, "model": info.model, "load_1m": os.getloadavg()[0], **about})
     if reference:
-        rows += _references(loaded, "after")
+        rows += _references(loaded, shapes, "after")
+        _compare(rows)
     return Table(
         rows,
-        ("reference", *COLUMNS) if reference else COLUMNS,
+        ("reference", "of_bare", "read_of_bare", *COLUMNS) if reference else COLUMNS,
         picture=lambda rows, folder: load_over_devices(rows, folder / "load.png"),
         plot=plot,
     )
@@ -153,14 +164,32 @@ def _fitted(config: Config) -> EngineOptions:
     return engine.model_copy(update=threads)
 
 
-def _references(config: Config, when: str) -> list[dict[str, Any]]:
+def _references(config: Config, shapes: list[tuple[int, int]], when: str) -> list[dict[str, Any]]:
     from ...models.resolve import find_model
     from .reference import batched_rates
 
-    say("bare batched context, 8 x 1 and 8 x 5")
+    say(f"bare batched context, {', '.join(f'{n} x {drafts}' for n, drafts in shapes)}")
     path = find_model(config.verifier.model)
-    rows = batched_rates(path, config.verifier.engine, [(8, 1), (8, 5)])
+    rows = batched_rates(path, config.verifier.engine, shapes)
     return [{**row, "reference": f"{row['reference']}, {when}"} for row in rows]
+
+
+def _compare(rows: list[dict[str, Any]]) -> None:
+    """The share of the bare context of the same shape: drafts judged a second, and ids read.
+
+    The bare context reads nothing but drafts; the devices bring prompts too.
+    """
+    for row in rows:
+        shape = row["devices"], row.get("plan_drafts")
+        bare = [
+            other["tokens_per_s"]
+            for other in rows
+            if "reference" in other and (other["devices"], other["drafts"]) == shape
+        ]
+        if bare:
+            mean = sum(bare) / len(bare)
+            row["of_bare"] = row["drafts_per_s"] / mean
+            row["read_of_bare"] = row["positions_per_s"] and row["positions_per_s"] / mean
 
 
 def _ca_file(config: Config) -> str | None:

@@ -3,42 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import random
-import re
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Barrier
+from threading import BrokenBarrierError
 from typing import Any
 
-import numpy as np
-
-from ...common.errors import CloudError, UsageError
+from ...common.errors import CloudError, ResourceError, UsageError
 from ...wire.messages import Info
 from .client import Client
 from .player import Log, Player, pour
+from .row import Played, load_row
 from .trace import Step, Trace, steps_of
 
-__all__ = ["COLUMNS", "MOST_DEVICES", "Plan", "drive", "gauge", "growth", "run_load"]
+__all__ = ["MOST_DEVICES", "Plan", "drive", "run_load"]
 
 MOST_DEVICES = 5000
-COLUMNS = (
-    "devices", "calls_per_s", "tokens_per_s", "drafts_per_s", "positions_per_s", "p50_ms",
-    "p95_ms", "p99_ms", "queue_p95_ms", "model_p50_ms", "around_p50_ms", "first_p95_ms", "errors",
-    "busy_429", "batch_width", "cells",
-)  # fmt: skip
-_GAUGES = {
-    "cells": "uhlm_cells_used",
-    "sessions": "uhlm_sessions",
-    "seated": "uhlm_seated_sessions",
-    "open_calls": "uhlm_open_calls",
-    "parked_bytes": "uhlm_parked_bytes",
-}
-"""The largest value seen of each stands in the row."""
-_NOT_ERRORS = {"429", "409"}
 _WARM_UP = 2.0
 _LONGEST_WARM_UP = 15.0
+_START = 60.0  # seconds that a process may take to begin
 
 
 @dataclass(frozen=True)
@@ -89,7 +78,13 @@ class Plan:
 
 
 def run_load(
-    plan: Plan, url: str, key: str | None, info: Info, traces: Sequence[Trace], pid: int | None
+    plan: Plan,
+    url: str,
+    key: str | None,
+    info: Info,
+    traces: Sequence[Trace],
+    pid: int | None,
+    processes: int = 1,
 ) -> dict[str, Any]:
     """Play, and return the row.
 
@@ -100,9 +95,57 @@ def run_load(
         info: what it says about itself.
         traces: recorded replies.
         pid: of its process if it runs on this machine as a child, for its CPU time and memory.
+        processes: that the devices are spread over: one is soon slower than the verifier.
+
+    Raises:
+        UsageError: the plan cannot be run.
+        ResourceError: one of the processes ended before its time.
     """
     plan.check()
-    return asyncio.run(drive(plan, url, key, info, traces, pid))
+    spawn = multiprocessing.get_context("spawn")
+    processes = min(processes, plan.devices)
+    together = spawn.Barrier(processes)
+    others, pipes = [], []
+    try:
+        for i in range(1, processes):
+            pipe, end = spawn.Pipe(duplex=False)
+            arguments = (end, together, plan, url, key, info, traces, (i, processes))
+            others.append(spawn.Process(target=_other, args=arguments, daemon=True))
+            pipes.append(pipe)
+            others[-1].start()
+            end.close()
+        share, gate = (0, processes), _gate(together)
+        played = [_run(drive(plan, url, key, info, traces, pid, share, gate))]
+        played += [pipe.recv() for pipe in pipes]
+    except (BrokenBarrierError, EOFError):
+        raise ResourceError("a process of the load tool ended before its time") from None
+    finally:
+        for process in others:
+            process.kill()
+            process.join()
+    return load_row(plan, played)
+
+
+def _other(end: Connection, together: Barrier, *arguments: Any) -> None:
+    """A further process: its share of the devices."""
+    plan, url, key, info, traces, share = arguments
+    end.send(_run(drive(plan, url, key, info, traces, None, share, _gate(together))))
+
+
+def _gate(together: Barrier) -> Callable[[], Awaitable[object]]:
+    return lambda: asyncio.to_thread(together.wait, _LONGEST_WARM_UP + _START)
+
+
+def _run(play: Coroutine[Any, Any, Played]) -> Played:
+    try:
+        import uvloop
+    except ImportError:  # an extra, and not for Windows
+        return asyncio.run(play)
+    return uvloop.run(play)
+
+
+async def _at_once() -> None:
+    """No other process to wait for."""
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
@@ -116,77 +159,71 @@ async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
 
 
 async def drive(
-    plan: Plan, url: str, key: str | None, info: Info, traces: Sequence[Trace], pid: int | None
-) -> dict[str, Any]:
-    """As `run_load`, inside a running event loop. It ends in time whatever the verifier does."""
+    plan: Plan,
+    url: str,
+    key: str | None,
+    info: Info,
+    traces: Sequence[Trace],
+    pid: int | None,
+    share: tuple[int, int] = (0, 1),
+    gate: Callable[[], Awaitable[object]] = _at_once,
+) -> Played:
+    """Play a share of the devices. It ends in time whatever the verifier does.
+
+    Args:
+        plan, url, key, info, traces, pid: as for `run_load`.
+        share: (i, n): devices i, i + n, ...; whoever plays the first of them looks at the verifier
+            and pours the prefills.
+        gate: passed when all processes are warm.
+    """
     log = Log()
     n_vocab = info.fingerprint[0]
     pace = 1.0 / plan.tokens_per_s if plan.tokens_per_s else 0.0
     steps = steps_of(traces, 1.0 if plan.drafts > 1 else plan.upload_rate, plan.drafts)
     if not any(step.drafts for reply in steps for step in reply):
         raise UsageError("at this upload rate the recorded replies have no upload; raise it")
+    looks = share[0] == 0
     probe = Client(url, key, secrets.token_hex(16))
-    sessions = [secrets.token_hex(16) for _ in range(plan.devices)]
-    clients = [Client(url, key, session) for session in sessions]
+    numbers = range(share[0], plan.devices, share[1])
+    clients = [Client(url, key, secrets.token_hex(16)) for _ in numbers]
     tasks = [
         asyncio.create_task(
             _late(plan, Player(c, log, n_vocab, plan.deadline, pace), traces, steps, i)
         )
-        for i, c in enumerate(clients)
+        for i, c in zip(numbers, clients, strict=True)
     ]
-    if plan.prefills_per_s:
+    if plan.prefills_per_s and looks:
         ids = [token for trace in traces for token in (*trace.prompt, *_settled(trace))]
         ids = (ids * (1 + plan.prefill_ids // len(ids)))[: min(plan.prefill_ids, info.n_ctx - 2)]
         clients.append(Client(url, key, secrets.token_hex(16)))
         player = Player(clients[-1], log, n_vocab, plan.deadline, 0.0)
         settings = traces[0].settings.model_copy(update={"origin": 0})
         tasks.append(asyncio.create_task(pour(player, ids, settings, plan.prefills_per_s, 1)))
+
+    async def look() -> tuple[str, tuple[float, float] | None]:
+        return (await _scrape(probe), _usage(pid)) if looks else ("", None)
+
     try:
-        await _warm_up(log, plan.devices)
-        before, usage, own = await _scrape(probe), _usage(pid), time.process_time()
+        await _warm_up(log, len(numbers))
+        await gate()
+        seen, own = [await look()], time.process_time()
         began, log.open = time.monotonic(), True
-        seen, memory, pause = [before], [usage], max(1.0, plan.duration / 100)
+        pause = max(1.0, plan.duration / 100)
         while (left := began + plan.duration - time.monotonic()) > 0:
             await asyncio.sleep(min(pause, left))
             if left > pause:
-                seen.append(await _scrape(probe))
-                memory.append(_usage(pid))
+                seen.append(await look())
             _fail_early(tasks)
         log.open = False
         seconds = time.monotonic() - began
         own = time.process_time() - own
-        after, usage_after = await _scrape(probe), _usage(pid)
+        seen.append(await look())
     finally:
         await _cancel(tasks)
         await _leave(clients, plan.deadline)
         probe.close()
-    row = _row(plan, log, seconds)
-    row["batch_width"] = _batch_width(before, after)
-    for name in ("passes", "positions", "dropped"):
-        row[name] = _growth(before, after, f"uhlm_{name}_total")
-    read = row["positions"]
-    row["positions_per_s"] = None if read is None else read / seconds
-    for name, metric in _GAUGES.items():
-        known = [gauge(text, metric) for text in (*seen, after)]
-        row[name] = max((value for value in known if value is not None), default=None)
-    n = len(log.samples)
-    row["tool_cpu_ms_per_call"] = 1e3 * own / n if n else None
-    if usage and usage_after:
-        row["verifier_cpu_ms_per_call"] = 1e3 * (usage_after[0] - usage[0]) / n if n else None
-        row["verifier_mb_before"], row["verifier_mb_after"] = usage[1] / 1e6, usage_after[1] / 1e6
-        row["verifier_mb_per_hour"] = growth([at[1] / 1e6 for at in memory if at], pause)
-    return row
-
-
-def growth(values: Sequence[float], pause: float) -> float | None:
-    """Slope an hour of the second half of values that were read each `pause` seconds.
-
-    None if they are too few to tell. The first half fills caches and pools.
-    """
-    half = values[len(values) // 2 :]
-    if len(half) < 10:
-        return None
-    return float(np.polyfit(np.arange(len(half)) * pause / 3600.0, half, 1)[0])
+    metrics, usage = zip(*seen, strict=True)
+    return Played(log, seconds, own, metrics, usage, pause)
 
 
 async def _late(
@@ -235,45 +272,6 @@ async def _leave(clients: Sequence[Client], deadline: float) -> None:
         await asyncio.gather(*(end(client) for client in clients[at : at + 16]))
 
 
-def _row(plan: Plan, log: Log, seconds: float) -> dict[str, Any]:
-    verify = [s for s in log.samples if s.kind == "verify"]
-    first = [s for s in log.samples if s.kind == "first"]
-    prefill = [s for s in log.samples if s.kind == "prefill"]
-    calls = verify + first
-    judged = sum(s.drafts for s in calls)
-    row: dict[str, Any] = {
-        "devices": plan.devices,
-        "calls_per_s": len(calls) / seconds,
-        "tokens_per_s": log.tokens / seconds,
-        "drafts_per_s": judged / seconds,
-        "accepted": sum(s.accepted for s in calls) / judged if judged else None,
-        **_percentiles("", [s.seconds for s in verify]),
-        **_percentiles("queue_", [s.queue for s in verify]),
-        **_percentiles("model_", [s.model for s in verify]),
-        **_percentiles("around_", [s.seconds - s.queue - s.model for s in verify]),
-        **_percentiles("first_", [s.seconds for s in first]),
-        **_percentiles("prefill_", [s.seconds for s in prefill]),
-        "calls": len(calls),
-        "prefills": len(prefill),
-        "errors": sum(n for kind, n in log.errors.items() if kind not in _NOT_ERRORS),
-        "busy_429": log.errors["429"],
-        "conflicts_409": log.errors["409"],
-        "errors_by_kind": dict(log.errors),
-        "unverified": log.unverified,
-        "duration_s": seconds,
-    }
-    for name in ("tokens_per_s", "upload_rate", "drafts", "prefills_per_s", "prefill_ids"):
-        row[f"plan_{name}"] = getattr(plan, name)
-    return row
-
-
-def _percentiles(prefix: str, seconds: Sequence[float]) -> dict[str, float | None]:
-    if not seconds:
-        return {f"{prefix}p{share}_ms": None for share in (50, 95, 99)}
-    found = np.percentile(seconds, (50, 95, 99)) * 1e3
-    return {f"{prefix}p{share}_ms": float(v) for share, v in zip((50, 95, 99), found, strict=True)}
-
-
 async def _scrape(probe: Client) -> str:
     """`/metrics` as text; empty if the verifier has none."""
     try:
@@ -283,25 +281,6 @@ async def _scrape(probe: Client) -> str:
     if answer.status in (401, 403):
         raise CloudError("the verifier refuses the key; set UHLM_API_KEY to a valid one")
     return answer.body.decode("utf-8", "replace") if answer.status == 200 else ""
-
-
-def gauge(text: str, name: str) -> float | None:
-    """The sum of a metric over its labels, in Prometheus' text format; None if it is not there."""
-    pattern = rf"^{re.escape(name)}(?:\{{[^}}]*\}})? ([0-9.e+-]+)$"
-    found = re.findall(pattern, text, re.MULTILINE)
-    return sum(map(float, found)) if found else None
-
-
-def _batch_width(before: str, after: str) -> float | None:
-    """Calls per pass of the model between two readings."""
-    calls = _growth(before, after, "uhlm_batch_width_sum")
-    passes = _growth(before, after, "uhlm_batch_width_count")
-    return calls / passes if calls is not None and passes else None
-
-
-def _growth(before: str, after: str, name: str) -> float | None:
-    end = gauge(after, name)
-    return None if end is None else end - (gauge(before, name) or 0.0)
 
 
 def _usage(pid: int | None) -> tuple[float, float] | None:

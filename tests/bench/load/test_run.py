@@ -10,7 +10,8 @@ import pytest
 
 from uhlm_edge.bench.load.command import check_address
 from uhlm_edge.bench.load.picture import load_over_devices
-from uhlm_edge.bench.load.run import Plan, drive, gauge, growth
+from uhlm_edge.bench.load.row import gauge, growth, load_row
+from uhlm_edge.bench.load.run import Plan, drive
 from uhlm_edge.common.errors import DataError, UsageError
 from uhlm_edge.wire.messages import Info, Limits
 
@@ -37,7 +38,8 @@ def test_a_row_counts_calls_tokens_errors_and_what_metrics_say() -> None:
     async def play() -> dict[str, object]:
         async with scripted(answer) as url:
             plan = Plan(devices=4, duration=1.0, tokens_per_s=200.0, upload_rate=0.5)
-            return await drive(plan, url, None, INFO, [trace(), trace("again", 20)], None)
+            traces = [trace(), trace("again", 20)]
+            return load_row(plan, [await drive(plan, url, None, INFO, traces, None)])
 
     row = asyncio.run(play())
     assert row["devices"] == 4
