@@ -1,4 +1,7 @@
-"""Files that are either whole or not there: written beside their place, synced, then renamed."""
+"""Files that are either whole or not there: written beside their place, synced, then renamed.
+
+And files of people, which are read up to a size and no further, whatever they are.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,9 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
-from .errors import ResourceError
+from .errors import DataError, ResourceError
 from .text import human_bytes
 
 __all__ = [
@@ -20,6 +24,8 @@ __all__ = [
     "explained",
     "free_bytes",
     "interruptible",
+    "read_bounded",
+    "read_stream",
     "remove_stale",
     "require_space",
     "scratch_file",
@@ -37,6 +43,37 @@ _REASONS = {
         (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
     ),
 }
+
+
+_CHUNK = 1 << 20
+
+
+def read_bounded(path: Path, most: int) -> bytes:
+    """A file, a pipe or a device, whole.
+
+    Raises:
+        DataError: it has more than `most` bytes; no more of them were read.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as stream:
+        return read_stream(stream, most, str(path))
+
+
+def read_stream(stream: IO[bytes], most: int, name: str) -> bytes:
+    """All that is left of a stream; `name` is what messages call it.
+
+    Raises:
+        DataError: that is more than `most` bytes; no more of them were read.
+        OSError: it cannot be read.
+    """
+    parts: list[bytes] = []
+    left = most + 1
+    while left and (part := stream.read(min(left, _CHUNK))):
+        parts.append(part)
+        left -= len(part)
+    if not left:
+        raise DataError(f"{name}: larger than {human_bytes(most)}; give a part of it")
+    return b"".join(parts)
 
 
 def free_bytes(folder: Path) -> int:

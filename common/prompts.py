@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from .errors import DataError
+from .files import read_bounded
 
 __all__ = [
-    "Case", "Message", "asked", "json_rows", "messages_of", "read_prompts", "read_text",
-    "shipped_prompts",
+    "MOST_TEXT", "Case", "Message", "asked", "json_rows", "messages_of", "read_prompts",
+    "read_text", "shipped_prompts",
 ]  # fmt: skip
 
 _ROLES = ("system", "user", "assistant")
-_MOST_BYTES = 256 << 20
+_MOST_BYTES = 256_000_000
+
+MOST_TEXT = 16_000_000
+"""Bytes of one text, a prompt or a grammar: more than the context of any model holds."""
 
 
 class Message(TypedDict):
@@ -144,16 +148,14 @@ def _prompt(path: Path, line: int, row: dict[str, Any], scored: bool) -> Case:
     return Case(line, tuple(said), answer, reference, number)
 
 
-def read_text(path: Path) -> str:
-    """A file of text, of bounded size.
+def read_text(path: Path, most: int = _MOST_BYTES) -> str:
+    """A file of text, of at most so many bytes.
 
     Raises:
         DataError: it cannot be read, is too large, or is not UTF-8.
     """
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise DataError(f"{path}: larger than {_MOST_BYTES >> 20} MiB; use a part of it")
-        return path.read_text(encoding="utf-8")
+        return read_bounded(path, most).decode("utf-8")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path}:{line}: not UTF-8") from None

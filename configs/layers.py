@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from ..common.errors import ConfigError
+from ..common.files import read_bounded
 from .config import Config
 from .wording import requirement
 
@@ -33,6 +34,7 @@ __all__ = [
 
 _FOLDER = Path(__file__).parent
 _NOT_PROFILES = {"catalogue"}
+_MOST = 1_000_000  # bytes of a file
 _PAIRS = {"paper": "paper"}  # of the catalogue, to suggest for a profile; else a small one
 _OTHER_VARIABLES = {
     "UHLM_API_KEY",
@@ -170,7 +172,7 @@ def _variable(path: Path_) -> str:
 
 def _read(file: Path) -> dict[Path_, Any]:
     try:
-        return dict(_flat(tomllib.loads(file.read_text("utf-8"))))
+        return dict(_flat(tomllib.loads(read_bounded(file, _MOST).decode("utf-8"))))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"config file {file}: {reason}") from None

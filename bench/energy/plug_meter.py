@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ...common.errors import DataError
 from ...common.files import write_whole
+from ...common.prompts import read_text
 from .measure import Phases, Workload
 from .recorder import Recorder
 
@@ -117,11 +118,7 @@ def read_form(path: Path) -> Form:
     counts: dict[str, int] = {}
     times: list[float] = []
     watts: list[float] = []
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: {getattr(error, 'strerror', None) or 'is no text'}") from None
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         try:
             if line.startswith(_MARK):
                 name, _, value = line.removeprefix(_MARK).partition(": ")

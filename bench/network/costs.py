@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from ...common.errors import CloudError, DataError, UsageError
+from ...common.prompts import read_text
 from ...configs.config import Config
 from ...edge.chat.assemble import assemble
 from ...edge.events import Token
@@ -141,8 +142,8 @@ def load_costs(path: Path) -> list[Measured]:
         DataError: the file cannot be read, or an entry is wrong; the message has its number.
     """
     try:
-        entries: Any = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        entries: Any = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: {error}") from error
     if not isinstance(entries, list) or not entries:
         raise DataError(f"{path}: not a list of measured costs")

@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 
 from ...common.errors import DataError
+from ...common.prompts import read_text
 from .words import caption, found, prepared, show
 
 __all__ = ["Section", "read_sections", "render_page"]
@@ -109,8 +110,8 @@ def render_page(title: str, facts: Mapping[str, Any], sections: Sequence[Section
 
 def _rows(path: Path) -> list[Mapping[str, Any]]:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        rows = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: {error}") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DataError(f"{path}: not a list of rows, as the benchmarks write it")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...common.errors import DataError, UsageError
-from ...common.prompts import read_text
+from ...common.prompts import MOST_TEXT, read_text
 from ...configs.config import Config
 from ...models.resolve import find_model
 from ..link.session import Session
@@ -36,11 +36,11 @@ def read_files(grammar: Path | None, schema: Path | None) -> GrammarText | None:
     if grammar is not None and schema is not None:
         raise UsageError("give --grammar or --json-schema, not both")
     if grammar is not None:
-        return read_text(grammar)
+        return read_text(grammar, MOST_TEXT)
     if schema is None:
         return None
     try:
-        found = json.loads(read_text(schema))
+        found = json.loads(read_text(schema, MOST_TEXT))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{schema}: not JSON ({error})") from None
     if not isinstance(found, dict):

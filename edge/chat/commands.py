@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...common.errors import DataError, UsageError
-from ...common.files import atomic_output
+from ...common.files import atomic_output, read_bounded
 from ...common.streams import emit
 from ...common.text import harmless, human_bytes, one_line
 from ...configs.config import Config
@@ -25,7 +25,7 @@ from .why import explained
 __all__ = ["Commands", "Leave"]
 
 _THRESHOLDS = ("averse", "prone", "risk", "adaptive")
-_LONGEST = 16 << 20  # bytes of a saved conversation
+_LONGEST = 16_000_000  # bytes of a saved conversation
 
 
 class Leave(Exception):
@@ -239,9 +239,7 @@ def _path(name: str, command: str) -> Path:
 def _read(path: Path) -> tuple[str, list[Any]]:
     """System message and messages of a conversation that was kept."""
     try:
-        with path.open("rb") as stream:
-            raw = stream.read(_LONGEST + 1)
-        content: Any = json.loads(raw) if len(raw) <= _LONGEST else None
+        content: Any = json.loads(read_bounded(path, _LONGEST))
         messages = content["messages"]
         system = content["system"]
         fits = isinstance(system, str) and all(

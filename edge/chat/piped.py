@@ -8,12 +8,15 @@ import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import IO
 
 from ...common.errors import DataError, UsageError
-from ...common.prompts import read_text
+from ...common.files import read_stream
+from ...common.prompts import MOST_TEXT, read_text
+from ...common.text import human_bytes
 from .keyboard import unquoted
 
-__all__ = ["filled", "question", "read_stdin", "turns"]
+__all__ = ["filled", "lines", "question", "read_stdin", "turns"]
 
 _QUOTES = '"""'
 _PLACE = "{prompt}"
@@ -25,7 +28,7 @@ def question(prompt: str | None) -> str:
     Data that is piped in beside an argument is its context and follows it.
 
     Raises:
-        UsageError: stdin is not UTF-8, or there is neither argument nor data.
+        UsageError: stdin is not UTF-8 or too long, or there is neither argument nor data.
     """
     if prompt == "-":
         return read_stdin()
@@ -45,7 +48,7 @@ def filled(template: Path | None, prompt: str) -> str:
     """
     if template is None:
         return prompt
-    text = read_text(template)
+    text = read_text(template, MOST_TEXT)
     if _PLACE not in text:
         raise DataError(f"{template} has no {_PLACE}: say where the prompt goes")
     return text.replace(_PLACE, prompt)
@@ -64,9 +67,9 @@ def read_stdin() -> str:
     """All of stdin as text.
 
     Raises:
-        UsageError: it is not UTF-8.
+        UsageError: it is not UTF-8, or longer than a text may be.
     """
-    raw = sys.stdin.buffer.read()
+    raw = read_stream(sys.stdin.buffer, MOST_TEXT, "stdin")
     try:
         return raw.decode("utf-8").strip()
     except UnicodeDecodeError as error:
@@ -75,9 +78,27 @@ def read_stdin() -> str:
         ) from None
 
 
+def lines(stream: IO[bytes]) -> Iterator[bytes]:
+    """The lines of stdin, none longer than a text may be.
+
+    Raises:
+        DataError: one is.
+    """
+    while line := stream.readline(MOST_TEXT + 1):
+        if len(line) > MOST_TEXT:
+            most = human_bytes(MOST_TEXT)
+            raise DataError(f"stdin: a line larger than {most}; give a part of it")
+        yield line
+
+
 def turns(lines: Iterable[bytes], tell: Callable[[str], None]) -> Iterator[str]:
-    """A prompt for each line that is not empty; lines between triple quotes are one prompt."""
+    """A prompt for each line that is not empty; lines between triple quotes are one prompt.
+
+    Raises:
+        DataError: what is between quotes is longer than a text may be.
+    """
     block: list[str] | None = None
+    quotes = size = 0
     for raw in lines:
         try:
             line = raw.decode("utf-8").rstrip("\r\n")
@@ -87,10 +108,15 @@ def turns(lines: Iterable[bytes], tell: Callable[[str], None]) -> Iterator[str]:
         if block is not None:
             block.append(line)
         elif line.lstrip().startswith(_QUOTES):
-            block = [line]
+            block, quotes, size = [line], 0, 0
         elif line.strip():
             yield line.strip()
-        if block is not None and "\n".join(block).count(_QUOTES) % 2 == 0:
+        if block is None:
+            continue
+        quotes, size = quotes + line.count(_QUOTES), size + len(raw)
+        if size > MOST_TEXT:
+            raise DataError(f"stdin: between {_QUOTES} is more than {human_bytes(MOST_TEXT)}")
+        if quotes % 2 == 0:
             if said := unquoted("\n".join(block)):
                 yield said
             block = None

@@ -16,7 +16,7 @@ from .assemble import NO_GPU, assemble
 from .assistant import Assistant
 from .binding import GrammarText, bound
 from .commands import Commands, Leave
-from .piped import turns
+from .piped import lines, turns
 from .show import show, tell
 from .terminal import Style, fitted, legend, summary
 
@@ -120,7 +120,7 @@ def _said(config: Config, commands: Commands) -> Iterator[str]:
 def _lines(as_json: bool) -> Iterator[str]:
     """A line of stdin each, or samples if stdin is empty."""
     some = False
-    for said in turns(sys.stdin.buffer, tell):
+    for said in turns(lines(sys.stdin.buffer), tell):
         some = True
         yield _echoed(said, as_json)
     for said in () if some else _SAMPLES:

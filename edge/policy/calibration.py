@@ -16,6 +16,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...common.errors import ConfigError, DataError
+from ...common.files import read_bounded
 from ...configs.config import AskBy
 from ...lm.sampling import Sampler
 from ...lm.vocabulary import Fingerprint
@@ -44,7 +45,8 @@ EstimatorName = Literal["sampled", "expected"]
 SHIPPED = Path(__file__).resolve().parents[2] / "models" / "calibrations"
 """Where the calibrations of the shipped pair lie."""
 
-_MAX_BYTES = 4 << 20
+_MAX_BYTES = 4_000_000
+_MAX_HEAD = 64_000_000
 _CHUNK = 1 << 16
 _CHUNKS = 64
 
@@ -259,7 +261,7 @@ class Calibration(_Frozen):
             )
         path = folder / self.head.file
         try:
-            content = path.read_bytes()
+            content = read_bounded(path, _MAX_HEAD)
         except OSError as error:
             raise DataError(f"{path}: {error.strerror}; calibrate again") from None
         if hashlib.sha256(content).hexdigest() != self.head.sha256:
@@ -289,9 +291,7 @@ def load(path: Path) -> Calibration:
         DataError: it is missing, too large, or no calibration.
     """
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise DataError(f"{path}: too large for a calibration")
-        return Calibration.model_validate_json(path.read_bytes())
+        return Calibration.model_validate_json(read_bounded(path, _MAX_BYTES))
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from None
     except ValidationError as error:

@@ -13,6 +13,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ...common.errors import ConfigError, DataError
+from ...common.files import read_bounded
 from ...configs.config import AskBy
 from ...lm.sampling import Sampler
 from .calibration import EstimatorName, ModelKey
@@ -22,7 +23,7 @@ __all__ = ["HANDOFF", "HandoffCalibration", "Point", "find_handoff", "load_hando
 HANDOFF = ".handoff.json"
 """How the name of such a file ends."""
 
-_MAX_BYTES = 4 << 20
+_MAX_BYTES = 4_000_000
 
 
 class _Frozen(BaseModel):
@@ -86,9 +87,7 @@ def load_handoff(path: Path) -> HandoffCalibration:
         DataError: it is missing, too large, or no calibration of `handoff`.
     """
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise DataError(f"{path}: too large for a calibration")
-        return HandoffCalibration.model_validate_json(path.read_bytes())
+        return HandoffCalibration.model_validate_json(read_bounded(path, _MAX_BYTES))
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from None
     except ValidationError:
