@@ -155,8 +155,5 @@ faults: $(VENV)/.ready-test
 	@$(BIN)/python -m uhlm_edge.tests.faults.matrix docs/reliability.md
 
 MINUTES ?= 30
-# Without these variables the C library keeps what models that were closed have left in pieces, and
-# that is all one sees: eight devices are closed and made anew every six replies.
 soak: $(VENV)/.ready-test
-	@MALLOC_ARENA_MAX=2 MALLOC_MMAP_THRESHOLD_=131072 MALLOC_TRIM_THRESHOLD_=131072 \
-		$(BIN)/python -m uhlm_edge.tests.faults.soak --minutes $(MINUTES)
+	@$(BIN)/python -m uhlm_edge.tests.faults.soak --minutes $(MINUTES)

@@ -7,6 +7,10 @@ Devices chat with a verifier of their own through a proxy that misbehaves now an
 Memory and open files of both processes are sampled. At the end stands a table; the exit code is 1
 if a reply was lost or memory grew. The first half of the devices' time, and of the last verifier's
 life, is warm-up and not fitted.
+
+A fault can keep a device's goodbye from the verifier, which then remembers the session, and parks
+what it has read: up to four more for each of `--sessions`. So it is given as many as there are
+devices, and has met them all before the fit begins.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+import requests
 
 from uhlm_edge.common.errors import UhlmError
 from uhlm_edge.configs.layers import load_config
@@ -81,15 +86,21 @@ class Sample:
 class Verifier:
     """`uhlm-edge cloud` on a port that stays the same."""
 
-    def __init__(self, port: int) -> None:
-        self._port = port
+    def __init__(self, port: int, sessions: int) -> None:
+        self._port, self._sessions = port, sessions
         self.start()
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "uhlm_edge.cli", "cloud", "--threads", "1", "--sessions"]
-        self.process = subprocess.Popen(
-            [*command, "32", "--port", str(self._port)], stderr=subprocess.DEVNULL
-        )
+        command = [sys.executable, "-m", "uhlm_edge.cli", "cloud", "--threads", "1"]
+        command += ["--sessions", str(self._sessions), "--port", str(self._port)]
+        self.process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+
+    def remembers(self) -> str:
+        """Sessions and what of them is parked, as it tells."""
+        url = f"http://127.0.0.1:{self._port}/metrics"
+        told = dict(line.rsplit(" ", 1) for line in requests.get(url, timeout=30).text.splitlines())
+        parked = float(told["uhlm_parked_bytes"]) / 2**20
+        return f"{float(told['uhlm_sessions']):.0f} sessions, {parked:.1f} MB of them parked"
 
     def trouble(self, stop: bool, tally: Tally) -> None:
         """Stop it for longer than a deadline, or kill it and start it again."""
@@ -166,6 +177,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--devices", type=int, default=8)
+    parser.add_argument("--faults", type=float, default=0.02, help="share of the calls")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--port", type=int, default=18787)
     parser.add_argument("--out", type=Path, help="samples, as lines of JSON")
@@ -174,12 +186,12 @@ def main() -> int:
     kinds = [kind for kind in KINDS if kind not in FOR_GOOD]
 
     def fault(_: int) -> str | None:
-        kind = rng.choice(kinds) if rng.random() < 0.02 else None
+        kind = rng.choice(kinds) if rng.random() < args.faults else None
         if kind:
             tally.faults[kind] += 1
         return kind
 
-    verifier = Verifier(args.port)
+    verifier = Verifier(args.port, args.devices)
     begun = time.monotonic()
     end = begun + 60.0 * args.minutes
     with tempfile.TemporaryDirectory() as home, FaultyProxy(args.port, fault) as proxy:
@@ -202,6 +214,7 @@ def main() -> int:
                     tally.samples.append(look(process, which, now - begun))
             for thread in threads:
                 thread.join(120)
+            remembered = verifier.remembers()
         finally:
             verifier.kill()
     running = sum(thread.is_alive() for thread in threads)
@@ -210,7 +223,7 @@ def main() -> int:
         f"{tally.ended} ended, {len(tally.lost) + tally.missing} lost; {tally.tokens} tokens, "
         f"{tally.unverified} of them unverified; {tally.faults.total()} faults of "
         f"{len(tally.faults)} kinds, {tally.restarts} restarts and {tally.stops} stops "
-        "of the verifier\n\n"
+        f"of the verifier, which remembers {remembered} at the end\n\n"
         "| process | MB at first | MB at last | MB an hour, 95 % | files at first | files at last |"
         "\n|---|---|---|---|---|---|"
     )
