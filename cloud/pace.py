@@ -77,19 +77,30 @@ class Pace:
             self.per_answer += 0.02 * (min(1.0, now - self._last_answer) - self.per_answer)
         self._last_answer = now
 
-    def patience(self, now: float) -> float:
-        """Seconds to wait still for calls that were just answered, so that they share a pass.
+    def patience(self) -> float:
+        """Seconds of quiet after which calls that were just answered are waited for no longer.
 
-        Counted from the last answer: half of what a pass costs whatever is in it. Only while such
-        waits are mostly not in vain, with a new try now and then.
+        Half of what a pass costs whatever is in it: as long as they come, each that shares the next
+        pass saves some of that. Only while such waits are mostly not in vain, with a new try now
+        and then.
         """
         if self._luck < _LUCK and self._refrained < _TRY_EACH:
             self._refrained += 1
             return 0.0
         self._refrained = 0
         per_id = self.per_id or 0.5 * self.short_pass / max(1.0, self._short_ids)
-        fixed = self.short_pass - per_id * self._short_ids
-        return max(0.0, self._last_answer + 0.5 * fixed - now)
+        return max(0.0, 0.5 * (self.short_pass - per_id * self._short_ids))
+
+    def left(self, quiet: float, begun: float, arrived: float, now: float) -> float:
+        """Seconds to wait still: until it was quiet for so long, and no longer than a pass costs.
+
+        Args:
+            quiet: as `patience` said.
+            begun: when those began to wait that are there.
+            arrived: when the last one came.
+            now: of the same clock.
+        """
+        return min(max(self._last_answer, arrived) + quiet, begun + 2.0 * quiet) - now
 
     def waited(self, came: float) -> None:
         """That share of the missing calls came in time."""

@@ -9,10 +9,8 @@ pass together; long ones, prompts mostly, follow in slices: no token waits for m
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +23,7 @@ from ..lm.engines.protocol import Context, Logits
 from ..wire.codec import OutOfRange, prefix_hash
 from ..wire.messages import Conflict, Reply, Request, Timing
 from .call import SHORT, Call, Outcome, Part, by_length, pack
+from .inbox import Inbox
 from .judge import Judge
 from .metrics import Counters, Observed
 from .pace import Pace
@@ -63,15 +62,15 @@ class Scheduler:
         self._store = store
         self._limit = limit
         self._clock = clock
-        self._inbox: queue.SimpleQueue[Call | Callable[[], object] | None] = queue.SimpleQueue()
+        self._inbox: Inbox[Call | Callable[[], object] | None] = Inbox()
         self._waiting: list[Call] = []
         self._running: list[Call] = []
         self.pace = Pace()
         self._open = 0  # calls submitted and not answered
         self._closed = False
         self._lock = threading.Lock()
-        self._bell: asyncio.Future[None] | None = None
         self._just_answered: set[SessionKey] = set()
+        self._arrived = -math.inf  # when the newest call came
         self._thread: threading.Thread | None = None
 
     # From any thread
@@ -108,7 +107,6 @@ class Scheduler:
                 raise Full
             self._open += 1
             self._inbox.put(call)
-        self._notify()
         return call
 
     def forget(self, key: SessionKey, done: Callable[[], None] = lambda: None) -> None:
@@ -119,8 +117,7 @@ class Scheduler:
             done()
 
         self._inbox.put(drop)
-        self._notify()
-        if self._thread is None and self._bell is None:
+        if self._thread is None and not self._inbox.has_listener:
             self._take_in()
 
     @property
@@ -143,7 +140,6 @@ class Scheduler:
         with self._lock:
             self._closed = True
             self._inbox.put(None)
-        self._notify()
         if self._thread is not None:
             self._thread.join()
 
@@ -167,14 +163,14 @@ class Scheduler:
             while not (self._closed and self._open == 0):
                 try:
                     for left in self._gather():
-                        await self._ring(loop, left)
+                        await self._inbox.listen(left)
                     parts = self._plan()
                     if parts:
                         passed = await loop.run_in_executor(model, self._decode, parts)
                         self._hand_out(parts, *passed)
                     else:
                         self._store.sweep()
-                        await self._ring(loop, _LOOK_AGAIN if self._waiting else _SWEEP)
+                        await self._inbox.listen(_LOOK_AGAIN if self._waiting else _SWEEP)
                 except Exception as error:  # a fault of our own ends the calls of now, no more
                     self._fail(error)
 
@@ -195,20 +191,6 @@ class Scheduler:
             self._end(call, error)
         self._running, self._waiting = [], []
 
-    async def _ring(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
-        """Wait until something is submitted, at most so long."""
-        self._bell = loop.create_future()
-        timer = loop.call_later(seconds, self._notify)
-        try:
-            await self._bell
-        finally:
-            self._bell = None
-            timer.cancel()
-
-    def _notify(self) -> None:
-        if self._bell is not None and not self._bell.done():
-            self._bell.set_result(None)
-
     def _gather(self) -> Iterator[float]:
         """Seconds to wait, time and again, for those just answered: together they cost less."""
         self._take_in()
@@ -218,12 +200,12 @@ class Scheduler:
         missing = self._just_answered - here
         self._just_answered = set()
         begun, n = self._clock(), len(missing)
-        patience = self.pace.patience(begun) if missing else 0.0
-        while missing and (left := begun + patience - self._clock()) > 0:
+        quiet = self.pace.patience() if missing else 0.0
+        while missing and (left := self.pace.left(quiet, begun, self._arrived, self._clock())) > 0:
             yield left
             self._take_in()
             missing -= {call.key for call in self._waiting}
-        if patience:
+        if quiet:
             self.pace.waited(1.0 - len(missing) / n)
 
     def _plan(self) -> list[Part]:
@@ -257,16 +239,17 @@ class Scheduler:
                 self._resume(part.call, rows)
 
     def _wait(self, seconds: float) -> None:
-        with contextlib.suppress(queue.Empty):
-            self._take(self._inbox.get(timeout=seconds))
+        for item in self._inbox.wait(seconds):
+            self._take(item)
 
     def _take_in(self) -> None:
-        while not self._inbox.empty():
-            self._take(self._inbox.get())
+        for item in self._inbox.drain():
+            self._take(item)
 
     def _take(self, item: Call | Callable[[], object] | None) -> None:
         if isinstance(item, Call):
             self.counters.calls += 1
+            self._arrived = item.arrived
             item.session = self._store.use(item.key)
             item.session.calls += 1
             self._waiting.append(item)

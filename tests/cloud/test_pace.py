@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
 from uhlm_edge.cloud.pace import Pace
 from uhlm_edge.cloud.verifier import Verifier
 
-from ..fakes import FakeContext
 from .devices import Clock, Device, TimedContext, device
 
 
@@ -45,15 +46,51 @@ def test_devices_that_ask_again_at_once_stay_together_in_every_pass() -> None:
 
 
 def test_calls_go_without_those_who_do_not_come_back() -> None:
-    clock = Clock()
-    of = Verifier(FakeContext(), 500, 8, clock=clock)
-    patience = of.scheduler.pace.patience
-    of.scheduler.pace.answered(clock.now, 2)
-    assert 0.0 < patience(clock.now) < of.scheduler.pace.short_pass
-    assert patience(clock.now + 1.0) == 0.0  # they have been waited for
+    pace = Pace()
+    pace.answered(10.0, 2)
+    quiet = pace.patience()
+    assert 0.0 < 2 * quiet <= pace.short_pass
+    never, soon = float("-inf"), 10.0 + 0.9 * quiet
+    assert pace.left(quiet, 10.0, never, 10.0) == pytest.approx(quiet)
+    assert pace.left(quiet, 10.0, never, 10.0 + 1.1 * quiet) < 0.0  # nobody came
+    assert pace.left(quiet, 10.0, soon, 10.0 + 1.1 * quiet) > 0.0  # they are coming
+    assert pace.left(quiet, 10.0, 99.0, 10.0 + 2.1 * quiet) < 0.0  # enough is enough
     for _ in range(20):
-        of.scheduler.pace.waited(0.0)
-    assert sum(patience(clock.now) > 0.0 for _ in range(99)) == 3  # a try now and then
+        pace.waited(0.0)
+    assert sum(pace.patience() > 0.0 for _ in range(99)) == 3  # a try now and then
+
+
+def test_those_who_come_one_after_another_are_waited_for_longer_than_those_who_do_not() -> None:
+    """Each within the time that is waited for one; all of them in more than that."""
+
+    class Ticking(Clock):
+        def __call__(self) -> float:
+            self.now += 1e-6
+            return self.now
+
+    clock = Ticking()
+    of = Verifier(context := TimedContext(clock), 500, 8, clock=clock)
+    devices = [device(of, i) for i in range(4)]
+    for one in devices:
+        one.ask(one.request(bonus=1))
+    requests = [one.request(drafts=1) for one in devices]
+    quiet = of.scheduler.pace.patience()
+    before = len(context.passes)
+    answered: list[Any] = []
+
+    async def serve() -> None:
+        steps = asyncio.create_task(of.scheduler.run())
+        await asyncio.sleep(0)  # nobody is there yet, and nobody is forgotten
+        for one, request in zip(devices, requests, strict=True):
+            of.scheduler.submit(one.key, request, answered.append)
+            clock.now += 0.45 * quiet
+            await asyncio.sleep(0)
+        of.scheduler.close()
+        await steps
+
+    asyncio.run(serve())
+    assert len(answered) == 4
+    assert [len(works) for works in context.passes[before:]] == [4]
 
 
 def test_where_ids_are_dear_prompts_ride_along_in_each_other_pass_only() -> None:
