@@ -105,8 +105,7 @@ class Request:
             VERSION,
             self.id,
             self.start,
-            self.prefix[:SENT_PREFIX_BYTES],
-            pack_ids(self.tokens),
+            self.prefix[:SENT_PREFIX_BYTES] + pack_ids(self.tokens),
             len(self.drafts),
             pack_q(self.weights, self.tokens[len(self.tokens) - len(self.drafts) :], self.drafts),
             self.bonus,
@@ -124,12 +123,14 @@ class Request:
             Malformed: it is not this protocol.
             OutOfRange: it is, with impossible values.
         """
-        fields = _fields(body, 8, 9)
-        require(fields[0] == VERSION, Malformed, _WRONG_VERSION)
-        _, call, start, prefix, tokens, judge, q, bonus, settings = [*fields, None][:9]
-        require(isinstance(tokens, bytes) and isinstance(prefix, bytes), Malformed, "bytes")
+        fields = _array(body)
+        require(fields[:1] == [VERSION], Malformed, _WRONG_VERSION)
+        require(len(fields) in (7, 8), Malformed, "not an array of 7 or 8")
+        _, call, start, text, judge, q, bonus, settings = [*fields, None][:8]
+        require(isinstance(text, bytes), Malformed, "bytes")
         _integers(call, start, judge, bonus)
         require(judge <= limits.drafts_per_call, OutOfRange, "too many drafts")
+        prefix, tokens = text[:SENT_PREFIX_BYTES], text[SENT_PREFIX_BYTES:]
         ids = unpack_ids(tokens, limits.tokens_per_call)
         require(judge <= len(ids), OutOfRange, "more drafts than tokens")
         judged = ids[len(ids) - judge :]
@@ -279,9 +280,9 @@ class Reply:
         Raises:
             Malformed: it is no answer, or not the answer to this request.
         """
-        (
-            call, start, binding, accepted, tokens, proposal, distributions, betas, held, us,
-        ) = _fields(body, 10)  # fmt: skip
+        fields = _array(body)
+        require(len(fields) == 10, Malformed, "not an array of 10")
+        call, start, binding, accepted, tokens, proposal, distributions, betas, held, us = fields
         judge = len(request.drafts)
         _integers(call, start, accepted, held)
         require(isinstance(tokens, bytes) and isinstance(betas, bytes), Malformed, "bytes")
@@ -354,14 +355,12 @@ class Conflict:
         return Conflict(held, prefix)
 
 
-def _fields(body: bytes, *lengths: int) -> list[Any]:
+def _array(body: bytes) -> list[Any]:
     try:
         value = msgpack.unpackb(body, raw=False, strict_map_key=True)
     except (ValueError, msgpack.UnpackException, RecursionError) as error:
         raise Malformed(f"not MessagePack: {first_line(error)}") from None
-    expected = " or ".join(map(str, lengths))
-    right = isinstance(value, list) and len(value) in lengths
-    require(right, Malformed, f"not an array of {expected}")
+    require(isinstance(value, list), Malformed, "not an array")
     fields: list[Any] = value
     return fields
 
