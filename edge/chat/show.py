@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -15,7 +15,7 @@ from ...configs.config import Config
 from ..events import Event, Notice, SkippedVerdict, Token
 from .assistant import Assistant
 from .status import StatusLine
-from .terminal import Style, Terminal, size_of
+from .terminal import Style, Terminal, counted, size_of
 
 __all__ = ["Shown", "show", "tell"]
 
@@ -54,13 +54,15 @@ def show(
         CloudError: the cloud is required and away.
     """
     shown = Shown()
-    write = _write_json if as_json else _write_text()
+    terminal = Terminal(sys.stdout, Style.of(sys.stdout), _width)
     line = StatusLine(sys.stdout, lambda: size_of(sys.stdout), Style.of(sys.stdout))
     try:
         with line.shown() if status else nullcontext():
             for event in events:
                 if isinstance(event, Notice):
-                    tell(event.text)
+                    seen_together = not as_json and sys.stderr.isatty()
+                    with terminal.aside() if seen_together else nullcontext():
+                        tell(event.text)
                     _require_cloud(assistant, config)
                     continue
                 if isinstance(event, Token):
@@ -68,7 +70,10 @@ def show(
                     line.show(_progress(assistant, event))
                 else:
                     shown.verdicts.append(event)
-                write(event)
+                if as_json:
+                    _write_json(event)
+                elif isinstance(event, Token):
+                    terminal.write(event)
     finally:
         events.close()  # type: ignore[attr-defined]  # a generator: settle the books now
         if not as_json:
@@ -92,23 +97,15 @@ def _progress(assistant: Assistant, token: Token) -> str:
     if stats is None:
         return ""
     rate = stats.tokens / token.time if token.time else 0.0
-    parts = [f"{stats.tokens} tokens", f"{stats.uploads} uploads", f"{rate:.0f} tokens/s"]
+    parts = [counted(stats.tokens, "token"), counted(stats.uploads, "upload")]
+    parts.append(f"{rate:.0f} tokens/s")
     parts.append("the cloud is away" if stats.offline_reason else "Ctrl-C stops")
     return " · ".join(parts)
 
 
-def _write_text() -> Callable[[Event], None]:
-    def width() -> int | None:
-        size = size_of(sys.stdout)
-        return None if size is None else size[0]
-
-    terminal = Terminal(sys.stdout, Style.of(sys.stdout), width)
-
-    def write(event: Event) -> None:
-        if isinstance(event, Token):
-            terminal.write(event)
-
-    return write
+def _width() -> int | None:
+    size = size_of(sys.stdout)
+    return None if size is None else size[0]
 
 
 def _write_json(event: Event) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -90,6 +91,21 @@ class Terminal:
             for part in re.split(r"(\n|[ \t]+)", harmless(text)):
                 self._place(mark, part.replace("\t", "    "), width - 1)
         self._out.flush()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Something else is said in lines of its own; the word at the cursor comes after it."""
+        before = sum(_columns(text) for _, text in self._word)
+        if before > self._column:  # it fills more than a line
+            before, self._word = 0, []
+        if self._column:
+            back = f"\x1b[{before}D\x1b[K" if before else ""
+            self._out.write(back if before == self._column else f"{back}\n")
+            self._out.flush()
+        yield
+        for mark, text in self._word:
+            self._put(mark, text)
+        self._column = before
 
     def _place(self, mark: str, part: str, width: int) -> None:
         """A word or a part of one, spaces, or a line's end, at most `width` columns to a line."""
@@ -195,7 +211,7 @@ def summary(stats: Stats, style: Style, cut: bool = False) -> str:
     else:
         parts.insert(1, "no uploads")
     if stats.offline_reason:
-        parts.append("partly without the cloud")
+        parts.append("partly without the cloud" if stats.uploads else "without the cloud")
     if cut:
         parts.append("cut off by --max-tokens")
     return f"{style.dim}[{' · '.join(parts)}]{style.off if style.dim else ''}"

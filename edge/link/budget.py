@@ -108,13 +108,21 @@ class Budget:
         }
 
     def lines(self) -> list[str]:
-        """The same in words, a line per span."""
+        """The same in words, a line per span; no day that is not kept, and no money without price.
+
+        A day without a cap begins with the process, so that its counts would be those of a session.
+        """
+        has_price = self._options.price_per_call or self._options.price_per_million_tokens
         lines = []
         for span, counts in self.to_json().items():
+            if span == "day" and not self._keeps_days:
+                continue
             parts = []
             for name, count in counts.items():
-                cap = "" if count["cap"] is None else f" of {count['cap']:,g}"
-                parts.append(f"{count['spent']:,g}{cap} {name}")
+                if name == "money" and not has_price and count["cap"] is None:
+                    continue
+                cap = "" if count["cap"] is None else f" of {_amount(count['cap'])}"
+                parts.append(f"{_amount(count['spent'])}{cap} {name}")
             lines.append(f"budget of this {span}: {', '.join(parts)}")
         return lines
 
@@ -137,7 +145,7 @@ class Budget:
             after = spent + cost
             for name, cap in caps.model_dump().items():
                 if cap is not None and getattr(after, name) > cap:
-                    amount = human_bytes(cap) if name == "bytes" else f"{cap:,g} {name}"
+                    amount = human_bytes(cap) if name == "bytes" else f"{_amount(cap)} {name}"
                     return f"the budget of this {span} is used up ({amount})"
         return None
 
@@ -188,6 +196,11 @@ class Budget:
         if day is None or now > day:
             day, spent = now, Spent()
         self._today, self._day = day, spent
+
+
+def _amount(value: float) -> str:
+    """For people: all digits of a count, and of money what is not zero at the end."""
+    return f"{value:,.6f}".rstrip("0").rstrip(".")
 
 
 class BudgetedLink:

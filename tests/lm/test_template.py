@@ -237,6 +237,18 @@ def test_a_template_that_hangs_in_c_code_is_stopped(monkeypatch: pytest.MonkeyPa
     hold(HOSTILE["equal at 34"], monkeypatch)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such timer")
+def test_what_a_template_computes_is_counted_and_not_what_others_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(template, "SECONDS", 0.3)
+    made = ChatTemplate(HOSTILE["equal at 34"])
+    with pytest.raises(ModelError, match="too much time or memory"):
+        made.render(TALK)
+    assert isinstance(made._renderer, template._Child)
+    assert made._renderer._child._process.returncode == -signal.SIGPROF  # not our patience
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_template_is_bounded_in_time_and_memory(

@@ -118,7 +118,9 @@ def test_the_summary_is_one_line_with_the_numbers() -> None:
     assert "1 replaced · 120 B up" in line
     assert "without the cloud" not in line
     stats.offline_reason = "gone"
-    assert "without the cloud" in summary(stats, STYLE)
+    assert " · partly without the cloud]" in summary(stats, STYLE)
+    stats.uploads = 0
+    assert " · without the cloud]" in summary(stats, STYLE)
 
 
 def test_the_summary_of_a_local_reply_speaks_of_no_uploads() -> None:
@@ -196,6 +198,28 @@ def test_a_mark_is_kept_when_its_word_moves_to_the_next_line() -> None:
     for token in (replace(PLAIN, text="aaaa bbbb cccc d"), replace(REPLACED, text="ddddd")):
         terminal.write(token)
     assert out.getvalue() == "aaaa bbbb cccc d\x1b[1D\x1b[K\nd<r>ddddd</>"
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("It's called Best", ["It's called ", "NOTICE", "Best Western"]),
+        ("It's called", ["It's ", "NOTICE", "called Western"]),
+        ("Best", ["NOTICE", "Best Western"]),
+        ("Hello.\n", ["Hello.", "NOTICE", " Western"]),
+        ("", ["NOTICE", "Western"]),
+    ],
+)
+def test_what_is_said_beside_a_reply_has_a_line_of_its_own_and_cuts_no_word(
+    said: str, shown: list[str]
+) -> None:
+    out = io.StringIO()
+    terminal = Terminal(out, Style(), lambda: 20)
+    terminal.write(replace(PLAIN, text=said))
+    with terminal.aside():
+        out.write("NOTICE\n")
+    terminal.write(replace(PLAIN, text=" Western"))
+    assert screen(out.getvalue(), 20) == shown
 
 
 def test_lines_fit_the_terminal_and_marks_take_no_room(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,3 +159,19 @@ def test_a_day_that_cannot_be_kept_spends_nothing(tmp_path: Path) -> None:
     with pytest.raises(BudgetReached, match=r"cannot be kept \(.*: Not a directory\)"):
         budget.spend(1, 1)
     assert budget.to_json()["session"]["uploads"]["spent"] == 0
+
+
+def test_what_is_told_of_it_is_what_is_known(tmp_path: Path) -> None:
+    budget = Budget(BudgetOptions(session=Caps(uploads=6)), tmp_path / "none", Clock())
+    for _ in range(2):
+        budget.spend(760, 30)
+    assert budget.lines() == [
+        "budget of this reply: 2 uploads, 1,520 bytes, 60 tokens",
+        "budget of this session: 2 of 6 uploads, 1,520 bytes, 60 tokens",
+    ]  # its day is not kept, and a token has no price
+    told = {"price_per_million_tokens": 0.5, "day": {"money": 0.2}}
+    budget = Budget(BudgetOptions.model_validate(told), tmp_path / "budget.json", Clock())
+    budget.spend(1_520_000, 60_000)
+    assert budget.lines()[-1] == (
+        "budget of this day: 1 uploads, 1,520,000 bytes, 60,000 tokens, 0.03 of 0.2 money"
+    )
