@@ -8,6 +8,8 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 JOBS ?= auto
 PYTEST = $(BIN)/pytest -n $(JOBS) --dist loadfile
+# Containers set it; here it would have each of the 150 processes that tests start compile the project anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help chat test fast lint types reference coverage fuzz faults soak test-matrix test-browser \
 	test-clients test-parity docs cluster-demo wheel-arm64 cuda install install-service test-arm64 clean FORCE

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,19 @@ class FakeModel:
         """The logits after each of the last `n` ids, shape (n, V)."""
         every = [self.row(ids[:end]) for end in range(len(ids) - n + 1, len(ids) + 1)]
         return np.array(every, dtype=np.float32).reshape(n, len(self.vocab))
+
+
+class Remembering(FakeModel):
+    """Computes no row twice: short texts of few ids come back again and again."""
+
+    def row(self, ids: Sequence[int]) -> Logits:
+        return self._known(tuple(ids))
+
+    @cache  # noqa: B019 - models of a test module
+    def _known(self, ids: tuple[int, ...]) -> Logits:
+        row = super().row(ids)
+        row.flags.writeable = False
+        return row
 
 
 DEVICE = FakeModel("fake-slm", 1)

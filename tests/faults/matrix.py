@@ -35,7 +35,7 @@ from uhlm_edge.lm.targets import Weighted
 from uhlm_edge.wire.messages import Conflict, Info, Limits, Reply, Request
 
 from ..edge.pairs import PLAIN, Clock, Reference
-from ..fakes import FakeContext, FakeEngine, FakeModel, FakeVocabulary
+from ..fakes import FakeContext, FakeEngine, FakeVocabulary, Remembering
 from .proxy import KINDS, FaultyProxy
 
 __all__ = [
@@ -52,8 +52,8 @@ __all__ = [
 
 KEY = "sk-canary-of-the-faults"
 VOCAB = FakeVocabulary(12)
-SLM = FakeModel("slm", 1, VOCAB, own=1.0)
-LLM = FakeModel("llm", 2, VOCAB, own=1.0)
+SLM = Remembering("slm", 1, VOCAB, own=1.0)
+LLM = Remembering("llm", 2, VOCAB, own=1.0)
 PROMPT = [1, 2, 3]
 N = 40  # tokens of a reply: three calls of `cloud`
 AFTER = 12  # tokens of the reply after it

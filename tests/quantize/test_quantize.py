@@ -300,37 +300,42 @@ app()
 """
 
 
-def stop(number: signal.Signals, tmp_path: Path) -> tuple[Path, Path]:
-    """Stop a run while it quantises; returns its source and its folder."""
-    src = make("llama", width=1024, hidden=4096, heads=16, head_dim=64, layers=2, tied=True).write(
-        tmp_path / "wide"
-    )
-    out = tmp_path / "out"
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Large enough to be stopped in the middle."""
+    made = make("llama", width=1024, hidden=4096, heads=16, head_dim=64, layers=2, tied=True)
+    return made.write(tmp_path_factory.mktemp("src") / "wide")
+
+
+def stop(number: signal.Signals, src: Path, out: Path) -> None:
+    """Stop a run while it quantises."""
     command = [sys.executable, "-c", _RUN, "quantize", str(src), "-t", "IQ4_XS", "-t", "Q2_K"]
     with subprocess.Popen([*command, "--out", str(out), "--threads", "1"]) as process:
         deadline = time.monotonic() + 60
         while process.poll() is None and time.monotonic() < deadline:
-            if out.exists() and any(out.glob(".wide.IQ4_XS*.part")):
+            if any(out.glob(".wide.IQ4_XS*.part")):
                 break
+            time.sleep(0.01)  # to look all the time takes the time of what is looked at
         assert process.poll() is None, "it ended before it could be stopped"
         process.send_signal(number)
         assert process.wait(30) != 0
-    return src, out
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_run_leaves_no_half_file(number: signal.Signals, tmp_path: Path) -> None:
-    _, out = stop(number, tmp_path)
-    assert left(out) == []
+def test_a_stopped_run_leaves_no_half_file(
+    number: signal.Signals, wide: Path, tmp_path: Path
+) -> None:
+    stop(number, wide, tmp_path)
+    assert left(tmp_path) == []
 
 
 @pytest.mark.slow
-def test_what_a_killed_run_left_is_gone_after_the_next(tmp_path: Path) -> None:
-    src, out = stop(signal.SIGKILL, tmp_path)
-    assert any(name.endswith(".part") for name in left(out))
-    prepare(QuantizeRequest(src, ["Q8_0"], out, threads=1))
-    assert left(out) == ["wide.Q8_0.gguf"]
+def test_what_a_killed_run_left_is_gone_after_the_next(wide: Path, tmp_path: Path) -> None:
+    stop(signal.SIGKILL, wide, tmp_path)
+    assert any(name.endswith(".part") for name in left(tmp_path))
+    prepare(QuantizeRequest(wide, ["Q8_0"], tmp_path, threads=1))
+    assert left(tmp_path) == ["wide.Q8_0.gguf"]
 
 
 @pytest.fixture

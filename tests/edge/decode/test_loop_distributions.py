@@ -12,12 +12,12 @@ from uhlm_edge.lm.sampling import Sampler
 from uhlm_edge.lm.targets import Contrastive, Weighted
 
 from ...exact_texts import NextProbs, assert_follows
-from ...fakes import FakeModel, FakeVocabulary
+from ...fakes import FakeModel, FakeVocabulary, Remembering
 from ..pairs import PLAIN, pair
 
 VOCAB = FakeVocabulary(4)
-SLM = FakeModel("slm", 3, VOCAB, own=1.0, end=0.0)
-LLM = FakeModel("llm", 4, VOCAB, own=1.0, end=0.0)
+SLM = Remembering("slm", 3, VOCAB, own=1.0, end=0.0)
+LLM = Remembering("llm", 4, VOCAB, own=1.0, end=0.0)
 PROMPT = [1]
 N = 1000
 

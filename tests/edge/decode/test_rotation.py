@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 import pytest
@@ -24,21 +23,10 @@ from uhlm_edge.lm.sampling import Sampler
 from uhlm_edge.lm.targets import Contrastive, Target, Weighted
 
 from ...exact_texts import NextProbs, assert_follows
-from ...fakes import FakeEngine, FakeModel, FakeVocabulary
+from ...fakes import FakeEngine, FakeModel, FakeVocabulary, Remembering
 from ..pairs import GREEDY, PLAIN
 
 VOCAB = FakeVocabulary(3)
-
-
-class Remembering(FakeModel):
-    """Computes no row twice: short texts of few ids come back again and again."""
-
-    def row(self, ids: Sequence[int]) -> Logits:
-        return self._known(tuple(ids))
-
-    @cache  # noqa: B019 - models of a test module
-    def _known(self, ids: tuple[int, ...]) -> Logits:
-        return super().row(ids)
 
 
 MODELS = [Remembering(f"fake-{i}", i, VOCAB, own=1.0, end=-1.0) for i in (31, 32, 33, 34)]
