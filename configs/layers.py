@@ -133,18 +133,24 @@ def changed(config: Config, values: Mapping[Path_, Any], origin: str = "option")
     Raises:
         ConfigError: an unknown key, or a value out of range.
     """
-    merged = dict(_leaves(config))
+    sections: dict[str, Any] = dict(config)
+    merged: dict[Path_, Any] = {}
+    for name in {path[0] for path in values} & sections.keys():
+        merged.update(_leaves(sections[name], (name,)))
     for path in values:
         if path not in merged:
-            raise ConfigError(_unknown(".".join(path), [".".join(k) for k in merged], origin))
-    return _validated({**merged, **values}, dict.fromkeys(values, origin))
+            raise ConfigError(_unknown(".".join(path), [".".join(k) for k in keys()], origin))
+    # Sections without a change are valid already: a request to `serve` does not pay for them.
+    return _validated({**merged, **values}, dict.fromkeys(values, origin), sections)
 
 
-def _validated(merged: Mapping[Path_, Any], origins: Mapping[Path_, str]) -> Config:
-    known = keys()
+def _validated(
+    merged: Mapping[Path_, Any], origins: Mapping[Path_, str], others: Mapping[str, Any] = {}
+) -> Config:
     try:
-        return Config.model_validate(_nested(merged))
+        return Config.model_validate({**others, **_nested(merged)})
     except ValidationError as error:
+        known = keys()
         wrong: dict[Path_, list[Any]] = {}  # a value of several types has an error for each
         for each in error.errors():
             loc = tuple(str(part) for part in each["loc"])
@@ -203,8 +209,7 @@ def _unknown(key: str, known: list[str], origin: str) -> str:
 
 
 def _leaves(model: BaseModel, prefix: Path_ = ()) -> Iterator[tuple[Path_, Any]]:
-    for name in type(model).model_fields:
-        value = getattr(model, name)
+    for name, value in model:
         if isinstance(value, BaseModel):
             yield from _leaves(value, (*prefix, name))
         else:
