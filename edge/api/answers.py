@@ -6,7 +6,7 @@ import json
 import math
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -14,28 +14,29 @@ from ...lm.sampling import TOTAL
 from ..events import Token
 from .reply import Reply, provenance
 
-__all__ = ["Answer", "ChatAnswer", "CompletionAnswer", "token_json"]
+__all__ = ["Answer", "ChatAnswer", "CompletionAnswer"]
 
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
+_NULL = "null"
+_WORDS = {None: _NULL, True: "true", False: "false"}
 _NOT_PROPOSED = -9999.0  # what OpenAI says for a token that is none of the likely ones
 
 
-def token_json(reply: Reply, token: Token) -> dict[str, Any]:
-    """A token with who wrote it and what is known about it."""
-    written = token.source == "cloud"
-    return {
-        "index": token.index,
-        "id": token.id,
-        "text": token.text,
-        "source": token.source,
-        "provenance": provenance(token),
-        "uncertainty": token.uncertainty,
-        "uploaded": token.uploaded,
-        "accepted": token.accepted,
-        **({"reason": token.reason} if token.reason else {}),
-        **({"draft": reply.draft_text(token)} if written else {}),
-    }
+def _token(reply: Reply, token: Token) -> str:
+    """A token as JSON, with who wrote it and what is known about it.
+
+    It is put together by hand, because a stream pays for it at every token; texts are quoted by the
+    library.
+    """
+    text, u, verdict = _encode(token.text), token.uncertainty, token.accepted
+    reason = f',"reason":{_encode(token.reason)}' if token.reason else ""
+    draft = f',"draft":{_encode(reply.draft_text(token))}' if token.source == "cloud" else ""
+    return (
+        f'{{"index":{token.index},"id":{token.id},"text":{text},"source":"{token.source}",'
+        f'"provenance":"{provenance(token)}","uncertainty":{_NULL if u is None else float(u)},'
+        f'"uploaded":{_WORDS[token.uploaded]},"accepted":{_WORDS[verdict]}{reason}{draft}}}'
+    )
 
 
 class Answer:
@@ -67,16 +68,12 @@ class Answer:
     def whole(self) -> bytes:
         """The answer, when the reply has ended."""
         reply = self.reply
-        tokens = [token_json(reply, token) for token in reply.tokens]
-        choice = {
-            "index": 0,
-            **self.content(reply.text),
-            "logprobs": self.logprobs(reply.tokens),
-            "finish_reason": reply.finish_reason,
-            "uhlm": {"tokens": tokens, **self._news(), **self._costs()},
-        }
-        body = {**self._head, "object": self.object, "choices": [choice], "usage": self.usage()}
-        return _bytes(_encode(body))
+        tokens = ",".join(_token(reply, token) for token in reply.tokens)
+        uhlm = f'{{"tokens":[{tokens}],{_encode({**self._news(), **self._costs()})[1:]}'
+        part, logprobs = self.content(reply.text), self.logprobs(reply.tokens)
+        choice = _choice(part, logprobs, reply.finish_reason, uhlm)
+        head = _encode({**self._head, "object": self.object})[:-1]
+        return _bytes(f'{head},"choices":[{choice}],"usage":{_encode(self.usage())}}}')
 
     def begin(self) -> bytes:
         """The first event of a stream, if this kind has one."""
@@ -86,15 +83,16 @@ class Answer:
         """An event for each token."""
         events = []
         for token in tokens:
-            uhlm = {"tokens": [token_json(self.reply, token)], **self._news()}
+            news = f",{_encode(told)[1:-1]}" if (told := self._news()) else ""
+            uhlm = f'{{"tokens":[{_token(self.reply, token)}]{news}}}'
             logprobs = None if self._logprobs is None else self.logprobs([token])
-            events.append(self.event(self.delta(token.text), logprobs, None, uhlm))
+            events.append(self._event(self.delta(token.text), logprobs, None, uhlm))
         return b"".join(events)
 
     def end(self) -> bytes:
         """The event that says why the reply ended, and what it cost."""
-        uhlm = {**self._news(), **self._costs()}
-        return self.event(self.delta(None), None, self.reply.finish_reason, uhlm)
+        uhlm = _encode({**self._news(), **self._costs()})
+        return self._event(self.delta(None), None, self.reply.finish_reason, uhlm)
 
     def usage_event(self) -> bytes:
         """The event with the counts, for clients that asked for it."""
@@ -111,21 +109,16 @@ class Answer:
             "prompt_tokens_details": {"cached_tokens": reply.cached_tokens},
         }
 
-    def event(
-        self, delta: Mapping[str, Any], logprobs: Any, reason: str | None, uhlm: Mapping[str, Any]
-    ) -> bytes:
+    def _event(self, part: str, logprobs: Any, reason: str | None, uhlm: str) -> bytes:
         """One event of the stream."""
-        choice = {
-            "index": 0, **delta, "logprobs": logprobs, "finish_reason": reason, "uhlm": uhlm,
-        }  # fmt: skip
-        return _bytes(f"{self._begins}[{_encode(choice)}]}}\n\n")
+        return _bytes(f"{self._begins}[{_choice(part, logprobs, reason, uhlm)}]}}\n\n")
 
-    def content(self, text: str) -> dict[str, Any]:
-        """The text of a choice."""
+    def content(self, text: str) -> str:
+        """The text of a choice, as a member of JSON."""
         raise NotImplementedError
 
-    def delta(self, text: str | None) -> dict[str, Any]:
-        """What a piece adds."""
+    def delta(self, text: str | None) -> str:
+        """What a piece adds, as a member of JSON; None: nothing."""
         raise NotImplementedError
 
     def logprobs(self, tokens: Sequence[Token]) -> dict[str, Any] | None:
@@ -167,14 +160,14 @@ class ChatAnswer(Answer):
     chunk = "chat.completion.chunk"
     prefix = "chatcmpl"
 
-    def content(self, text: str) -> dict[str, Any]:
-        return {"message": {"role": "assistant", "content": text, "refusal": None}}
+    def content(self, text: str) -> str:
+        return f'"message":{{"role":"assistant","content":{_encode(text)},"refusal":null}}'
 
     def begin(self) -> bytes:
-        return self.event({"delta": {"role": "assistant", "content": ""}}, None, None, {})
+        return self._event('"delta":{"role":"assistant","content":""}', None, None, "{}")
 
-    def delta(self, text: str | None) -> dict[str, Any]:
-        return {"delta": {} if text is None else {"content": text}}
+    def delta(self, text: str | None) -> str:
+        return '"delta":{}' if text is None else f'"delta":{{"content":{_encode(text)}}}'
 
     def logprobs(self, tokens: Sequence[Token]) -> dict[str, Any] | None:
         if self._logprobs is None:
@@ -194,11 +187,11 @@ class CompletionAnswer(Answer):
     object = chunk = "text_completion"
     prefix = "cmpl"
 
-    def content(self, text: str) -> dict[str, Any]:
-        return {"text": text}
+    def content(self, text: str) -> str:
+        return f'"text":{_encode(text)}'
 
-    def delta(self, text: str | None) -> dict[str, Any]:
-        return {"text": text or ""}
+    def delta(self, text: str | None) -> str:
+        return self.content(text or "")
 
     def logprobs(self, tokens: Sequence[Token]) -> dict[str, Any] | None:
         if self._logprobs is None:
@@ -220,6 +213,13 @@ class CompletionAnswer(Answer):
             ],
             "text_offset": offsets,
         }
+
+
+def _choice(part: str, logprobs: Any, reason: str | None, uhlm: str) -> str:
+    """The only choice, as JSON; `part` and `uhlm` are JSON already."""
+    likely = _NULL if logprobs is None else _encode(logprobs)
+    why = _NULL if reason is None else _encode(reason)
+    return f'{{"index":0,{part},"logprobs":{likely},"finish_reason":{why},"uhlm":{uhlm}}}'
 
 
 def _spelt(piece: bytes) -> dict[str, Any]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing, suppress
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from ...common.errors import UhlmError, UsageError
 from ...common.keys import Keys
@@ -198,26 +199,12 @@ class _Api:
         self, http: Request, request: ChatRequest | CompletionRequest, answer: Answer
     ) -> Response:
         batches = self._in_turn(http, answer.reply, whole=not request.stream)
-        if not request.stream:
-            await _unless_left(http, _read(batches))
-            return Response(answer.whole(), media_type="application/json")
-        # The first token is waited for here: until then a failure can still be an HTTP status.
-        first = await _unless_left(http, anext(batches, []))
-        options = request.stream_options
-
-        async def events() -> AsyncIterator[bytes]:
-            async with aclosing(batches):
-                yield answer.begin() + answer.pieces(first)
-                try:
-                    async for batch in batches:
-                        yield answer.pieces(batch)
-                except UhlmError as error:
-                    yield _failed(error)
-                    return
-                usage = options is not None and options.include_usage
-                yield answer.end() + answer.usage_event() * usage + b"data: [DONE]\n\n"
-
-        return StreamingResponse(events(), media_type="text/event-stream", headers=_SSE)
+        if request.stream:
+            options = request.stream_options
+            usage = options is not None and options.include_usage
+            return _Stream(http, _events(answer, batches, usage))
+        await _unless_left(http, _read(batches))
+        return Response(answer.whole(), media_type="application/json")
 
     async def _in_turn(self, http: Request, reply: Reply, whole: bool) -> Any:
         """The tokens of a reply, batch by batch, when it is this client's turn."""
@@ -240,6 +227,50 @@ class _Api:
         finally:
             self._counts.ended(outcome)
             self._counts.add(reply)
+
+
+async def _events(answer: Answer, batches: Any, usage: bool) -> AsyncGenerator[bytes, None]:
+    """The events of a stream; those of tokens that are there together go together."""
+    begun = False
+    async with aclosing(batches):
+        try:
+            async for batch in batches:
+                yield answer.pieces(batch) if begun else answer.begin() + answer.pieces(batch)
+                begun = True
+        except UhlmError as error:
+            if not begun:  # it can still be an HTTP status
+                raise
+            yield _failed(error)
+            return
+    begins = b"" if begun else answer.begin()
+    yield begins + answer.end() + answer.usage_event() * usage + b"data: [DONE]\n\n"
+
+
+class _Stream(Response):
+    """Events, sent as they come while the client is there.
+
+    Starlette's own has more to do for each event. Nothing is sent before the first one is there.
+    """
+
+    def __init__(self, http: Request, events: AsyncGenerator[bytes, None]) -> None:
+        super().__init__(headers=_SSE, media_type="text/event-stream")
+        del self.headers["content-length"]
+        self._http, self._events = http, events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with suppress(ClientDisconnect):  # nobody is there to tell
+            await _unless_left(self._http, self._sent(send))
+
+    async def _sent(self, send: Send) -> None:
+        begun = False
+        async with aclosing(self._events) as events:
+            async for event in events:
+                if not begun:
+                    head = {"status": self.status_code, "headers": self.raw_headers}
+                    await send({"type": "http.response.start", **head})
+                    begun = True
+                await send({"type": "http.response.body", "body": event, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
 
 
 async def _read(batches: Any) -> None:
