@@ -167,9 +167,7 @@ def overhead(
 @measurement("model", "cloud", "estimator", "temperature", "top_k", "top_p", "threads")
 def serve(
     config: Config,
-    strategies: Annotated[
-        str, typer.Option(help="Names, with commas.")
-    ] = "local,uhlm,hlm,rand,spec,reward,ensemble,cloud",
+    strategies: Annotated[str, typer.Option(help="Names, with commas.")] = "local,uhlm,cloud",
     data: Annotated[str, typer.Option(help="Prompts: JSON lines, or a shipped name.")] = "tasks",
     limit: Annotated[int, typer.Option(min=1, help="Only the first rows.")] = 12,
     rounds: Annotated[int, typer.Option(min=1, help="How often to go through them.")] = 5,

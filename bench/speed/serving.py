@@ -1,23 +1,24 @@
 """What `serve` adds to a token over `run`: the same replies both ways, in turn, in the same run.
 
-`run` is a conversation of this process, printed into nothing. `serve` is the command in a process
-of its own, read over a socket: as a stream, event by event, and whole.
+`run` is a conversation of this process, written token by token into a pipe that another process
+reads. `serve` is the command in a process of its own, read over a socket: as a stream, event by
+event, and whole. What reads the text is counted on neither side.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -34,13 +35,12 @@ from ...edge.chat.demo import DemoVerifier
 from ...edge.chat.show import show
 from ...lm.draws import turn_seed
 
-__all__ = ["COLUMNS", "Took", "serving_rows", "time_serving"]
+__all__ = ["COLUMNS", "Took", "processor_clock", "serving_rows", "time_serving"]
 
 COLUMNS = (
-    "strategy", "way", "p10_us", "p50_us", "p10_over_run", "p50_over_run", "cpu_us", "cpu_over_run",
-    "first_ms", "tokens",
+    "strategy", "way", "wall_us", "wall_over_run", "wall_q1", "wall_q3",
+    "cpu_us", "cpu_over_run", "cpu_q1", "cpu_q3", "first_ms", "tokens", "load",
 )  # fmt: skip
-SHARES = (10, 50)
 LONGEST = 64
 WAYS = ("run", "stream", "whole")
 
@@ -49,19 +49,15 @@ _SECTIONS = ("device", "sampler", "strategy", "cloud", "budget", "verifier", "ch
 
 @dataclass(frozen=True)
 class Took:
-    """One reply: seconds of all of it, to its first token (0: not known), of processors; tokens."""
+    """One reply: seconds of all of it, to its first token (0: not known), of processors; tokens.
+
+    What is done once for a reply, reading the request and the prompt, is part of it.
+    """
 
     whole: float
     first: float
     cpu: float
     tokens: int
-
-    @property
-    def per_token(self) -> float:
-        """Seconds for a token after the first; where that is not known, for any."""
-        if self.first and self.tokens > 1:
-            return (self.whole - self.first) / (self.tokens - 1)
-        return self.whole / self.tokens
 
 
 Times = dict[str, list[Took]]
@@ -98,12 +94,13 @@ def _both(
     with (
         assemble(config, lambda _: None, environment=environment) as assistant,
         _server(config, environment) as server,
+        _reader() as out,
     ):
         for turn in range(-1, rounds * len(cases)):  # the first turn warms up
             case = cases[turn % len(cases)]
             seed = turn_seed(1, max(0, turn))
             found = {
-                "run": _run(assistant, config, case, seed),
+                "run": _run(assistant, config, out, case, seed),
                 "stream": server.ask(case, seed, stream=True),
                 "whole": server.ask(case, seed, stream=False),
             }
@@ -113,17 +110,26 @@ def _both(
     return times
 
 
-def _run(assistant: Assistant, config: Config, case: Case, seed: int) -> Took:
+def _run(assistant: Assistant, config: Config, out: IO[str], case: Case, seed: int) -> Took:
     """The reply as `run` writes it."""
     options = config.chat
     assistant.set_options(options.system, LONGEST, PIPELINED[config.strategy.pipelined], seed)
     assistant.restart(0)
     used, begun = time.process_time(), time.perf_counter()
-    with Path(os.devnull).open("w") as nothing, redirect_stdout(nothing):
+    with redirect_stdout(out):
         shown = show(assistant, config, assistant.answer(case.messages))
     whole = time.perf_counter() - begun
     first = shown.tokens[0].time + (whole - assistant.loop.text.elapsed if assistant.loop else 0.0)
     return Took(whole, first, time.process_time() - used, len(shown.tokens))
+
+
+@contextmanager
+def _reader() -> Iterator[IO[str]]:
+    """A pipe, and a process that reads it."""
+    pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
+    with subprocess.Popen(["cat"], stdin=pipe, stdout=nothing, text=True) as process:  # noqa: S607
+        assert process.stdin is not None  # noqa: S101 - it was asked for
+        yield process.stdin
 
 
 class _Server:
@@ -131,7 +137,7 @@ class _Server:
 
     def __init__(self, connection: socket.socket, pid: int) -> None:
         self._connection = connection  # kept, as clients do
-        self._process = psutil.Process(pid)
+        self._clock = processor_clock(pid)
 
     def ask(self, case: Case, seed: int, stream: bool) -> Took:
         """A reply, as a stream or whole."""
@@ -143,7 +149,7 @@ class _Server:
             "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n"
             f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         )
-        used, begun = self._cpu(), time.perf_counter()
+        used, begun = self._clock(), time.perf_counter()
         got, first = bytearray(), 0.0
         self._connection.sendall(head.encode() + body)
         while not _is_whole(got):
@@ -155,18 +161,23 @@ class _Server:
         whole = time.perf_counter() - begun
         if not got.startswith(b"HTTP/1.1 200"):
             raise UhlmError(f"the server refused: {got[-300:].decode(errors='replace')}")
-        return Took(whole, first, self._cpu() - used, got.count(b'"provenance":'))
+        return Took(whole, first, self._clock() - used, got.count(b'"provenance":'))
 
-    def _cpu(self) -> float:
-        times = self._process.cpu_times()
-        return float(times.user + times.system)
+
+def processor_clock(pid: int) -> Callable[[], float]:
+    """Seconds that processors have worked for a process: on Linux exact, elsewhere in steps."""
+    if platform.system() == "Linux":
+        clock = (~pid << 3) | 2  # clock_getcpuclockid(3) of it, which Python does not have
+        return lambda: time.clock_gettime(clock)
+    process = psutil.Process(pid)
+    return lambda: sum(process.cpu_times()[:2])
 
 
 def _is_whole(got: bytearray) -> bool:
     """Is that an answer to its end? Of a stream, the chunk of length 0 ends it."""
-    head, _, body = bytes(got).partition(b"\r\n\r\n")
-    length = re.search(rb"content-length: (\d+)", head)
-    return len(body) >= int(length[1]) if length else body.endswith(b"\r\n0\r\n\r\n")
+    head = got.find(b"\r\n\r\n")
+    length = re.search(rb"content-length: (\d+)", got[: max(0, head)])
+    return len(got) - head - 4 >= int(length[1]) if length else got.endswith(b"\r\n0\r\n\r\n")
 
 
 @contextmanager
@@ -196,34 +207,29 @@ def _server(config: Config, environment: Mapping[str, str]) -> Iterator[_Server]
 def serving_rows(strategy: str, times: Times) -> list[dict[str, Any]]:
     """A row for each way of one strategy.
 
-    Percentiles are over replies, and `over_run` says how much more they are than those of `run`.
-    On a busy machine the low ones are replies that few others interrupted. The processors' time is
-    that of all replies together, because systems count it in steps of 10 ms.
+    Medians over replies of what a token takes, with all that is done once for its reply.
+    `over_run` is how much more that is than what `run` takes for the same reply, with quartiles:
+    on a busy machine, these part.
     """
     rows = []
     for way, took in times.items():
-        against = times["run"]
-        tokens = sum(t.tokens for t in took)
-        mine = [t.per_token for t in took]
-        its = [r.whole / r.tokens if way == "whole" else r.per_token for r in against]
-        cpu = sum(t.cpu for t in took) / tokens
-        run_cpu = sum(t.cpu for t in against) / sum(t.tokens for t in against)
+        row: dict[str, Any] = {"strategy": strategy, "way": way}
+        for name, of in _CLOCKS.items():
+            row[f"{name}_us"] = 1e6 * float(np.median([of(t) / t.tokens for t in took]))
+            pairs = zip(took, times["run"], strict=True)
+            more = [of(t) / t.tokens / (of(r) / r.tokens) - 1.0 for t, r in pairs]
+            low, middle, high = (float(x) for x in np.percentile(more, (25, 50, 75)))
+            shown = (None, None, None) if way == "run" else (middle, low, high)
+            row |= zip((f"{name}_over_run", f"{name}_q1", f"{name}_q3"), shown, strict=True)
         firsts = [t.first for t in took if t.first]
-        own = way == "run"
-        rows.append(
-            {
-                "strategy": strategy,
-                "way": way,
-                **{f"p{p}_us": 1e6 * float(np.percentile(mine, p)) for p in SHARES},
-                **{f"p{p}_over_run": None if own else _more(mine, its, p) for p in SHARES},
-                "cpu_us": 1e6 * cpu,
-                "cpu_over_run": None if own else cpu / run_cpu - 1.0,
-                "first_ms": 1e3 * float(np.median(firsts)) if firsts else None,
-                "tokens": tokens,
-            }
-        )
+        row["first_ms"] = 1e3 * float(np.median(firsts)) if firsts else None
+        row["tokens"] = sum(t.tokens for t in took)
+        row["load"] = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+        rows.append(row)
     return rows
 
 
-def _more(mine: Sequence[float], its: Sequence[float], share: int) -> float:
-    return float(np.percentile(mine, share) / np.percentile(its, share)) - 1.0
+_CLOCKS: Mapping[str, Callable[[Took], float]] = {
+    "wall": lambda took: took.whole,
+    "cpu": lambda took: took.cpu,
+}

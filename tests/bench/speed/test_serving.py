@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import platform
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
 
-from uhlm_edge.bench.speed.serving import Took, serving_rows
+from uhlm_edge.bench.speed.serving import Took, processor_clock, serving_rows
 from uhlm_edge.cli import app
 
 
@@ -18,12 +21,24 @@ def test_ratios_are_those_of_the_same_reply_and_of_what_is_known_of_both() -> No
         "whole": [Took(2.2, 0.0, 1.0, 11), Took(3.0, 0.0, 1.0, 11)],
     }
     run, stream, whole = serving_rows("local", times)
-    assert run["p50_over_run"] is None
-    assert run["p50_us"] == pytest.approx(150e3)  # after the first token: 0.1 and 0.2 s
-    assert stream["p50_over_run"] == pytest.approx(0.4 / 0.15 - 1)
-    assert whole["p50_over_run"] == pytest.approx(5.2 / 4.1 - 1)  # of the whole reply
+    assert run["wall_over_run"] is None
+    assert run["wall_us"] == pytest.approx(2.05e6 / 11)
+    assert stream["wall_over_run"] == pytest.approx((1 + 4 / 3) / 2)  # 2.2 / 1.1 and 7 / 3
+    assert stream["wall_q1"] == pytest.approx(1 + 1 / 12)
+    assert whole["wall_over_run"] == pytest.approx(0.5)
     assert stream["cpu_over_run"] == pytest.approx(0.2)
     assert (stream["first_ms"], whole["first_ms"]) == (pytest.approx(600), None)
+
+
+def test_what_another_process_computes_is_told_finer_than_in_steps() -> None:
+    spin = "import sys\nwhile True: pass"
+    with subprocess.Popen([sys.executable, "-c", spin]) as process:
+        try:
+            clock = processor_clock(process.pid)
+            seen = {clock() for _ in range(100_000)}
+            assert len(seen) > 10 or platform.system() != "Linux"
+        finally:
+            process.kill()
 
 
 @pytest.mark.slow
@@ -34,4 +49,4 @@ def test_the_demo_model_served_and_run_writes_the_same_tokens() -> None:
     assert rows.keys() == {"run", "stream", "whole"}
     assert len({row["tokens"] for row in rows.values()}) == 1
     assert rows["run"]["tokens"] > 1
-    assert rows["stream"]["p10_us"] > 0
+    assert all(row["wall_us"] > 0 and row["cpu_us"] > 0 for row in rows.values())
