@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uhlm_edge.configs.config import StrategyName
-from uhlm_edge.edge.events import Token
+from uhlm_edge.edge.events import Draft, Token
+from uhlm_edge.edge.link.session import Session
 from uhlm_edge.edge.policy.strategy import STRATEGIES, make_strategy
+from uhlm_edge.edge.transcript import Transcript
 from uhlm_edge.lm.targets import Weighted
 from uhlm_edge.wire.messages import Limits
 
@@ -177,3 +181,27 @@ def test_a_breaker_that_lets_a_probe_through_at_any_look_costs_nothing_more(
                 assert all(request.bonus >= 0 for request in p.link.requests)
                 p.clock.now += 1000.0
                 assert p.session.ready
+
+
+@pytest.mark.parametrize("name", ["spec", "ensemble", "hlm"])
+def test_a_breaker_that_changes_its_mind_at_every_look_leaves_no_draft_behind(
+    name: StrategyName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is asked about or committed: none is drafted after the last."""
+    strategy = make_strategy(name, draft_limit=3, target=Weighted(weight=0.5))
+    looks, furthest = random.Random(), 0
+    push = Transcript.push
+
+    def pushed(text: Transcript, draft: Draft) -> None:
+        nonlocal furthest
+        furthest = max(furthest, draft.index)
+        push(text, draft)
+
+    monkeypatch.setattr(Transcript, "push", pushed)
+    monkeypatch.setattr(Session, "ready", property(lambda _: looks.random() < 0.5))
+    for seed in range(40):
+        looks.seed(seed)
+        with pair(SLM, LLM) as p:
+            ids = ids_of(p.events(strategy, PROMPT, seed=seed, max_tokens=6))
+        assert len(ids) == 6 or 11 in ids
+        assert furthest < 6
