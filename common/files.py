@@ -56,6 +56,8 @@ def read_bounded(path: Path, most: int) -> bytes:
         OSError: it cannot be read.
     """
     with path.open("rb") as stream:
+        if os.fstat(stream.fileno()).st_size > most:
+            raise _too_large(str(path), most)
         return read_stream(stream, most, str(path))
 
 
@@ -72,8 +74,12 @@ def read_stream(stream: IO[bytes], most: int, name: str) -> bytes:
         parts.append(part)
         left -= len(part)
     if not left:
-        raise DataError(f"{name}: larger than {human_bytes(most)}; give a part of it")
+        raise _too_large(name, most)
     return b"".join(parts)
+
+
+def _too_large(name: str, most: int) -> DataError:
+    return DataError(f"{name}: larger than {human_bytes(most)}; give a part of it")
 
 
 def free_bytes(folder: Path) -> int:

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...common.errors import ModelError
+from ...common.errors import DataError, ModelError
+from ...common.files import read_bounded
 
 __all__ = ["Checkpoint", "StoredTensor", "read_json", "widen"]
 
@@ -63,9 +64,9 @@ def read_json(path: Path) -> dict[str, Any]:
         ModelError: the file cannot be read or is no JSON object.
     """
     try:
-        if path.stat().st_size > _MOST_JSON:
-            raise ModelError(f"{path}: is larger than 256 MB, as no such file of a model is")
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_bounded(path, _MOST_JSON))
+    except DataError:
+        raise ModelError(f"{path}: is larger than 256 MB, as no such file of a model is") from None
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:

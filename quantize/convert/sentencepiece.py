@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...common.errors import ModelError
+from ...common.errors import DataError, ModelError
+from ...common.files import read_bounded
 
 __all__ = ["SPACE", "Piece", "SentencePieceModel", "read_sentencepiece"]
 
@@ -46,12 +47,14 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
     Raises:
         ModelError: it is damaged, or of another kind than BPE.
     """
-    if path.stat().st_size > _SIZE_LIMIT:
-        raise ModelError(f"{path}: is too large for a tokenizer")
+    try:
+        content = read_bounded(path, _SIZE_LIMIT)
+    except DataError:
+        raise ModelError(f"{path}: is too large for a tokenizer") from None
     pieces: list[Piece] = []
     kind, prefix, squeeze = 1, True, True
     try:
-        for number, value in _fields(path.read_bytes()):
+        for number, value in _fields(content):
             if number == 1 and isinstance(value, bytes):
                 pieces.append(_read_piece(value))
             elif number == 2 and isinstance(value, bytes):

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ...common.errors import ModelError
+from ...common.errors import DataError, ModelError
+from ...common.files import read_bounded
 from ...lm.vocabulary import Kind
 from .checkpoint import Checkpoint
 from .reference import reference_tokenizer
@@ -336,9 +337,9 @@ def _read_template(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> str:
     path = checkpoint.folder / "chat_template.jinja"
     if path.exists():
         try:
-            if path.stat().st_size > _LONGEST_TEMPLATE:
-                raise ModelError(f"{path}: is too large for a chat template")
-            return path.read_text(encoding="utf-8")
+            return read_bounded(path, _LONGEST_TEMPLATE).decode("utf-8")
+        except DataError:
+            raise ModelError(f"{path}: is too large for a chat template") from None
         except (OSError, ValueError) as error:
             raise ModelError(f"{path}: cannot be read: {error}") from error
     template = settings.get("chat_template") or checkpoint.optional_json("chat_template.json").get(

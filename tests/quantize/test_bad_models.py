@@ -178,6 +178,16 @@ def test_a_damaged_safetensors_file_is_refused(name: str, tmp_path: Path) -> Non
         Checkpoint(tmp_path)
 
 
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs a file without end")
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "chat_template.jinja"])
+def test_a_link_to_what_has_no_end_is_not_followed_to_its_end(file: str, tmp_path: Path) -> None:
+    src = make("llama").write(tmp_path / "hf")
+    (src / file).unlink(missing_ok=True)
+    (src / file).symlink_to("/dev/zero")
+    with pytest.raises(ModelError, match=r"larger than 256 MB|too large"):
+        read_tokenizer(Checkpoint(src))
+
+
 @pytest.mark.parametrize(
     "file", ["config.json", "tokenizer.json", "model.safetensors", "chat_template.jinja"]
 )
