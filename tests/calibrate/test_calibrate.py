@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from uhlm_edge.calibrate import run as bench
 from uhlm_edge.calibrate.fit import MIN_TOKENS, fit_law, fit_line, require_enough
 from uhlm_edge.calibrate.head import features, train
-from uhlm_edge.calibrate.scores import auroc, calibration_error, risk_curve
+from uhlm_edge.calibrate.scores import auroc, calibration_error, rate_at_risk, risk_curve
 from uhlm_edge.calibrate.shadow import Replay, Setting, shadow_run
 from uhlm_edge.common.errors import DataError
 from uhlm_edge.common.prompts import Case, read_prompts
@@ -197,6 +197,21 @@ def test_the_oracle_s_curve_is_never_above_another() -> None:
     assert (rate[0], risk[-1]) == (0.0, 0.0)
     assert (rate[-1], risk[0]) == (pytest.approx(1.0), pytest.approx(beta.mean()))
     assert (np.interp(rate, best_rate, best_risk) <= risk + 1e-9).all()
+
+
+def test_the_rate_at_a_risk_is_the_smallest_of_the_curve_that_keeps_it() -> None:
+    rng = np.random.default_rng(5)
+    beta = rng.random(300) ** 4
+    score = np.round(beta + rng.normal(0, 0.2, 300), 1)  # levels are shared
+    rate, risk = risk_curve(score, beta)
+    risks = [0.0, 0.01, 0.05, 1.0]
+    found = [rate[risk <= most + 1e-12].min() for most in risks]
+    assert rate_at_risk(score, beta, risks) == pytest.approx(found)
+    twice = np.repeat([0, 2, 1], 100)
+    drawn = np.repeat(np.arange(300), twice)
+    assert rate_at_risk(score, beta, risks, twice) == pytest.approx(
+        rate_at_risk(score[drawn], beta[drawn], risks)
+    )
 
 
 def test_the_head_learns_what_the_marks_tell() -> None:
