@@ -1,7 +1,7 @@
-"""What an upload would weigh in other formats, and what a format that cuts q afterwards breaks.
+"""What an upload would weigh in other formats.
 
-Only the benchmark knows these formats; the product sends `Distribution`s. What a format that
-samples from one q and verifies against another settles is enumerated: it does not follow the LLM.
+Only the benchmark knows these formats; the product sends `Distribution`s. The tests enumerate what
+a format that cuts q after the draw settles: it does not follow the LLM.
 """
 
 from __future__ import annotations
@@ -13,22 +13,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ...common.prompts import Case
 from ...edge.decode.loop import ReplyLoop
-from ...lm.engines.protocol import Logits
 from ...lm.row import Row
-from ...lm.sampling import Distribution, Probs, Sampler
+from ...lm.sampling import Probs, Sampler
 from ...lm.template import Message
 from ..harness.scoring import Outcome
 from ..harness.shadow_verifier import ShadowVerifier
 from ..network.channel import published_bytes
 
-__all__ = [
-    "COLUMNS", "FORMATS", "Uploads", "cut_bytes", "cut_with_tail", "draft_bytes", "judged_probs",
-    "ours", "synthetic_pair", "total_variation", "uplink_rows",
-]  # fmt: skip
+__all__ = ["COLUMNS", "FORMATS", "Uploads", "cut_bytes", "draft_bytes", "uplink_rows"]
 
 CUT = 32
 """Ids that a top-k upload keeps."""
@@ -131,46 +126,3 @@ def _row(name: str, body: list[int], wire: list[int] | None, tokens: int) -> dic
         "uploads": len(body),
         "tokens": tokens,
     }
-
-
-def cut_with_tail(q: Probs, k: int) -> Probs:
-    """What a verifier takes q (V,) for when it gets the k largest and spreads the rest evenly."""
-    kept = np.argsort(-q, kind="stable")[:k]
-    seen = np.full(len(q), (1.0 - q[kept].sum()) / max(1, len(q) - k))
-    seen[kept] = q[kept]
-    probs: Probs = np.maximum(seen, 0.0)
-    return probs
-
-
-def judged_probs(drawn: Probs, seen: Probs, p: Probs) -> Probs:
-    """The distribution of a settled token, by enumeration, shape (V,).
-
-    Drafts are drawn from `drawn`; the verifier, which takes them for draws from `seen`, accepts x
-    with min(1, p(x) / seen(x)) and else draws from norm(max(0, p - seen)). With drawn = seen this
-    is p (arXiv 2211.17192, A.1); otherwise it is not.
-    """
-    chance = np.minimum(1.0, np.divide(p, seen, out=np.ones_like(p), where=seen > 0.0))
-    kept: Probs = drawn * chance
-    rest = np.maximum(0.0, p - seen)
-    left = rest / rest.sum() if rest.sum() > 0.0 else p
-    probs: Probs = kept + (1.0 - kept.sum()) * left
-    return probs
-
-
-def total_variation(a: Probs, b: Probs) -> float:
-    """Half of the summed differences: the share of draws that come out otherwise."""
-    return 0.5 * float(np.abs(a - b).sum())
-
-
-def synthetic_pair(n: int = 8192, seed: int = 0) -> tuple[Logits, Logits]:
-    """Logits (V,) of a device and an LLM: normal, spread 2.5, differing by a normal of spread 1."""
-    random = np.random.default_rng(seed)
-    device: NDArray[np.float64] = 2.5 * random.standard_normal(n)
-    llm = device + random.standard_normal(n)
-    return device.astype(np.float32), llm.astype(np.float32)
-
-
-def ours(logits: Logits, sampler: Sampler, wire_top: int = 64) -> Probs:
-    """What the device draws from and what the verifier sees: the same integers."""
-    sent: Distribution = sampler.distribution(Row(logits), wire_top)
-    return sent.probs(len(logits))

@@ -22,7 +22,6 @@ __all__ = ["Measured", "check_verifier", "check_vocabulary", "measure"]
 _ROUND_TRIPS = 5
 _ZEROS = 64 << 10  # bytes; half a second at 1 Mbit/s
 _SLOW = 0.3  # seconds: from there a call costs more than most drafts
-_CLOCK = 60.0  # seconds between the clocks
 
 
 @dataclass(frozen=True)

@@ -14,17 +14,13 @@ from uhlm_edge.bench.strategies.uplinks import (
     FORMATS,
     Uploads,
     cut_bytes,
-    cut_with_tail,
     draft_bytes,
-    judged_probs,
-    ours,
-    synthetic_pair,
-    total_variation,
     uplink_rows,
 )
 from uhlm_edge.edge.policy.strategy import make_strategy
+from uhlm_edge.lm.engines.protocol import Logits
 from uhlm_edge.lm.row import Row
-from uhlm_edge.lm.sampling import Sampler
+from uhlm_edge.lm.sampling import Probs, Sampler
 
 from ...edge.pairs import PLAIN, pair
 from ...fakes import DEVICE, FakeEngine
@@ -40,6 +36,49 @@ def test_a_distribution_in_each_format() -> None:
     probs = np.array([0.5, 0.25, 0.25, 0.0])
     assert draft_bytes(probs) == [5, 5, len("[0.5,0.25,0.25,0.0]"), 8]
     assert len(draft_bytes(probs)) == len(FORMATS)
+
+
+def cut_with_tail(q: Probs, k: int) -> Probs:
+    """What a verifier takes q (V,) for when it gets the k largest and spreads the rest evenly."""
+    kept = np.argsort(-q, kind="stable")[:k]
+    seen = np.full(len(q), (1.0 - q[kept].sum()) / max(1, len(q) - k))
+    seen[kept] = q[kept]
+    probs: Probs = np.maximum(seen, 0.0)
+    return probs
+
+
+def judged_probs(drawn: Probs, seen: Probs, p: Probs) -> Probs:
+    """The distribution of a settled token, by enumeration, shape (V,).
+
+    Drafts are drawn from `drawn`; the verifier, which takes them for draws from `seen`, accepts x
+    with min(1, p(x) / seen(x)) and else draws from norm(max(0, p - seen)). With drawn = seen this
+    is p (arXiv 2211.17192, A.1); otherwise it is not.
+    """
+    chance = np.minimum(1.0, np.divide(p, seen, out=np.ones_like(p), where=seen > 0.0))
+    kept: Probs = drawn * chance
+    rest = np.maximum(0.0, p - seen)
+    left = rest / rest.sum() if rest.sum() > 0.0 else p
+    probs: Probs = kept + (1.0 - kept.sum()) * left
+    return probs
+
+
+def total_variation(a: Probs, b: Probs) -> float:
+    """Half of the summed differences: the share of draws that come out otherwise."""
+    return 0.5 * float(np.abs(a - b).sum())
+
+
+def synthetic_pair(n: int = 8192, seed: int = 0) -> tuple[Logits, Logits]:
+    """Logits (V,) of a device and an LLM: normal, spread 2.5, differing by a normal of spread 1."""
+    random = np.random.default_rng(seed)
+    device: Probs = 2.5 * random.standard_normal(n)
+    llm = device + random.standard_normal(n)
+    return device.astype(np.float32), llm.astype(np.float32)
+
+
+def ours(logits: Logits, sampler: Sampler, wire_top: int = 64) -> Probs:
+    """What the device draws from and what the verifier sees: the same integers."""
+    sent = sampler.distribution(Row(logits), wire_top)
+    return sent.probs(len(logits))
 
 
 @pytest.mark.parametrize("n", [256, 8192])
