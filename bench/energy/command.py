@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..harness.output import Row, Table, measurement, say
+from ..harness.output import Plot, Prompts, Row, Table, measurement, say
 
 if TYPE_CHECKING:
     from ...configs.config import Config
@@ -26,9 +26,7 @@ def register(app: typer.Typer) -> None:
 def energy(
     config: Config,
     strategies: Annotated[str, typer.Option(help="With commas; empty: the profile's.")] = "",
-    prompt: Annotated[
-        list[str] | None, typer.Option("--prompt", help="What to ask; repeatable.")
-    ] = None,
+    prompt: Prompts = None,
     replies: Annotated[int, typer.Option(min=1, help="How often to go through the prompts.")] = 3,
     source: Annotated[
         str | None, typer.Option(help="battery, jetson, pi5-pmic, rapl or jtop.")
@@ -43,7 +41,7 @@ def energy(
     radio_down: Annotated[float, typer.Option(help="Radio model: joules per byte down.")] = 0.0,
     radio_active: Annotated[float, typer.Option(help="Radio model: watts while active.")] = 0.0,
     radio_tail: Annotated[float, typer.Option(help="Seconds it stays active.")] = 0.0,
-    plot: Annotated[Path | None, typer.Option(help="Folder for the picture.")] = None,
+    plot: Plot = None,
 ) -> Table:
     """Joules per token and per reply above the idle baseline; "not measured" with a reason."""
     from ...common.plots import energy_bars

@@ -78,24 +78,24 @@ class PhaseEnergy:
     reason: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EnergyReport:
-    """One measurement. `row()` is what is written."""
+    """One measurement. `row()` is what is written. None: not measured."""
 
     status: Status
     reason: str | None
     source: str | None
     work: WorkDone | None
     seconds: float
-    idle_w: float | None
-    idle_sd_w: float | None
-    idle_s: float | None
-    gross_j: float | None
-    net_j: float | None
+    idle_w: float | None = None
+    idle_sd_w: float | None = None
+    idle_s: float | None = None
+    gross_j: float | None = None
+    net_j: float | None = None
     prompt: PhaseEnergy | None
     generation: PhaseEnergy | None
-    samples: int
-    hz: float | None
+    samples: int = 0
+    hz: float | None = None
     flags: tuple[str, ...]
     heat: dict[str, object]
     battery: dict[str, object] | None
@@ -168,15 +168,8 @@ def measure_energy(
             source=None,
             work=work,
             seconds=end - start,
-            idle_w=None,
-            idle_sd_w=None,
-            idle_s=None,
-            gross_j=None,
-            net_j=None,
             prompt=_unmeasured(phases, "prompt", work.prompt_tokens, reason),
             generation=_unmeasured(phases, "generation", work.generated_tokens, reason),
-            samples=0,
-            hz=None,
             flags=tuple(throttling_between(heats)),
             heat=_heat_row(heats),
             battery=_battery_row(battery_before, read_battery(root), None),

@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ...common.errors import CloudError
-from ...edge.link.protocol import Deadline, Link
-from ...edge.stats import Traffic
+from ...edge.link.protocol import Deadline, Link, WrappedLink
 from ...lm.engines.protocol import Engine, Logits
 from .wrapped import WrappedEngine
 
 if TYPE_CHECKING:
     from ...cloud.verifier import Verifier
-    from ...wire.messages import Conflict, Info, Reply, Request
+    from ...wire.messages import Conflict, Reply, Request
 
 __all__ = [
     "CountingEngine",
@@ -40,7 +39,7 @@ class PassCount(NamedTuple):
         return PassCount(self.passes - before.passes, self.positions - before.positions)
 
 
-class Meter:
+class Meter(WrappedLink):
     """A link that notes the bytes of each request.
 
     Attributes:
@@ -53,44 +52,27 @@ class Meter:
         self.bodies: list[int] = []
         self.requests: list[int] | None = [] if on_wire else None
         self.sent: list[Request] = []
-        self._link = link
+        super().__init__(link)
         self._keep = keep
-
-    @property
-    def traffic(self) -> Traffic:
-        return self._link.traffic
-
-    @traffic.setter
-    def traffic(self, traffic: Traffic) -> None:
-        self._link.traffic = traffic
 
     def restart(self) -> None:
         """Begin new lists."""
         self.bodies, self.sent = [], []
         self.requests = None if self.requests is None else []
 
-    def info(self, deadline: Deadline) -> Info:
-        return self._link.info(deadline)
-
     def verify(
         self, session_id: str, request: Request, n_vocab: int, deadline: Deadline
     ) -> Reply | Conflict:
-        traffic = self._link.traffic
+        traffic = self.traffic
         payload, wire = traffic.payload_up, traffic.wire_up
         try:
-            return self._link.verify(session_id, request, n_vocab, deadline)
+            return super().verify(session_id, request, n_vocab, deadline)
         finally:
             self.bodies.append(traffic.payload_up - payload)
             if self.requests is not None:
                 self.requests.append(traffic.wire_up - wire)
             if self._keep:
                 self.sent.append(request)
-
-    def forget(self, session_id: str, deadline: Deadline) -> None:
-        self._link.forget(session_id, deadline)
-
-    def reset(self) -> None:
-        self._link.reset()
 
 
 class VerifierCounters(Protocol):

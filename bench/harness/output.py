@@ -19,9 +19,14 @@ from ...common.errors import UsageError
 from ...common.streams import complain, emit
 from ...configs.flags import configured
 
-__all__ = ["Row", "Table", "measurement", "numbers", "say"]
+__all__ = ["Data", "Limit", "Plot", "Prompts", "Row", "Table", "measurement", "numbers", "say"]
 
 Row = dict[str, Any]
+
+Data = Annotated[str, typer.Option(help="Prompts: JSON lines, or a shipped name.")]
+Limit = Annotated[int, typer.Option(min=1, help="Only the first rows.")]
+Prompts = Annotated[list[str] | None, typer.Option("--prompt", help="What to ask; repeatable.")]
+Plot = Annotated[Path | None, typer.Option(help="Folder for the picture.")]
 
 _Out = Annotated[
     list[Path] | None,

@@ -19,9 +19,8 @@ from pydantic import PrivateAttr
 from ...edge.cache import TokenCache
 from ...edge.chat.assistant import Assistant
 from ...edge.events import Draft, SkippedVerdict
-from ...edge.link.protocol import Deadline, Link
+from ...edge.link.protocol import Deadline, Link, WrappedLink
 from ...edge.policy.policies import Policy
-from ...edge.stats import Traffic
 from ...lm.draws import Draws
 from ...lm.engines.protocol import Engine, Logits
 from ...lm.row import Row
@@ -142,30 +141,17 @@ class _TimedPolicy:
         self._policy.save()
 
 
-class _TimedLink:
+class _TimedLink(WrappedLink):
     def __init__(self, link: Link, watch: Stopwatch) -> None:
-        self._link, self._watch = link, watch
-
-    @property
-    def traffic(self) -> Traffic:
-        return self._link.traffic
-
-    @traffic.setter
-    def traffic(self, traffic: Traffic) -> None:
-        self._link.traffic = traffic
+        super().__init__(link)
+        self._watch = watch
 
     def info(self, deadline: Deadline) -> Info:
         with self._watch.time("link"):
-            return self._link.info(deadline)
+            return super().info(deadline)
 
     def verify(
         self, session_id: str, request: Request, n_vocab: int, deadline: Deadline
     ) -> Reply | Conflict:
         with self._watch.time("link"):
-            return self._link.verify(session_id, request, n_vocab, deadline)
-
-    def forget(self, session_id: str, deadline: Deadline) -> None:
-        self._link.forget(session_id, deadline)
-
-    def reset(self) -> None:
-        self._link.reset()
+            return super().verify(session_id, request, n_vocab, deadline)

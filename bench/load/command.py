@@ -6,14 +6,13 @@ import ipaddress
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
 import typer
 
 from ...common.errors import ResourceError, UsageError
-from ..harness.output import Table, measurement, numbers, say
+from ..harness.output import Plot, Table, measurement, numbers, say
 
 if TYPE_CHECKING:
     from ...configs.config import Config
@@ -60,7 +59,7 @@ def load(
     allow_remote: Annotated[
         bool, typer.Option("--allow-remote", help="A verifier on another machine, which is yours.")
     ] = False,
-    plot: Annotated[Path | None, typer.Option(help="Folder for the picture.")] = None,
+    plot: Plot = None,
 ) -> Table:
     """Play many devices with recorded traffic against a verifier; rates, latencies, errors."""
     from dataclasses import replace

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..harness.output import Table, measurement, numbers, say
+from ..harness.output import Plot, Prompts, Table, measurement, numbers, say
 
 if TYPE_CHECKING:
     from ...configs.config import Config
@@ -29,9 +29,7 @@ def channel(
     strategies: Annotated[str, typer.Option(help="Strategies, with commas.")] = (
         "local,cloud,hlm,uhlm,rand,spec"
     ),
-    prompt: Annotated[
-        list[str] | None, typer.Option("--prompt", help="What to ask; repeatable.")
-    ] = None,
+    prompt: Prompts = None,
     data: Annotated[
         str | None, typer.Option(help="Prompts: JSON lines, or a shipped name.")
     ] = None,
@@ -51,7 +49,7 @@ def channel(
     link: Annotated[str, typer.Option(help="Kinds of real link to try.")] = "netem,proxy",
     loss: Annotated[float, typer.Option(help="Share of packets lost (--real).")] = 0.0,
     rate: Annotated[float | None, typer.Option(help="Uplink bits per second (--real).")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Folder for the picture.")] = None,
+    plot: Plot = None,
 ) -> Table:
     """Throughput over SNR from measured costs, on a modelled uplink; or over a real slow link."""
     from ...common.plots import throughput_over_snr
@@ -109,7 +107,7 @@ def map_strategies(
     llm_ms: Annotated[
         float | None, typer.Option(help="One pass of the LLM (default: as measured).")
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Folder for the picture.")] = None,
+    plot: Plot = None,
 ) -> Table:
     """Which strategy is fastest, asks least and sends least, over round trip and device speed."""
     from ...common.prompts import read_prompts, shipped_prompts

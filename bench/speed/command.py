@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ...common.errors import UsageError
-from ..harness.output import Table, measurement, numbers, say
+from ..harness.output import Data, Limit, Plot, Prompts, Table, measurement, numbers, say
 
 if TYPE_CHECKING:
     from ...configs.config import Config
@@ -59,10 +58,8 @@ def latency(
 @measurement("model", "cloud", "strategy", "pipelined")
 def split(
     config: Config,
-    prompt: Annotated[
-        list[str] | None, typer.Option("--prompt", help="What to ask; repeatable.")
-    ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Folder for the picture.")] = None,
+    prompt: Prompts = None,
+    plot: Plot = None,
 ) -> Table:
     """Time to first token, and the time of each token by what the device did in it."""
     from ...common.plots import latency_histogram
@@ -149,8 +146,8 @@ def uncertainty(
 @measurement("model", "estimator", "temperature", "top_k", "top_p")
 def overhead(
     config: Config,
-    data: Annotated[str, typer.Option(help="Prompts: JSON lines, or a shipped name.")] = "tasks",
-    limit: Annotated[int, typer.Option(min=1, help="Only the first rows.")] = 12,
+    data: Data = "tasks",
+    limit: Limit = 12,
     rounds: Annotated[int, typer.Option(min=1, help="How often to go through them.")] = 5,
 ) -> Table:
     """Time per token of local and uhlm beside a bare llama.cpp loop, in the same run."""
@@ -168,8 +165,8 @@ def overhead(
 def serve(
     config: Config,
     strategies: Annotated[str, typer.Option(help="Names, with commas.")] = "local,uhlm,cloud",
-    data: Annotated[str, typer.Option(help="Prompts: JSON lines, or a shipped name.")] = "tasks",
-    limit: Annotated[int, typer.Option(min=1, help="Only the first rows.")] = 12,
+    data: Data = "tasks",
+    limit: Limit = 12,
     rounds: Annotated[int, typer.Option(min=1, help="How often to go through them.")] = 5,
 ) -> Table:
     """What a token costs more from `serve` than from `run`, as a stream and whole."""

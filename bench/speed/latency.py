@@ -77,12 +77,8 @@ class Plan:
 class Runner(Protocol):
     """Something that appends ids to a context."""
 
-    def prefill(self, tokens: list[int]) -> None:
-        """Append many ids."""
-        ...
-
-    def step(self, token: int) -> None:
-        """Append one id and have its logits."""
+    def eval(self, tokens: Sequence[int]) -> object:
+        """Append ids and have the logits of the last."""
         ...
 
     def truncate(self, n: int) -> None:
@@ -134,30 +130,11 @@ def measure_rates(
                     "type_v": mine.cache_type_v,
                     "backend": engine.model.backend,
                 }
-                runners: dict[str, Runner] = {"bare": bare, "engine": _EngineRunner(engine)}
+                runners: dict[str, Runner] = {"bare": bare, "engine": engine}
                 for row in time_runners(runners, plan, len(engine.vocab), progress):
                     yield {**about, **row, **machine, **build}
         finally:
             engine.close()
-
-
-class _EngineRunner:
-    """The engine as the loop uses it: every step copies one row of logits out."""
-
-    def __init__(self, engine: object) -> None:
-        from ...lm.engines.llama import LlamaEngine
-
-        assert isinstance(engine, LlamaEngine)  # noqa: S101 - only made here
-        self._engine = engine
-
-    def prefill(self, tokens: list[int]) -> None:
-        self._engine.eval(tokens)
-
-    def step(self, token: int) -> None:
-        self._engine.eval([token])
-
-    def truncate(self, n: int) -> None:
-        self._engine.truncate(n)
 
 
 def time_runners(
@@ -183,7 +160,7 @@ def time_runners(
         for runner in runners.values():
             runner.truncate(0)
             if context:
-                runner.prefill(context)
+                runner.eval(context)
         started = datetime.now(timezone.utc).isoformat(timespec="seconds")
         for turn in range(plan.repeats + 1):
             for name, runner in runners.items():
@@ -227,10 +204,10 @@ def _time(
     try:
         start = clock()
         if at_once:
-            runner.prefill(list(ids))
+            runner.eval(ids)
         else:
             for token in ids:
-                runner.step(token)
+                runner.eval([token])
         return clock() - start
     finally:
         if was:

@@ -120,10 +120,10 @@ def _bare(
 ) -> list[float]:
     """The same for the bare loop over the same ids."""
     bare.truncate(0)
-    bare.prefill(prompt)
+    bare.eval(prompt)
     ends = [clock()]
     for token in reply[:-1]:
-        bare.step(token)
+        bare.eval([token])
         bare.best()
         ends.append(clock())
     gaps: list[float] = np.diff(ends).tolist()

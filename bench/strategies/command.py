@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...common.errors import UsageError
-from ..harness.output import Row, Table, measurement, say
+from ..harness.output import Plot, Row, Table, measurement, say
 
 if TYPE_CHECKING:
     from ...configs.config import Config
@@ -72,7 +72,7 @@ def strategies(
     limit: Limit = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs over the rows, with other draws.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 1,
-    plot: Annotated[Path | None, typer.Option(help="Folder for the picture.")] = None,
+    plot: Plot = None,
     in_process: Annotated[
         bool, typer.Option("--in-process", help="Verifier in this process: no network at all.")
     ] = False,

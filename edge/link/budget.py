@@ -16,8 +16,8 @@ from ...common.errors import CloudError, ResourceError
 from ...common.files import atomic_output
 from ...common.text import human_bytes
 from ...configs.config import BudgetOptions, Caps
-from ...wire.messages import Conflict, Info, Reply, Request
-from .protocol import Deadline, Link
+from ...wire.messages import Conflict, Reply, Request
+from .protocol import Deadline, Link, WrappedLink
 
 __all__ = ["Budget", "BudgetReached", "BudgetedLink", "Spent", "budget_file"]
 
@@ -203,7 +203,7 @@ def _amount(value: float) -> str:
     return f"{value:,.6f}".rstrip("0").rstrip(".")
 
 
-class BudgetedLink:
+class BudgetedLink(WrappedLink):
     """A link whose calls are paid for: what a cap does not allow is not sent.
 
     Args:
@@ -212,27 +212,17 @@ class BudgetedLink:
     """
 
     def __init__(self, link: Link, budget: Budget) -> None:
-        self.traffic = link.traffic
+        super().__init__(link)
         self.budget = budget
-        self._link = link
-
-    def info(self, deadline: Deadline) -> Info:
-        return self._link.info(deadline)
 
     def verify(
         self, session_id: str, request: Request, n_vocab: int, deadline: Deadline
     ) -> Reply | Conflict:
         self.budget.spend(len(request.pack()), len(request.tokens))
-        answer = self._link.verify(session_id, request, n_vocab, deadline)
+        answer = super().verify(session_id, request, n_vocab, deadline)
         if isinstance(answer, Reply):
             self.budget.received(len(answer.tokens))
         return answer
-
-    def forget(self, session_id: str, deadline: Deadline) -> None:
-        self._link.forget(session_id, deadline)
-
-    def reset(self) -> None:
-        self._link.reset()
 
 
 def _read(file: Path) -> tuple[str | None, Spent]:

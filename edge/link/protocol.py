@@ -11,7 +11,7 @@ from ...common.errors import DeadlineExceeded, Unreachable
 from ...wire.messages import Conflict, Info, Reply, Request
 from ..stats import Traffic
 
-__all__ = ["Deadline", "Link", "NoLink"]
+__all__ = ["Deadline", "Link", "NoLink", "WrappedLink"]
 
 
 class Deadline:
@@ -70,6 +70,35 @@ class Link(Protocol):
     def reset(self) -> None:
         """Drop connections: a call was given up."""
         ...
+
+
+class WrappedLink:
+    """Passes everything on to another link. Subclasses change what they count, time or refuse."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+
+    @property
+    def traffic(self) -> Traffic:
+        return self.link.traffic
+
+    @traffic.setter
+    def traffic(self, traffic: Traffic) -> None:
+        self.link.traffic = traffic
+
+    def info(self, deadline: Deadline) -> Info:
+        return self.link.info(deadline)
+
+    def verify(
+        self, session_id: str, request: Request, n_vocab: int, deadline: Deadline
+    ) -> Reply | Conflict:
+        return self.link.verify(session_id, request, n_vocab, deadline)
+
+    def forget(self, session_id: str, deadline: Deadline) -> None:
+        self.link.forget(session_id, deadline)
+
+    def reset(self) -> None:
+        self.link.reset()
 
 
 class NoLink:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -65,17 +66,16 @@ class BareContext:
         ll.llama_model_desc(self._model, text, 128)
         return text.value.decode("utf-8", "replace")
 
-    def prefill(self, tokens: list[int]) -> None:
+    def eval(self, tokens: Sequence[int]) -> None:
         """Append ids in batches, with the logits of the last of each."""
         for at in range(0, len(tokens), self._n_batch):
             part = tokens[at : at + self._n_batch]
-            array = (ll.llama_token * len(part))(*part)
-            self._decode(ll.llama_batch_get_one(array, len(part)))
-
-    def step(self, token: int) -> None:
-        """Append one id."""
-        self._one[0] = token
-        self._decode(ll.llama_batch_get_one(self._one, 1))
+            array = self._one if len(part) == 1 else (ll.llama_token * len(part))()
+            array[:] = list(part)
+            code = ll.llama_decode(self._context, ll.llama_batch_get_one(array, len(part)))
+            if code != 0:
+                raise EngineError(f"llama.cpp failed to run the model (code {code})")
+            ll.llama_synchronize(self._context)
 
     def best(self) -> int:
         """The most likely id after the last one."""
@@ -85,9 +85,3 @@ class BareContext:
     def truncate(self, n: int) -> None:
         """Forget all ids from position `n` on."""
         ll.llama_memory_seq_rm(ll.llama_get_memory(self._context), 0, n, -1)
-
-    def _decode(self, batch: Any) -> None:
-        code = ll.llama_decode(self._context, batch)
-        if code != 0:
-            raise EngineError(f"llama.cpp failed to run the model (code {code})")
-        ll.llama_synchronize(self._context)

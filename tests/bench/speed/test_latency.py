@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -38,14 +39,10 @@ class Paced:
         self.clock, self.name, self.ns = clock, name, ns
         self.length, self.turns = 0, 0
 
-    def prefill(self, tokens: list[int]) -> None:
-        self.clock.log.append(f"{self.name} prefill {len(tokens)} at {self.length}")
-        self._work(len(tokens))
-
-    def step(self, token: int) -> None:
-        self._work(1)
-
-    def _work(self, n: int) -> None:
+    def eval(self, tokens: Sequence[int]) -> None:
+        n = len(tokens)
+        if n > 1:
+            self.clock.log.append(f"{self.name} prefill {n} at {self.length}")
         self.length += n
         self.turns += 1
         self.clock.now += self.ns * n * (10 if self.turns == 1 else 1) + self.turns % 2
