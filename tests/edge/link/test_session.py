@@ -11,6 +11,7 @@ from uhlm_edge.common.errors import (
     CloudError,
     ProtocolError,
     Refused,
+    Rejected,
     Unreachable,
     VocabularyMismatch,
 )
@@ -135,6 +136,37 @@ def test_a_second_conflict_is_a_fault(books: Books) -> None:
     unpack = Conflict(10**6, b"12345678")
     books.link.verify = lambda *_: unpack  # type: ignore[method-assign]
     assert isinstance(books.fail(), ProtocolError)
+
+
+def rejects(request: Request) -> None:
+    raise Rejected("no such call (HTTP 422)")
+
+
+def test_a_rejected_call_is_logged_and_sent_anew_under_a_fresh_session(
+    books: Books, caplog: pytest.LogCaptureFixture
+) -> None:
+    books.ask()
+    books.skip(2)
+    (old,) = books.link.sessions
+    books.link.faults.append(rejects)
+    reply = books.ask()
+    _, rejected, again = books.link.requests
+    assert rejected.start > 0
+    assert whole(again)
+    assert (rejected.id, list(again.tokens)[rejected.start :]) == (again.id, list(rejected.tokens))
+    assert len(reply.betas) == 3
+    (fresh,) = books.link.sessions - {old}
+    assert books.session._id == fresh  # the next call goes there, and sends what is new
+    books.ask()
+    assert books.link.requests[-1].start == len(books.ids) - 1
+    assert "sending everything anew: no such call" in caplog.text
+
+
+def test_a_call_that_is_rejected_twice_is_a_fault_and_no_refusal_for_good(books: Books) -> None:
+    books.link.faults += [rejects, rejects]
+    assert isinstance(books.fail(), Rejected)
+    assert books.session.ready
+    books.ask()
 
 
 def test_a_lost_reply_leaves_the_books_as_they_were(books: Books, link: RecordingLink) -> None:
