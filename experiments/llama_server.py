@@ -30,7 +30,7 @@ _REPLY = 32
 
 
 async def _client(port: int, slot: int, end: float, times: list[float]) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer: asyncio.StreamWriter | None = None
     ids: list[int] = []
     while time.monotonic() < end:
         if not ids or len(ids) > 30 + _REPLY:
@@ -40,6 +40,8 @@ async def _client(port: int, slot: int, end: float, times: list[float]) -> None:
              "return_tokens": True, "ignore_eos": True}
         ).encode()  # fmt: skip
         begun = time.monotonic()
+        if writer is None:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
         head = "POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         answer = (await reader.readuntil(b"\r\n\r\n")).lower()
@@ -47,7 +49,11 @@ async def _client(port: int, slot: int, end: float, times: list[float]) -> None:
         content = json.loads(await reader.readexactly(size))
         ids = [*ids, *content["tokens"]]
         times.append(time.monotonic() - begun)
-    writer.close()
+        if b"connection: close" in answer:  # after each 100 requests
+            writer.close()
+            writer = None
+    if writer is not None:
+        writer.close()
 
 
 def others(port: int, clients: int, seconds: float) -> tuple[float, float]:

@@ -98,7 +98,7 @@ def read_tokenizer(checkpoint: Checkpoint) -> TokenizerData:
         special, ends = _special_ids(checkpoint, settings, data)
         template = _read_template(checkpoint, settings)
         "".join((*data.tokens, *data.merges, template)).encode()  # half a character cannot be
-    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise ModelError(f"{checkpoint.folder}: its tokenizer is damaged: {error!r}") from error
     add_bos, add_eos = _added_ends(checkpoint, settings, special)
     return replace(

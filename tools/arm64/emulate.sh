@@ -26,6 +26,7 @@ setup() {
     local missing=() host
     command -v qemu-aarch64-static >/dev/null || missing+=(qemu-user-static)
     command -v debootstrap >/dev/null || missing+=(debootstrap)
+    command -v ip >/dev/null || missing+=(iproute2)
     if [ ${#missing[@]} -gt 0 ]; then
         apt-get update && apt-get install -y --no-install-recommends "${missing[@]}"
     fi

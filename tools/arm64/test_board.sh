@@ -19,12 +19,13 @@ if [ "$(cat "$BOARD_WORK/archive" 2>/dev/null)" != "$sum" ]; then
     "${PYTHON:-python3}" -m pip download -q --dest "$BOARD_WORK/tests" --only-binary :all: --implementation cp \
         --python-version "$version" --platform manylinux_2_28_aarch64 --platform manylinux2014_aarch64 \
         --platform manylinux_2_17_aarch64 'pytest>=8.3' 'pytest-timeout>=2.3' 'pytest-xdist>=3.6' 'hypothesis>=6.115' 'psutil>=6' 'gguf>=0.17' \
-        'safetensors>=0.4.5' 'openai>=1.60' 'matplotlib>=3.9'
+        'safetensors>=0.4.5' 'openai>=1.60' 'matplotlib>=3.9' 'onnx>=1.17' 'huggingface_hub>=0.26'
     # shellcheck disable=SC2016
     NETWORK=no "$here/emulate.sh" run bash -ec '
         if command -v cc g++ gcc; then echo "test-arm64: there is a compiler"; exit 1; fi
         sh bundle/install.sh /work-here/venv
-        venv/bin/python -m pip install -q --no-index --find-links tests pytest pytest-timeout pytest-xdist hypothesis psutil gguf safetensors openai matplotlib
+        venv/bin/python -m pip install -q --no-index --find-links tests pytest pytest-timeout pytest-xdist hypothesis psutil gguf safetensors openai matplotlib \
+            onnx huggingface_hub
     '
     echo "$sum" >"$BOARD_WORK/archive"
 fi

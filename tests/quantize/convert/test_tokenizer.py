@@ -125,6 +125,19 @@ def test_a_damaged_tokenizer_json_is_refused(damage: str, tmp_path: Path) -> Non
         plan_conversion(folder.write(tmp_path / "hf"))
 
 
+@pytest.mark.parametrize("place", ["vocab", "added_tokens"])
+def test_an_id_without_end_is_refused(place: str, tmp_path: Path) -> None:
+    folder = make("llama")
+    content = json.loads(folder.tokenizer)
+    if place == "vocab":
+        content["model"]["vocab"]["!"] = float("inf")
+    else:
+        content["added_tokens"] = [{"id": float("inf"), "content": "<a>"}]
+    folder.tokenizer = json.dumps(content)
+    with pytest.raises(ModelError, match="damaged"):
+        plan_conversion(folder.write(tmp_path / "hf"))
+
+
 @pytest.mark.parametrize("far", [-1, 20_000, 1_111_179, 2**40])
 def test_an_id_far_beyond_the_others_is_refused(far: int, tmp_path: Path) -> None:
     """Each id without a text would get one: a file of 5 kB took 200 MB."""
