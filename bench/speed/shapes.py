@@ -8,28 +8,25 @@ that decode to finite numbers. What such a model writes is noise, and its name s
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 from ...common.errors import UsageError
 from ...common.files import atomic_output, require_space
 from ...lm.gguf.check import check
-from ...lm.gguf.types import ARRAY, STRING
+from ...lm.vocabulary import Kind
+from ...quantize.convert.writer import PlannedTensor, add_key, write_hollow
 from ...quantize.quant_types import QUANT_TYPES
 from .blocks import random_tile
 
-__all__ = ["SHAPES", "Shape", "cache_folder", "make_shape", "write_hollow"]
+__all__ = ["SHAPES", "Shape", "cache_folder", "make_shape"]
 
-ALIGNMENT = 32
 TILE = 1 << 20
-F32, F16 = 0, 1
-U32, I32, FLOAT = 4, 5, 6
-NORMAL, UNKNOWN, CONTROL, BYTE = 1, 2, 3, 6
 
 Quantiser = Callable[[Path, Path, str], None]
 
@@ -59,7 +56,7 @@ class Shape:
     @property
     def parameters(self) -> int:
         """How many weights all tensors hold."""
-        return sum(_size(dims) for _, dims in self.tensors())
+        return sum(math.prod(dims) for _, dims in self.tensors())
 
     def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Names and dimensions, the one that lies together in memory first."""
@@ -146,8 +143,7 @@ def make_shape(
     with atomic_output(path) as part:
         hollow = part.with_suffix(".hollow")
         try:
-            with hollow.open("wb") as file:
-                write_hollow(file, shape)
+            _write_hollow(hollow, shape)
             quantiser(hollow, part, quantisation)
         finally:
             hollow.unlink(missing_ok=True)
@@ -155,23 +151,21 @@ def make_shape(
     return path
 
 
-def write_hollow(file: BinaryIO, shape: Shape) -> None:
-    """Write the F16 GGUF of a shape, all data zero: a header, then a hole."""
-    tensors = list(shape.tensors())
-    pairs = _metadata(shape)
-    head = BytesIO()
-    head.write(struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(pairs)))
-    for key, kind, payload in pairs:
-        head.write(_string(key) + struct.pack("<I", kind) + payload)
-    offset = 0
-    for name, dims in tensors:
-        flat = len(dims) == 1  # norms and biases stay F32, as converters leave them
-        head.write(_string(name) + struct.pack(f"<I{len(dims)}Q", len(dims), *dims))
-        head.write(struct.pack("<IQ", F32 if flat else F16, offset))
-        offset += _padded(_size(dims) * (4 if flat else 2))
-    header = head.getvalue()
-    file.write(header.ljust(_padded(len(header)), b"\0"))
-    file.truncate(_padded(len(header)) + offset)
+def _write_hollow(path: Path, shape: Shape) -> None:
+    """Write the F16 GGUF of a shape, all data zero."""
+    import gguf
+
+    writer = gguf.GGUFWriter(path, shape.arch)
+    for key, value in _metadata(shape).items():
+        add_key(writer, key, value)
+    # Norms and biases stay F32, as converters leave them; a writer has the dimensions reversed.
+    write_hollow(
+        writer,
+        [
+            PlannedTensor(name, "F32" if len(dims) == 1 else "F16", dims[::-1], name)
+            for name, dims in shape.tensors()
+        ],
+    )
 
 
 def _fill(path: Path, seed: int = 0) -> None:
@@ -192,71 +186,41 @@ def _fill(path: Path, seed: int = 0) -> None:
                 left -= file.write(tile[:left])
 
 
-def _metadata(shape: Shape) -> list[tuple[str, int, bytes]]:
+def _metadata(shape: Shape) -> dict[str, object]:
     arch = shape.arch
-    pairs: list[tuple[str, int, bytes]] = []
-
-    def text(key: str, value: str) -> None:
-        pairs.append((key, STRING, _string(value)))
-
-    def number(key: str, value: int) -> None:
-        pairs.append((key, U32, struct.pack("<I", value)))
-
-    def real(key: str, value: float) -> None:
-        pairs.append((key, FLOAT, struct.pack("<f", value)))
-
-    def array(key: str, kind: int, items: int, payload: bytes) -> None:
-        pairs.append((key, ARRAY, struct.pack("<IQ", kind, items) + payload))
-
-    text("general.architecture", arch)
-    text("general.name", f"{shape.name} shape, RANDOM WEIGHTS (for speed only)")
-    number("general.file_type", F16)
-    number(f"{arch}.block_count", shape.layers)
-    number(f"{arch}.context_length", shape.context)
-    number(f"{arch}.embedding_length", shape.width)
-    number(f"{arch}.feed_forward_length", shape.ffn)
-    number(f"{arch}.attention.head_count", shape.heads)
-    number(f"{arch}.attention.head_count_kv", shape.kv_heads)
-    number(f"{arch}.attention.key_length", shape.head)
-    number(f"{arch}.attention.value_length", shape.head)
-    real(f"{arch}.attention.layer_norm_rms_epsilon", shape.eps)
-    real(f"{arch}.rope.freq_base", shape.rope)
-    if arch == "llama":
-        number("llama.rope.dimension_count", shape.head)
-        number("llama.vocab_size", shape.vocab)
-    if shape.window is not None:
-        number(f"{arch}.attention.sliding_window", shape.window)
     tokens, kinds = _vocabulary(shape.vocab)
-    text("tokenizer.ggml.model", "llama")
-    array("tokenizer.ggml.tokens", STRING, len(tokens), b"".join(map(_string, tokens)))
-    scores = struct.pack(f"<{len(tokens)}f", *(-float(i) for i in range(len(tokens))))
-    array("tokenizer.ggml.scores", FLOAT, len(tokens), scores)
-    array("tokenizer.ggml.token_type", I32, len(tokens), struct.pack(f"<{len(kinds)}i", *kinds))
-    number("tokenizer.ggml.unknown_token_id", 0)
-    number("tokenizer.ggml.bos_token_id", 1)
-    number("tokenizer.ggml.eos_token_id", 2)
-    return pairs
+    found: dict[str, object] = {
+        "general.name": f"{shape.name} shape, RANDOM WEIGHTS (for speed only)",
+        "general.file_type": 1,  # F16
+        f"{arch}.block_count": shape.layers,
+        f"{arch}.context_length": shape.context,
+        f"{arch}.embedding_length": shape.width,
+        f"{arch}.feed_forward_length": shape.ffn,
+        f"{arch}.attention.head_count": shape.heads,
+        f"{arch}.attention.head_count_kv": shape.kv_heads,
+        f"{arch}.attention.key_length": shape.head,
+        f"{arch}.attention.value_length": shape.head,
+        f"{arch}.attention.layer_norm_rms_epsilon": shape.eps,
+        f"{arch}.rope.freq_base": shape.rope,
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.scores": [-float(i) for i in range(len(tokens))],
+        "tokenizer.ggml.token_type": kinds,
+        "tokenizer.ggml.unknown_token_id": 0,
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+    }
+    if arch == "llama":
+        found |= {"llama.rope.dimension_count": shape.head, "llama.vocab_size": shape.vocab}
+    if shape.window is not None:
+        found[f"{arch}.attention.sliding_window"] = shape.window
+    return found
 
 
 def _vocabulary(size: int) -> tuple[list[str], list[int]]:
     """Made-up pieces: three marks, the 256 bytes, then words that are all different."""
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    kinds = [UNKNOWN, CONTROL, CONTROL, *([BYTE] * 256)]
+    kinds = [Kind.UNKNOWN, Kind.CONTROL, Kind.CONTROL, *([Kind.BYTE] * 256)]
     tokens += [f"\u2581w{i}" for i in range(len(tokens), size)]
-    return tokens, kinds + [NORMAL] * (size - len(kinds))
-
-
-def _string(value: str) -> bytes:
-    raw = value.encode()
-    return struct.pack("<Q", len(raw)) + raw
-
-
-def _size(dims: tuple[int, ...]) -> int:
-    size = 1
-    for dim in dims:
-        size *= dim
-    return size
-
-
-def _padded(n: int) -> int:
-    return -(-n // ALIGNMENT) * ALIGNMENT
+    kinds += [Kind.NORMAL] * (size - len(kinds))
+    return tokens, list(map(int, kinds))

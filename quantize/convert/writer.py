@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from .checkpoint import Checkpoint
 from .families import Layout
 from .tokenizer import TokenizerData
 
-__all__ = ["DTYPES", "PlannedTensor", "Progress", "write_gguf"]
+__all__ = ["DTYPES", "PlannedTensor", "Progress", "add_key", "write_gguf", "write_hollow"]
 
 Progress = Callable[[int, int, str], None]
 """Called with what is done, what there is to do (both in bytes) and what is at work."""
@@ -59,8 +60,7 @@ def write_gguf(
 ) -> None:
     """Write keys and tensors to `path`.
 
-    With `outline` no weight is read: the file has its full size and a hole where they would be,
-    which takes no room on the disk and is enough to predict the size of any quantisation.
+    With `outline` no weight is read, and there is a hole where they would be: see `write_hollow`.
 
     Raises:
         ModelError: a tensor is damaged, or does not fit the element type.
@@ -70,23 +70,12 @@ def write_gguf(
 
     writer = gguf.GGUFWriter(path, layout.family.arch)
     _add_metadata(writer, checkpoint, layout, tokenizer, dtype)
-    for tensor in tensors:
-        kind = gguf.GGMLQuantizationType[tensor.dtype]
-        # the element type given is the raw one; any but uint8 leaves the shape as it is
-        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), tensor.nbytes, kind)
-    try:
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        if writer.fout is None:
-            raise ModelError(f"{path}: cannot be opened for writing")
-        (stream,) = writer.fout
-        writer.write_padding(stream, stream.tell())
-        total, done = sum(tensor.nbytes for tensor in tensors), 0
-        if outline:
-            padded = (writer.ggml_pad(t.nbytes, writer.data_alignment) for t in tensors)
-            stream.truncate(stream.tell() + sum(padded))
-            return
+    if outline:
+        write_hollow(writer, tensors)
+        return
+    total, done = sum(tensor.nbytes for tensor in tensors), 0
+    with closing(writer):
+        stream = _begin(writer, tensors)
         for tensor in tensors:
             start = stream.tell()
             for block in _blocks(checkpoint, layout, tensor):
@@ -97,8 +86,34 @@ def write_gguf(
             if stream.tell() - start != tensor.nbytes:
                 raise ModelError(f"{tensor.name}: its size is not what its shape says")
             writer.write_padding(stream, tensor.nbytes)
-    finally:
-        writer.close()
+
+
+def write_hollow(writer: Any, tensors: Sequence[PlannedTensor]) -> None:
+    """Write what a `gguf.GGUFWriter` was told, and a hole of the weights' size; closes it.
+
+    The hole takes no room on the disk, and is enough to predict the size of any quantisation.
+    """
+    with closing(writer):
+        stream = _begin(writer, tensors)
+        padded = (writer.ggml_pad(t.nbytes, writer.data_alignment) for t in tensors)
+        stream.truncate(stream.tell() + sum(padded))
+
+
+def _begin(writer: Any, tensors: Sequence[PlannedTensor]) -> BinaryIO:
+    """Write keys and the places of tensors; the file where the first one begins."""
+    import gguf
+
+    for tensor in tensors:
+        kind = gguf.GGMLQuantizationType[tensor.dtype]
+        # the element type given is the raw one; any but uint8 leaves the shape as it is
+        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), tensor.nbytes, kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    stream: BinaryIO
+    (stream,) = writer.fout
+    writer.write_padding(stream, stream.tell())
+    return stream
 
 
 def _blocks(
@@ -143,9 +158,9 @@ def _add_metadata(
     writer.add_uint32("general.file_type", _FILE_TYPES[dtype])
     writer.add_uint32("general.quantization_version", 2)
     for key, value in {**layout.metadata(), "vocab_size": len(tokenizer.tokens)}.items():
-        _add(writer, f"{arch}.{key}", value)
-    _add(writer, "tokenizer.ggml.model", tokenizer.model)
-    _add(writer, "tokenizer.ggml.pre", tokenizer.pre)
+        add_key(writer, f"{arch}.{key}", value)
+    add_key(writer, "tokenizer.ggml.model", tokenizer.model)
+    add_key(writer, "tokenizer.ggml.pre", tokenizer.pre)
     writer.add_array("tokenizer.ggml.tokens", [t.encode("utf-8") for t in tokenizer.tokens])
     writer.add_array("tokenizer.ggml.token_type", [int(kind) for kind in tokenizer.kinds])
     if tokenizer.scores:
@@ -153,16 +168,16 @@ def _add_metadata(
     if tokenizer.merges:
         writer.add_array("tokenizer.ggml.merges", list(tokenizer.merges))
     for name, token in tokenizer.special.items():
-        _add(writer, f"tokenizer.ggml.{_SPECIAL_KEYS[name]}_token_id", token)
-    _add(writer, "tokenizer.ggml.add_bos_token", tokenizer.add_bos)
-    _add(writer, "tokenizer.ggml.add_eos_token", tokenizer.add_eos)
+        add_key(writer, f"tokenizer.ggml.{_SPECIAL_KEYS[name]}_token_id", token)
+    add_key(writer, "tokenizer.ggml.add_bos_token", tokenizer.add_bos)
+    add_key(writer, "tokenizer.ggml.add_eos_token", tokenizer.add_eos)
     if tokenizer.model == "llama":
-        _add(writer, "tokenizer.ggml.add_space_prefix", tokenizer.space_prefix)
-    _add(writer, "tokenizer.chat_template", tokenizer.template)
+        add_key(writer, "tokenizer.ggml.add_space_prefix", tokenizer.space_prefix)
+    add_key(writer, "tokenizer.chat_template", tokenizer.template)
 
 
-def _add(writer: Any, key: str, value: object) -> None:
-    """One key, its type taken from the value."""
+def add_key(writer: Any, key: str, value: object) -> None:
+    """Tell a `gguf.GGUFWriter` one key, its type taken from the value."""
     if isinstance(value, bool):
         writer.add_bool(key, value)
     elif isinstance(value, int):
