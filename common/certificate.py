@@ -16,13 +16,12 @@ __all__ = ["make_certificate"]
 DAYS = 825  # what Apple's devices take at most
 
 
-def make_certificate(hosts: Sequence[str], folder: Path, days: int = DAYS) -> tuple[Path, Path]:
+def make_certificate(hosts: Sequence[str], folder: Path) -> tuple[Path, Path]:
     """Write certificate.pem, for everyone, and key.pem, for its owner alone.
 
     Args:
         hosts: names and addresses by which devices reach the server.
         folder: where both go; it is made if it is not there.
-        days: how long it is valid.
 
     Returns:
         The certificate, which is also what a device trusts (`ca_file`), and its key.
@@ -40,7 +39,7 @@ def make_certificate(hosts: Sequence[str], folder: Path, days: int = DAYS) -> tu
             raise UsageError(f"{path} is there already; remove it or choose another --out")
     command = [
         "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-        "-nodes", "-days", str(days), "-subj", f"/CN={hosts[0]}",
+        "-nodes", "-days", str(DAYS), "-subj", f"/CN={hosts[0]}",
         "-addext", f"subjectAltName={names}",
         "-addext", "keyUsage=critical,digitalSignature,keyCertSign",
         "-addext", "extendedKeyUsage=serverAuth",

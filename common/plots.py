@@ -127,7 +127,7 @@ def throughput_over_snr(rows: Sequence[Row], path: Path) -> Path:
     return path
 
 
-def latency_histogram(milliseconds: Sequence[float], path: Path, what: str = "token") -> Path:
+def latency_histogram(milliseconds: Sequence[float], path: Path) -> Path:
     """How long a token takes, with the median, p95 and p99 marked."""
     times = np.asarray(milliseconds, dtype=np.float64)
     if times.size == 0 or not np.isfinite(times).all() or (times <= 0).any():
@@ -145,8 +145,8 @@ def latency_histogram(milliseconds: Sequence[float], path: Path, what: str = "to
             value = float(np.percentile(times, share))
             ax.axvline(value, color=colour, linestyle=line, linewidth=1.5,
                        label=f"p{share}: {value:.3g} ms")  # fmt: skip
-        ax.set_xlabel(f"time per {what} (ms)")
-        ax.set_ylabel(f"number of {what}s")
+        ax.set_xlabel("time per token (ms)")
+        ax.set_ylabel("number of tokens")
         ax.legend(frameon=False, title=f"n = {times.size}")
         if spread > 20:
             plain_log_ticks(ax)
@@ -197,7 +197,6 @@ def rejection_against_uncertainty(
     path: Path,
     line: tuple[float, float] | None = None,
     thresholds: Mapping[str, float] | None = None,
-    bins: int = 20,
 ) -> Path:
     """Mean probability that the LLM rejects, over u in bins; the fitted line and thresholds.
 
@@ -209,6 +208,7 @@ def rejection_against_uncertainty(
     if u.size == 0 or u.shape != beta.shape:
         raise DataError("as many rejection probabilities as uncertainties are needed, at least one")
     with figure(path, 7.6, 4.0) as ax:
+        bins = 20
         which = np.minimum((u * bins).astype(int), bins - 1)
         filled = [i for i in range(bins) if (which == i).any()]
         counts = np.array([(which == i).sum() for i in filled])

@@ -45,19 +45,16 @@ class Meter(WrappedLink):
     Attributes:
         bodies: bytes of each request body.
         requests: the same with request line and headers; None if the link knows of none.
-        sent: the requests themselves, if `keep`.
     """
 
-    def __init__(self, link: Link, on_wire: bool = True, keep: bool = False) -> None:
+    def __init__(self, link: Link, on_wire: bool = True) -> None:
         self.bodies: list[int] = []
         self.requests: list[int] | None = [] if on_wire else None
-        self.sent: list[Request] = []
         super().__init__(link)
-        self._keep = keep
 
     def restart(self) -> None:
         """Begin new lists."""
-        self.bodies, self.sent = [], []
+        self.bodies = []
         self.requests = None if self.requests is None else []
 
     def verify(
@@ -71,8 +68,6 @@ class Meter(WrappedLink):
             self.bodies.append(traffic.payload_up - payload)
             if self.requests is not None:
                 self.requests.append(traffic.wire_up - wire)
-            if self._keep:
-                self.sent.append(request)
 
 
 class VerifierCounters(Protocol):

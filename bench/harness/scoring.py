@@ -199,15 +199,15 @@ def half_width(values: Sequence[float]) -> float | None:
     return t_quantile(n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n)
 
 
-def t_quantile(freedom: int, level: float = 0.95) -> float:
-    """t with P(|T| < t) = level, for Student's t with that many degrees of freedom.
+def t_quantile(freedom: int) -> float:
+    """t with P(|T| < t) = 0.95, for Student's t with that many degrees of freedom.
 
     The closed form of Abramowitz and Stegun 26.7.3 and 26.7.4, inverted by bisection.
     """
     low, high = 0.0, math.pi / 2
     for _ in range(60):
         angle = (low + high) / 2
-        low, high = (low, angle) if _inside(angle, freedom) > level else (angle, high)
+        low, high = (low, angle) if _inside(angle, freedom) > 0.95 else (angle, high)
     return math.sqrt(freedom) * math.tan(low)
 
 

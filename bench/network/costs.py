@@ -68,7 +68,6 @@ def measure_cost(
     strategy: str,
     prompts: Sequence[Sequence[Message]],
     device_s: float | None = None,
-    clock: Callable[[], float] = time.perf_counter,
 ) -> Measured:
     """Answer the prompts with one strategy and count what it cost. One reply warms up.
 
@@ -97,9 +96,9 @@ def measure_cost(
         if device_s is not None:
             slow_device(assistant, device_s)
         for number, messages in enumerate([prompts[0], *[*prompts] * ROUNDS]):
-            start = clock()
+            start = time.perf_counter()
             written = sum(1 for event in assistant.answer(messages) if isinstance(event, Token))
-            took = clock() - start
+            took = time.perf_counter() - start
             loop = assistant.loop
             if loop is None or number == 0 or written == 0:
                 continue

@@ -30,7 +30,6 @@ def map_rows(
     device_ms: Sequence[float],
     round_trips_ms: Sequence[float],
     llm_ms: float | None = None,
-    channel: Channel | None = None,
 ) -> list[dict[str, Any]]:
     """One row per device speed and round trip.
 
@@ -39,7 +38,6 @@ def map_rows(
         device_ms: of one token of the device alone; the drafting strategies' times scale with it.
         round_trips_ms: beyond transmission.
         llm_ms: of one pass of the LLM over one token; None: as measured. Calls scale with it.
-        channel: transmission; its round trip is replaced.
 
     Raises:
         UsageError: `local` or `cloud` was not measured.
@@ -62,7 +60,7 @@ def map_rows(
             for name, cost in known.items()
         }
         for round_trip in round_trips_ms:
-            link = replace(channel or Channel(), round_trip_s=round_trip / 1000)
+            link = Channel(round_trip_s=round_trip / 1000)
             rates = {name: 1 / seconds_per_token(cost, link) for name, cost in here.items()}
             ranked = [name for name in here if name not in _NOT_RANKED]
             fastest = max(ranked, key=lambda name: rates[name])

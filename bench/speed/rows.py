@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 
@@ -18,13 +17,7 @@ from ..energy.workload import PROMPTS
 __all__ = ["model_rows"]
 
 
-def model_rows(
-    path: Path,
-    options: EngineOptions,
-    n: int,
-    prompts: Sequence[str] = PROMPTS,
-    seed: int = 0,
-) -> NDArray[np.float32]:
+def model_rows(path: Path, options: EngineOptions, n: int) -> NDArray[np.float32]:
     """`n` rows, shape (n, V): each prompt in turn is continued for up to 16 tokens.
 
     Raises:
@@ -33,7 +26,7 @@ def model_rows(
     from ...lm.engines.llama import LlamaEngine
 
     engine = LlamaEngine(path, options)
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     sampler = Sampler(temperature=1.0)
     rows: list[NDArray[np.float32]] = []
 
@@ -41,7 +34,7 @@ def model_rows(
         return sampler.distribution(row).draw(float(random.random()))
 
     try:
-        for prompt in cycle(prompts):
+        for prompt in cycle(PROMPTS):
             limit = min(16, n - len(rows))
             steps = generate(engine, engine.vocab.tokenize(prompt), draw, limit)
             rows += [step.row.logits.copy() for step in steps]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from ...common.errors import DataError
 from ...edge.chat.assistant import Assistant
 from ...edge.events import Token
-from ..harness.stopwatch import Stopwatch, instrument
+from ..harness.stopwatch import instrument
 
 __all__ = ["COLUMNS", "SPLIT", "TokenTime", "split_rows", "time_tokens"]
 
@@ -31,19 +31,14 @@ class TokenTime:
     parts: dict[str, float]
 
 
-def time_tokens(
-    assistant: Assistant,
-    prompts: Sequence[str],
-    warm_up: int = 1,
-    clock: Callable[[], float] = time.perf_counter,
-) -> list[TokenTime]:
+def time_tokens(assistant: Assistant, prompts: Sequence[str], warm_up: int = 1) -> list[TokenTime]:
     """Write a reply to each prompt and time every token. The first `warm_up` replies are not kept.
 
     Tokens that one verdict settles together share an instant: the first of them carries the time.
     """
     if not prompts:
         raise DataError("no prompts to time")
-    watch = instrument(assistant, Stopwatch(clock))
+    watch, clock = instrument(assistant), time.perf_counter
     times: list[TokenTime] = []
     for number, text in enumerate([prompts[0]] * warm_up + list(prompts)):
         assistant.reset()

@@ -38,7 +38,6 @@ def open_bench(
     in_process: bool = False,
     shadow: bool = True,
     embeddings: str | None = None,
-    keep: bool = False,
 ) -> Iterator[Bench]:
     """Verifier, shadow verifier and embeddings, for as long as the context lasts.
 
@@ -50,7 +49,6 @@ def open_bench(
         in_process: no network in between.
         shadow: load the LLM once more, for the shadow verification.
         embeddings: model for the similarity to references; None: the LLM.
-        keep: links keep the requests they send.
 
     Raises:
         CloudError: there is no verifier.
@@ -64,7 +62,7 @@ def open_bench(
             counters = LocalCounters(service.verifier)
 
             def link() -> Meter:
-                return Meter(LocalLink(service), on_wire=False, keep=keep)
+                return Meter(LocalLink(service), on_wire=False)
 
         elif needed:
             cloud = config.cloud
@@ -75,7 +73,7 @@ def open_bench(
             counters = HttpCounters(url, key)
 
             def link() -> Meter:
-                return Meter(HttpLink(url, key, cloud.connect_timeout, ca_file), keep=keep)
+                return Meter(HttpLink(url, key, cloud.connect_timeout, ca_file))
 
         reader = _shadow_verifier(config, stack) if shadow else None
         wanted = any(case.reference is not None for case in cases)

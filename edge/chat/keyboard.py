@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 __all__ = ["history_file", "typed", "unquoted"]
@@ -15,9 +15,9 @@ Complete = Callable[[str], list[str]]
 _QUOTES = '"""'
 
 
-def history_file(environment: Mapping[str, str] = os.environ) -> Path:
+def history_file() -> Path:
     """Where prompts are remembered, in the user's state folder."""
-    base = environment.get("XDG_STATE_HOME") or "~/.local/state"
+    base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
     return Path(base).expanduser() / "uhlm-edge" / "history"
 
 

@@ -22,7 +22,6 @@ class StatusLine:
         out: the terminal.
         size: its columns and lines now; None: it is none, and nothing is shown.
         style: of the line.
-        clock: seconds.
     """
 
     def __init__(
@@ -30,9 +29,8 @@ class StatusLine:
         out: TextIO,
         size: Callable[[], tuple[int, int] | None],
         style: Style,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._out, self._size, self._style, self._clock = out, size, style, clock
+        self._out, self._size, self._style = out, size, style
         self._lines = 0  # of the terminal for which the margin is set; 0: none is
         self._next = 0.0
 
@@ -47,7 +45,7 @@ class StatusLine:
 
     def show(self, text: str) -> None:
         """Say something else there, not oftener than people can read."""
-        now = self._clock()
+        now = time.monotonic()
         if not self._lines or now < self._next:
             return
         self._next = now + _EVERY

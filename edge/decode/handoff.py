@@ -7,7 +7,7 @@ decides once. Cascades and routers decide so per reply; the other strategies dec
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -91,7 +91,6 @@ class HandoffLoop:
         device: the model on the device.
         handoff: when to hand over.
         prompt: what to reply to; its messages are what the endpoint is sent.
-        clock: seconds.
 
     Attributes:
         stats: counts what was shown, not what the device drafted unseen.
@@ -105,7 +104,6 @@ class HandoffLoop:
         device: Device,
         handoff: Handoff,
         prompt: Prompt,
-        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.stats = Stats("handoff", threshold=handoff.threshold)
         self.tokens: list[Token] = []
@@ -113,8 +111,7 @@ class HandoffLoop:
         self._device = replace(device, measure=True)
         self._handoff = handoff
         self._prompt = prompt
-        self._clock = clock
-        self._begun = clock()
+        self._begun = time.perf_counter()
         self._local = self._alone(prompt)
         self.text = self._local.text
 
@@ -130,7 +127,7 @@ class HandoffLoop:
             local = self._local.stats
             self.stats.drafts, self.stats.device_time = local.drafts, local.device_time
             self.stats.prefill_time = local.prefill_time
-            self.stats.elapsed = self._clock() - self._begun
+            self.stats.elapsed = self._now
             if endpoint is not None and before is not None:
                 self.stats.add_traffic(before, endpoint.traffic)
 
@@ -212,9 +209,7 @@ class HandoffLoop:
 
     def _alone(self, prompt: Prompt) -> ReplyLoop:
         session = Session(None, self._device.vocab)
-        return ReplyLoop(
-            self._device, session, Strategy("handoff", Never()), prompt, False, self._clock
-        )
+        return ReplyLoop(self._device, session, Strategy("handoff", Never()), prompt, False)
 
     def _written(self, token_id: int, text: str, why: str) -> Token:
         token = Token(
@@ -229,4 +224,4 @@ class HandoffLoop:
 
     @property
     def _now(self) -> float:
-        return self._clock() - self._begun
+        return time.perf_counter() - self._begun

@@ -8,7 +8,7 @@ model has scored it; whoever proposed it, it follows the ensemble's r exactly.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -111,7 +111,6 @@ class RotationLoop:
         partners: the others.
         strategy: its target, shares and draft limit.
         prompt: what to reply to.
-        clock: seconds.
 
     Raises:
         ConfigError: a contrast of more than two models.
@@ -123,14 +122,13 @@ class RotationLoop:
         partners: Partners,
         strategy: Strategy,
         prompt: Prompt,
-        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._target: Target = strategy.target
         self._shares = shares_of(strategy.shares, len(partners.caches) + 1)
         if isinstance(self._target, Contrastive) and len(partners.caches) > 1:
             raise ConfigError("a contrast is of two models: give one --partner")
         self.stats = Stats(strategy.name)
-        self.text = Transcript(device.cache, prompt.ids, prompt.max_tokens, clock)
+        self.text = Transcript(device.cache, prompt.ids, prompt.max_tokens, time.perf_counter)
         self.tokens = self.text.tokens
         partners.restart(prompt)
         self._caches = [device.cache, *partners.caches]
@@ -143,7 +141,7 @@ class RotationLoop:
         self._sampler = sampler_of_parts(device.sampler, self._target)
         self._greedy, self._wire_top = device.sampler.greedy, device.wire_top
         self._n_vocab, self._seed = len(device.vocab), prompt.seed
-        self._partners, self._limit, self._clock = partners, strategy.draft_limit, clock
+        self._partners, self._limit = partners, strategy.draft_limit
         self._pending: list[_Pending] = []
         self._next = 0  # whose turn it is
         self._plan = partners.plan(self._limit)
@@ -269,9 +267,9 @@ class RotationLoop:
     @contextmanager
     def _pass(self, model: int, ids: int) -> Iterator[None]:
         """Time a pass over so many ids."""
-        begun = self._clock()
+        begun = time.perf_counter()
         yield
-        took = self._clock() - begun
+        took = time.perf_counter() - begun
         self._partners.costs[model].add(took, ids)
         if model == 0:
             self.stats.device_time += took

@@ -223,11 +223,11 @@ def _quality(
     )
 
 
-def _speed(engine: LlamaEngine, ids: Sequence[int], n: int = 48) -> float:
-    """Tokens per second of one at a time, from the median over `n` after a warm-up."""
+def _speed(engine: LlamaEngine, ids: Sequence[int]) -> float:
+    """Tokens per second of one at a time, from the median over 48 after a warm-up."""
     engine.truncate(0)
     times: list[float] = []
-    for i in range(min(n + 8, engine.n_ctx)):
+    for i in range(min(56, engine.n_ctx)):
         begin = time.perf_counter()
         engine.eval([ids[i % len(ids)]])
         times.append(time.perf_counter() - begin)
