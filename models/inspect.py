@@ -6,6 +6,7 @@ Everything in it is the file's own word, checked for form and made harmless to a
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..common.text import human_bytes, one_line
@@ -43,7 +44,7 @@ def render(header: Header, tensors: bool = False) -> str:
         rows = [
             (one.name, one.type, _shape(one), human_bytes(one.n_bytes)) for one in header.tensors
         ]
-        blocks.append("tensors\n" + _table([_lines(row) for row in rows], right=(3,)))
+        blocks.append("tensors\n" + _table(rows, right=(3,)))
     return "\n\n".join(block for block in blocks if block.strip()) + "\n"
 
 
@@ -81,7 +82,7 @@ def _groups(header: Header) -> list[tuple[str, ...]]:
     for tensor in header.tensors:
         groups[tensor.type].append(tensor)
     total = max(sum(tensor.n_bytes for tensor in header.tensors), 1)
-    rows = [("type", "tensors", "weights", "size", "share", "shapes")]
+    rows: list[tuple[str, ...]] = [("type", "tensors", "weights", "size", "share", "shapes")]
     for kind, tensors in sorted(groups.items(), key=lambda item: -_bytes(item[1])):
         shapes = dict.fromkeys(_shape(tensor) for tensor in tensors)
         shown = ", ".join(list(shapes)[:SHAPES_SHOWN]) + (
@@ -92,7 +93,7 @@ def _groups(header: Header) -> list[tuple[str, ...]]:
         rows.append(
             (kind, str(len(tensors)), f"{weights:,}", human_bytes(_bytes(tensors)), share, shown)
         )
-    return list(rows)
+    return rows
 
 
 def _bytes(tensors: list[Tensor]) -> int:
@@ -103,15 +104,11 @@ def _shape(tensor: Tensor) -> str:
     return "x".join(str(n) for n in tensor.shape)
 
 
-def _lines(row: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(one_line(cell) for cell in row)
-
-
-def _table(rows: list[tuple[str, ...]], right: tuple[int, ...] = ()) -> str:
+def _table(rows: Sequence[tuple[str, ...]], right: tuple[int, ...] = ()) -> str:
     """Columns as wide as their widest cell, two spaces apart; `right` are aligned to the right."""
     if not rows:
         return "  none"
-    rows = [_lines(row) for row in rows]
+    rows = [tuple(map(one_line, row)) for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = (
         "  ".join(

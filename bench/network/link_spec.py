@@ -74,7 +74,3 @@ class Lane:
         jitter = self.spec.jitter_ms * (2 * self._random.random() - 1)
         self._last = max(self._last, self._free_at + (self.spec.delay_ms + jitter) / 1000)
         return self._last
-
-    def is_lost(self) -> bool:
-        """Whether the next packet is lost."""
-        return self._random.random() < self.spec.loss

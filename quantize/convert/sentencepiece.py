@@ -38,7 +38,6 @@ class SentencePieceModel:
 
     pieces: tuple[Piece, ...]
     add_dummy_prefix: bool
-    remove_extra_whitespaces: bool
 
 
 def read_sentencepiece(path: Path) -> SentencePieceModel:
@@ -52,7 +51,7 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
     except DataError:
         raise ModelError(f"{path}: is too large for a tokenizer") from None
     pieces: list[Piece] = []
-    kind, prefix, squeeze = 1, True, True
+    kind, prefix = 1, True
     try:
         for number, value in _fields(content):
             if number == 1 and isinstance(value, bytes):
@@ -60,8 +59,7 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
             elif number == 2 and isinstance(value, bytes):
                 kind = next((int(v) for n, v in _fields(value) if n == 3), kind)
             elif number == 3 and isinstance(value, bytes):
-                flags = dict(_fields(value))
-                prefix, squeeze = bool(flags.get(3, True)), bool(flags.get(4, True))
+                prefix = bool(dict(_fields(value)).get(3, True))
     except (ValueError, IndexError, struct.error, TypeError) as error:
         raise ModelError(f"{path}: is not a SentencePiece model, or a damaged one") from error
     if not pieces:
@@ -71,7 +69,7 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
             f"{path}: a tokenizer of type SentencePiece {_KINDS.get(kind, f'type {kind}')} is not"
             " supported; SentencePiece bpe and byte-level BPE are"
         )
-    return SentencePieceModel(tuple(pieces), prefix, squeeze)
+    return SentencePieceModel(tuple(pieces), prefix)
 
 
 def _read_piece(data: bytes) -> Piece:

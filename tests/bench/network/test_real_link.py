@@ -65,11 +65,6 @@ def test_jitter_stays_within_its_range_and_nothing_overtakes() -> None:
     assert max(late) <= 0.015
 
 
-def test_the_share_of_lost_packets_is_the_one_asked_for() -> None:
-    lane = Lane(LinkSpec(loss=0.1), None)
-    assert sum(lane.is_lost() for _ in range(20_000)) / 20_000 == pytest.approx(0.1, abs=0.01)
-
-
 def test_netem_is_told_the_same_link() -> None:
     spec = LinkSpec(delay_ms=25, jitter_ms=3, loss=0.01, up_bps=1e6)
     assert " ".join(spec.netem(up=True)) == "delay 25ms 3ms loss 1% rate 1000000bit"
