@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from ...common.errors import CloudError
 from ...edge.link.protocol import Deadline, Link, WrappedLink
 from ...lm.engines.protocol import Engine, Logits
-from .wrapped import WrappedEngine
+from ...lm.engines.wrapped import WrappedEngine
 
 if TYPE_CHECKING:
     from ...cloud.verifier import Verifier

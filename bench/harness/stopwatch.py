@@ -23,10 +23,10 @@ from ...edge.link.protocol import Deadline, Link, WrappedLink
 from ...edge.policy.policies import Policy
 from ...lm.draws import Draws
 from ...lm.engines.protocol import Engine, Logits
+from ...lm.engines.wrapped import WrappedEngine
 from ...lm.row import Row
 from ...lm.sampling import Distribution, Sampler
 from ...lm.uncertainty import Estimator
-from .wrapped import WrappedEngine
 
 if TYPE_CHECKING:
     from ...wire.messages import Conflict, Info, Reply, Request

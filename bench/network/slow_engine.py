@@ -11,7 +11,7 @@ from ...common.errors import UsageError
 from ...edge.cache import TokenCache
 from ...edge.chat.assistant import Assistant
 from ...lm.engines.protocol import Engine, Logits
-from ..harness.wrapped import WrappedEngine
+from ...lm.engines.wrapped import WrappedEngine
 
 __all__ = ["PacedEngine", "SlowEngine", "paces", "slow_device"]
 

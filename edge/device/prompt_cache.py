@@ -20,8 +20,8 @@ from typing import Protocol
 from ...common.errors import ContextFull, ResourceError
 from ...common.files import write_whole
 from ...lm.engines.protocol import Engine, Logits
+from ...lm.engines.wrapped import WrappedEngine
 from ...lm.ids import common_length
-from ...lm.vocabulary import Vocabulary
 
 __all__ = ["PromptCache", "SavingEngine", "prompt_folder"]
 
@@ -51,7 +51,7 @@ def prompt_folder(cache_home: str | None) -> Path:
     return Path(cache_home or "~/.cache").expanduser() / "uhlm-edge" / "prompts"
 
 
-class PromptCache:
+class PromptCache(WrappedEngine):
     """An engine that finds on disk what it read before it was restarted.
 
     Looked for when many ids are to be read at once; written when a conversation is left and at the
@@ -65,7 +65,8 @@ class PromptCache:
     """
 
     def __init__(self, engine: SavingEngine, folder: Path, limit: int, key: str) -> None:
-        self._engine = engine
+        super().__init__(engine)
+        self._engine = engine  # the same, known to be one that saves
         self._folder = folder
         self._limit = limit
         self._key = hashlib.sha256(key.encode()).digest()
@@ -73,18 +74,6 @@ class PromptCache:
         self._kept = 0  # ids of the present conversation that are on disk
         self.restored = 0
         """Ids that were found instead of read, since the start."""
-
-    @property
-    def vocab(self) -> Vocabulary:
-        return self._engine.vocab
-
-    @property
-    def n_ctx(self) -> int:
-        return self._engine.n_ctx
-
-    @property
-    def length(self) -> int:
-        return self._engine.length
 
     def eval(self, tokens: Sequence[int], rows: int = 1) -> Logits:
         if len(tokens) >= _LEAST:

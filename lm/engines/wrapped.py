@@ -1,17 +1,17 @@
-"""An engine inside another: the base of those that time, count or slow down a real one."""
+"""An engine inside another: the base of those that keep, time, count or slow down a real one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...lm.engines.protocol import Engine, Logits
-from ...lm.vocabulary import Vocabulary
+from ..vocabulary import Vocabulary
+from .protocol import Engine, Logits
 
 __all__ = ["WrappedEngine"]
 
 
 class WrappedEngine:
-    """Passes everything on. Subclasses change what they measure."""
+    """Passes everything on. Subclasses change what they keep or measure."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
