@@ -252,7 +252,7 @@ def test_a_repeated_id_with_another_content_is_refused(service: Service) -> None
 
 def test_a_slash_too_many_is_not_redirected(service: Service) -> None:
     assert ask(service, "GET", "/v1/info/", key=None).status == 401
-    for path in ("/v1/info/", "/v1/verify/", "/health/"):
+    for path in ("/v1/info/", "/v1/verify/", "/v1/sessions/", "/health/"):
         assert ask(service, "GET", path).status == 404
 
 
