@@ -34,6 +34,8 @@ _KINDS = {
     ll.LLAMA_TOKEN_ATTR_BYTE: Kind.BYTE,
 }
 _KIND_BITS = sum(_KINDS)
+_M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
+_LARGE = 4 << 20  # bytes: weights, keys and values, but nothing that is made anew for each token
 
 
 class _Log:
@@ -133,6 +135,9 @@ class LlamaModel:
             (True, True): ll.LLAMA_LOAD_MODE_MMAP_MLOCK,
         }[options.mmap, options.mlock]
         _llama_log.listen()
+        # Once a large buffer is freed, glibc would put all of that size among the small ones, where
+        # they leave holes: a process that closes and opens models would grow and grow.
+        _tell_allocator("mallopt", _M_MMAP_THRESHOLD, _LARGE)
         # llama.cpp would start a debugger on itself when it aborts, and wait for it for ever.
         os.environ.setdefault("GGML_NO_BACKTRACE", "1")
         ll.llama_backend_init()
@@ -185,18 +190,15 @@ class LlamaModel:
         if self.handle is not None:
             ll.llama_model_free(self.handle)
             self.handle = None
-            _give_back()
+            _tell_allocator("malloc_trim", 0)  # what is free goes back to the system
 
 
-def _give_back() -> None:
-    """Return freed memory to the system: glibc keeps it, for each thread and in pieces.
-
-    A process that closes and opens models from several threads would grow and grow.
-    """
+def _tell_allocator(function: str, *arguments: int) -> None:
+    """Call a function of glibc's allocator; other C libraries have none such, and need none."""
     if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries have none
-        if trim is not None:
-            trim(0)
+        found = getattr(ctypes.CDLL(None), function, None)
+        if found is not None:
+            found(*arguments)
 
 
 def _backend(lines: list[str]) -> str:

@@ -9,8 +9,8 @@ if a reply was lost or memory grew. The first half of the devices' time, and of 
 life, is warm-up and not fitted.
 
 A fault can keep a device's goodbye from the verifier, which then remembers the session, and parks
-what it has read: up to four more for each of `--sessions`. So it is given as many as there are
-devices, and has met them all before the fit begins.
+what it has read: up to four more for each of `--sessions`, and up to `parked_mb`. So it is given
+few of both, and is full before the fit begins.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from .proxy import KINDS, FaultyProxy
 
 BLOCKS, STUDENT = 10, 2.306  # 95 % of Student's t with 8 degrees of freedom
 DEADLINE = 5.0  # seconds
+PARKED = 12  # MB
 RESTARTS = 0.4  # of the time: later the last verifier's memory is watched
 FOR_GOOD = {"401", "403"}  # a device stops asking, and that is right
 STRATEGIES = ("uhlm", "hlm", "spec", "cloud", "reward", "rand", "ensemble")
@@ -93,7 +94,8 @@ class Verifier:
     def start(self) -> None:
         command = [sys.executable, "-m", "uhlm_edge.cli", "cloud", "--threads", "1"]
         command += ["--sessions", str(self._sessions), "--port", str(self._port)]
-        self.process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        few = {**os.environ, "UHLM_VERIFIER_PARKED_MB": str(PARKED)}
+        self.process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=few)
 
     def remembers(self) -> str:
         """Sessions and what of them is parked, as it tells."""
