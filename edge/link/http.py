@@ -163,7 +163,9 @@ class HttpLink:
 
     def _send(self, request: Any, deadline: Deadline) -> tuple[int, bytes, Mapping[str, str]]:
         body = bytearray()
-        timeout = (min(self._connect_timeout, deadline.left), deadline.seconds)
+        if (left := deadline.left) <= 0.0:  # looked at once: no timeout may be zero
+            raise deadline.exceeded
+        timeout = (min(self._connect_timeout, left), deadline.seconds)
         self.traffic.calls += 1
         self.traffic.payload_up += len(request.body or b"")
         self.traffic.wire_up += _wire_size(request)
