@@ -51,16 +51,16 @@ def make_app(hybrid: Hybrid, keys: Keys, queue: int, loopback: bool = True) -> S
     """
     api = _Api(hybrid, keys, queue, loopback)
     return Starlette(
-        routes=[
-            *page_routes(),
-            Route("/health", api.guarded(api.health, open_to_all=True)),
-            Route("/metrics", api.guarded(api.metrics)),
+        routes=[  # tried in this order
+            Route("/v1/chat/completions", api.guarded(api.chat), methods=["POST"]),
+            Route("/v1/completions", api.guarded(api.complete), methods=["POST"]),
             Route("/v1/info", api.guarded(api.info)),
             Route("/v1/device", api.guarded(telling(Condition(hybrid.budget)))),
             Route("/v1/models", api.guarded(api.models)),
             Route("/v1/models/{id:path}", api.guarded(api.model)),
-            Route("/v1/chat/completions", api.guarded(api.chat), methods=["POST"]),
-            Route("/v1/completions", api.guarded(api.complete), methods=["POST"]),
+            Route("/health", api.guarded(api.health, open_to_all=True)),
+            Route("/metrics", api.guarded(api.metrics)),
+            *page_routes(),
         ],
         exception_handlers={
             ApiError: _on_api_error,
