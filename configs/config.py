@@ -135,6 +135,12 @@ class StrategyOptions(_Section):
             return "head"
         return self.ask_by if self.name in ("uhlm", "spec") else None
 
+    @property
+    def score(self) -> str | None:
+        """What the threshold is of, as `asks`; of `handoff` over a window of tokens. A threshold of
+        one score means nothing for another."""
+        return f"{self.ask_by} over a window" if self.name == "handoff" else self.asks
+
 
 class CloudOptions(_Section):
     """Where the verifier is, as the device sees it."""

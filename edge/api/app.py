@@ -123,6 +123,7 @@ class _Api:
                 "strategy": options.name,
                 "threshold": options.threshold,
                 "strategies": list(self._hybrid.strategies),
+                "scores": self._hybrid.scores,
             }
         )
 

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from ...common.errors import ConfigError, UsageError
 from ...configs.config import Config, StrategyName, StrategyOptions
-from ...configs.layers import changed
 from ...lm.engines.protocol import Matching
 from ...lm.ids import common_length
 from ...lm.template import Message
-from ..chat.adjust import PIPELINED, choose
+from ..chat.adjust import PIPELINED, choose, pair_of, switched
 from ..chat.assemble import assemble
 from ..chat.assistant import Assistant
 from ..chat.binding import GrammarText, grammars_of, require_alone
@@ -30,6 +29,7 @@ from ..link.protocol import Link
 from ..link.session import Prompt
 from ..policy.reward import RewardHead
 from ..policy.strategy import STRATEGIES, Strategy
+from ..policy.tuning import handoff_threshold
 from ..stats import Stats
 from .options import Key
 
@@ -204,7 +204,7 @@ class Assistants:
         values: Mapping[Key, Any],
         grammar: Grammar | None,
     ) -> Writing:
-        config = changed(self.config, values) if values else self.config
+        config = switched(self.config, values, "option") if values else self.config
         options = config.strategy
         strategy, head = self._strategy(config)
         base = self._base
@@ -237,10 +237,16 @@ class Assistants:
             return None
         if self.config.strategy.name != "handoff":
             raise ConfigError("strategy.name: handoff needs an endpoint; it must be loaded with it")
-        threshold = config.strategy.threshold
+        options, base = config.strategy, self._base
+        threshold = options.threshold
         if isinstance(threshold, str):
             raise ConfigError("strategy.threshold: of handoff it is a number")
-        when = replace(self._base.handoff, window=config.strategy.window)
+        when = replace(base.handoff, window=options.window, by=options.ask_by)
+        if threshold is None and options.ask_by != base.handoff.by:
+            own = pair_of(config, base.device, base.session)[0]
+            threshold = handoff_threshold(config, own, self._environment)
+            if threshold is None:
+                raise ConfigError(f"strategy.threshold: none was measured by {options.ask_by}")
         return when if threshold is None else replace(when, threshold=threshold)
 
     @property
@@ -251,6 +257,12 @@ class Assistants:
         if self._base.partners is not None:
             return ("local", "ensemble")
         return tuple(name for name in STRATEGIES if name != "handoff")
+
+    @property
+    def scores(self) -> dict[str, str | None]:
+        """What the threshold of each of them is of; None: it has none."""
+        by = self.config.strategy.ask_by
+        return {name: StrategyOptions(name=name, ask_by=by).score for name in self.strategies}
 
     @staticmethod
     def _seed(config: Config) -> int:

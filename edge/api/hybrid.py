@@ -220,6 +220,11 @@ class Hybrid:
         return self._assistants.strategies
 
     @property
+    def scores(self) -> dict[str, str | None]:
+        """What the threshold of each of `strategies` is of; None: it has none."""
+        return self._assistants.scores
+
+    @property
     def n_ctx(self) -> int:
         """Tokens that the device's context holds, prompt and reply together."""
         return self._assistants.n_ctx

@@ -15,6 +15,7 @@ const WHO = {
 const messages = [];
 let running = null; // the AbortController of the reply that is being written
 let threshold = null; // null: as the server is configured
+let scores = {}; // of each strategy: what its threshold is of
 let told = ""; // of the newest reply
 let device = []; // charge, power, budget: what is measured
 
@@ -325,23 +326,40 @@ $("fresh").addEventListener("click", () => {
   $("empty").hidden = false;
   $("said").focus();
 });
-$("settings").addEventListener("click", () => {
-  const open = $("panel").hidden;
+function show(open) {
   $("panel").hidden = !open;
   $("settings").setAttribute("aria-expanded", String(open));
+}
+$("settings").addEventListener("click", () => show($("panel").hidden));
+document.querySelector("header").addEventListener("keydown", (event) => {
+  if (event.key !== "Escape" || $("panel").hidden) return;
+  show(false);
+  $("settings").focus();
 });
 $("panel").addEventListener("submit", (event) => event.preventDefault());
-$("threshold").addEventListener("input", () => {
-  threshold = Number($("threshold").value);
-  $("threshold-text").textContent = threshold.toFixed(2);
-  $("automatic").hidden = false;
-});
+$("threshold").addEventListener("input", () => set(Number($("threshold").value)));
 $("automatic").addEventListener("click", () => {
-  threshold = null;
-  $("threshold-text").textContent = "automatic";
-  $("automatic").hidden = true;
+  set(null);
   $("threshold").focus();
 });
+function set(value) {
+  const none = $("threshold").disabled;
+  threshold = value;
+  $("threshold-text").textContent = none ? "none" : value === null ? "automatic" : value.toFixed(2);
+  $("automatic").hidden = none || value === null;
+}
+// A threshold goes with its score: a strategy that asks by another one begins with its own.
+function scored() {
+  const score = scores[$("strategy").value];
+  const [by, where = ""] = (score ?? "").split(" over");
+  const of = by === "head" ? " of the expected rejection" : by ? " of u" : "";
+  $("threshold-name").textContent = `Threshold${of}${where && ", mean over" + where}`;
+  $("threshold").disabled = !score;
+  const same = !score || score === $("threshold").dataset.score;
+  if (!same) $("threshold").dataset.score = score;
+  set(same ? threshold : null);
+}
+$("strategy").addEventListener("change", scored);
 function paint(theme) {
   if (theme) document.documentElement.dataset.theme = theme;
   else delete document.documentElement.dataset.theme;
@@ -370,6 +388,8 @@ async function begin() {
       option.selected = name === info.strategy;
       return option;
     }));
+    scores = info.scores;
+    scored();
     $("models").textContent = info.verifier ? `${info.model} and ${info.verifier}` : info.model;
     state(info.online, info.online ? "online" : "alone");
     look();

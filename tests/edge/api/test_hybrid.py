@@ -70,6 +70,18 @@ def test_options_of_a_reply_hold_for_it_alone_and_load_nothing(pair: Hybrid) -> 
     assert pair._assistants._base.device.cache.engine is engine
 
 
+def test_another_strategy_brings_the_threshold_of_its_own_score(pair: Hybrid) -> None:
+    assert pair.config.strategy.threshold == 0.15
+    assert pair.scores["uhlm"] == pair.scores["spec"] == "uncertainty"
+    assert (pair.scores["reward"], pair.scores["hlm"]) == ("head", None)
+    assert pair.generate(ASKED, strategy="spec").read().stats.threshold == 0.15
+    headed = pair.generate(ASKED, strategy="reward").read().stats.threshold
+    assert headed is not None
+    assert headed > 0.2  # of its calibration
+    assert pair.generate(ASKED, ask_by="head").read().stats.threshold not in (0.15, None)
+    assert pair.generate(ASKED, strategy="reward", threshold=0.3).read().stats.threshold == 0.3
+
+
 def test_a_reply_is_bound_where_the_device_writes_alone(pair: Hybrid, alone: Hybrid) -> None:
     yes = 'root ::= "yes" | "no"'
     assert pair.generate(PERU, grammar=yes, strategy="local").read().text in ("yes", "no")

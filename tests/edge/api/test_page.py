@@ -153,6 +153,54 @@ def test_text_stays_text_and_a_choice_of_strategy_holds(server: Running) -> None
         assert quiet(driver)
 
 
+@pytest.mark.slow
+@needs_browser
+def test_the_settings_are_usable_by_keyboard_and_a_threshold_goes_with_its_score(
+    server: Running,
+) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    with browser(360) as driver:
+        ready(driver, server.url)
+
+        def press(key: str) -> Any:
+            driver.switch_to.active_element.send_keys(key)
+            return driver.switch_to.active_element
+
+        def outlined() -> bool:
+            style = "return getComputedStyle(document.activeElement).outlineStyle"
+            return driver.execute_script(style) == "solid"
+
+        driver.execute_script("document.getElementById('fresh').focus()")
+        button = press(Keys.TAB)
+        assert button.get_attribute("id") == "settings"
+        assert outlined()
+        press(Keys.SPACE)
+        seen = []
+        while (at := press(Keys.TAB).get_attribute("id")) != "theme":
+            assert outlined()
+            seen.append(at)
+            assert len(seen) < 9
+            if at == "threshold":
+                press(Keys.ARROW_RIGHT)
+        assert seen == ["strategy", "threshold", "automatic"]
+        assert find(driver, "#threshold-text")[0].text == "0.11"
+
+        strategy = find(driver, "#strategy")[0]
+        for keys, name, of, value in [
+            (Keys.ARROW_DOWN * 2, "spec", "Threshold of u", "0.11"),  # the same score
+            (Keys.ARROW_DOWN, "reward", "Threshold of the expected rejection", "automatic"),
+            (Keys.HOME, "local", "Threshold", "none"),
+        ]:
+            strategy.send_keys(keys)
+            assert strategy.get_attribute("value") == name
+            assert find(driver, "#threshold-name")[0].text == of
+            assert find(driver, "#threshold-text")[0].text == value
+        assert press(Keys.ESCAPE).get_attribute("id") == "settings"
+        assert not find(driver, "#panel")[0].is_displayed()
+        assert quiet(driver)
+
+
 class _Killing(HttpLink):
     """A link whose verifier is killed before the fourth call."""
 

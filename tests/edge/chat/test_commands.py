@@ -62,6 +62,13 @@ def test_settings_change_in_the_chat_and_are_checked(home: Path) -> None:
     assert result.code == 0
 
 
+def test_a_threshold_of_another_score_is_dropped_and_told(home: Path) -> None:
+    result = chat(home, "/threshold 0.3", "/strategy spec", "/strategy reward", "/bye")
+    spec, reward = result.err.split("strategy.name = reward")
+    assert "another score" not in spec
+    assert "the threshold 0.3 was of another score" in reward
+
+
 def test_a_file_that_holds_no_conversation_is_refused(home: Path, tmp_path: Path) -> None:
     bad = {"a": "{", "b": '{"system": 1}', "c": '{"system": "", "messages": [{"role": "root"}]}'}
     for name, content in bad.items():
