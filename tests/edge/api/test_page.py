@@ -169,7 +169,7 @@ def test_the_settings_are_usable_by_keyboard_and_a_threshold_goes_with_its_score
 
         def outlined() -> bool:
             style = "return getComputedStyle(document.activeElement).outlineStyle"
-            return driver.execute_script(style) == "solid"
+            return bool(driver.execute_script(style) == "solid")
 
         driver.execute_script("document.getElementById('fresh').focus()")
         button = press(Keys.TAB)
