@@ -51,8 +51,11 @@ class VerifierOptions(BaseModel):
         description="each conversation in cells and passes of its own: what others ask moves no bit"
         " of its answers; fewer fit, and they share no pass",
     )
-    parked_mb: int = Field(
-        256, ge=0, description="memory for keys and values of sessions that made room for others"
+    parked_mb: int | None = Field(
+        None,
+        ge=0,
+        description="memory for keys and values of sessions that made room for others; unset: a"
+        " quarter of what is free",
     )
     idle_seconds: float = Field(1800.0, gt=0, description="then a session is forgotten")
     quantum: float = Field(

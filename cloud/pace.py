@@ -7,7 +7,8 @@ __all__ = ["LEAST_SLICE", "Pace"]
 LEAST_SLICE = 2
 """Ids of a prompt that go into a pass, at least."""
 
-_LONGEST = 2.5  # a pass with a slice may take so many times as long as one without
+_LONGEST = 2.5  # a pass with a slice may take so many times as long as one without, on average
+_SWAPS, _MOST_OWED = 0.2, 0.5  # share of time that goes into changes of place; seconds owed
 _LUCK, _TRY_EACH = 0.4, 32  # waits in vain: below which share they are left out, but each n-th
 _QUIET = 1.0  # seconds without short calls, after which prompts get whole passes
 _TELLING = 4.0  # ids more than in a short pass, from which a pass tells what one id costs
@@ -27,7 +28,9 @@ class Pace:
         self._served: dict[str, float] = {}
         self._faded = 0.0
         self._cost: float | None = None
-        self._slice, self._given = 16, 0
+        self._slice, self._given = 16.0, 0
+        self._slice_pass = 0.0  # seconds of a pass with such a slice; 0: there was none
+        self._credit, self._credited = 0.0, 0.0
         self._short_ids = 0.0  # in a short pass, on average; 0: there was none
         self._was_short = True
         self._luck, self._refrained = 1.0, 0
@@ -36,8 +39,8 @@ class Pace:
     def slice(self, n_batch: int, n_short: int, now: float) -> int:
         """How many ids of prompts go into the next pass beside `n_short` short wishes.
 
-        They ride along in each other pass only, and so many that it takes at most 2.5 times what
-        a short one does, as passes with slices show; so that a short call waits for one of those
+        They ride along in each other pass only, and so many that it takes 2.5 times what a short
+        one does on average, as passes with slices show; so that a short call waits for one of those
         and no more. While nobody else is there, whole passes are theirs.
         """
         if n_short:
@@ -47,7 +50,7 @@ class Pace:
             return n_batch
         if n_short and not self._was_short:
             return 0
-        self._given = min(n_batch, self._slice)
+        self._given = min(n_batch, int(self._slice))
         return self._given
 
     @property
@@ -64,12 +67,36 @@ class Pace:
             self._short_ids += new * (n_ids - self._short_ids)
             return
         if 0 < self._given <= n_ids:
-            is_long = seconds > _LONGEST * self.short_pass
-            self._slice += -self._slice // 2 if is_long else 1 + self._slice // 4
-            self._slice = max(LEAST_SLICE, self._slice)
+            self._fit_slice(seconds)
         if (more := n_ids - self._short_ids) >= _TELLING:
             cost = (seconds - self.short_pass) / more
             self._cost = cost if self._cost is None else self._cost + 0.2 * (cost - self._cost)
+
+    def _fit_slice(self, seconds: float) -> None:
+        """Make slices larger or smaller by what passes with them take on average.
+
+        One that another program held up counts as twice the limit: or slices would be tiny
+        wherever that happens now and then.
+        """
+        limit = _LONGEST * self.short_pass
+        seconds = min(seconds, 2.0 * limit)
+        known = self._slice_pass or seconds
+        known += 0.3 * (seconds - known)
+        factor = min(1.25, max(0.7, (limit / known) ** 0.5))
+        self._slice = max(LEAST_SLICE, self._slice * factor)
+        # What the next one is going to take, if ids are what it takes longer for.
+        self._slice_pass = self.short_pass + max(0.0, known - self.short_pass) * factor
+
+    def may_swap(self, now: float) -> bool:
+        """May a session make room for another, by the time that such changes took lately?"""
+        self._credit = min(0.0, self._credit + _SWAPS * (now - self._credited))
+        self._credited = now
+        return self._credit >= 0.0
+
+    def swapped(self, n_ids: int, seconds: float) -> None:
+        """Some made room: so many ids are to be read again, and so long it takes to copy others."""
+        cost = seconds + n_ids * (self.per_id or 0.5 * self.short_pass)
+        self._credit = max(-_MOST_OWED, self._credit - cost)
 
     def answered(self, now: float, n_open: int) -> None:
         """A call was answered, while so many others were open."""

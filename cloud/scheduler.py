@@ -32,6 +32,7 @@ from .sessions import Session, SessionKey, SessionStore
 __all__ = ["Scheduler"]
 
 _log = logging.getLogger("uhlm_edge.cloud")
+_LATE = 0.6  # of the time that a device waits; then its call gets a place whatever that costs
 _LOOK_AGAIN = 0.02  # seconds, while calls wait for room
 _SWEEP = 5.0  # seconds, while none do
 
@@ -258,6 +259,11 @@ class Scheduler:
 
     def _admit(self) -> None:
         """Begin waiting calls whose session is free and has, or gets, a place."""
+        self._begin_some(self.pace.may_swap(self._clock()))
+        if not self._running and self._waiting:
+            self._begin_some(swap=True)  # better than to do nothing
+
+    def _begin_some(self, swap: bool) -> None:
         waiting, self._waiting = self._in_turn(self._waiting), []
         is_full = False
         for call in waiting:
@@ -268,17 +274,21 @@ class Scheduler:
             if session.forgotten:
                 session = call.session = self._store.use(call.key)
                 session.calls += 1
-            if session.running or (is_full and session.sequence < 0):
+            is_late = self._clock() - call.arrived > _LATE * (call.deadline - call.arrived)
+            if session.running or (is_full and session.sequence < 0 and not is_late):
                 self._waiting.append(call)
                 continue
+            lost, copied = self._store.lost_ids, self._store.copy_seconds
             try:
-                if not self._begin(call, session):
+                if not self._begin(call, session, swap or is_late):
                     self._waiting.append(call)
                     is_full = True
             except (OutOfRange, EngineError) as error:
                 self._end(call, error)
+            self.pace.swapped(self._store.lost_ids - lost, self._store.copy_seconds - copied)
+            swap = swap and self.pace.may_swap(self._clock())
 
-    def _begin(self, call: Call, session: Session) -> bool:
+    def _begin(self, call: Call, session: Session, swap: bool) -> bool:
         """Repeat, conflict, or the first wish; False if there is no room yet."""
         request = call.request
         prefix = prefix_hash(held := session.ids[: request.start])
@@ -297,7 +307,7 @@ class Scheduler:
         text = held + list(request.tokens)
         if len(text) + request.bonus > self._judge.n_ctx:
             raise OutOfRange(f"the text is longer than the context of {self._judge.n_ctx} tokens")
-        if not self._store.seat(call.key, text, len(text) + request.bonus):
+        if not self._store.seat(call.key, text, len(text) + request.bonus, swap):
             return False
         if request.settings is not None and request.settings.slide:
             self._store.slide(session, text)

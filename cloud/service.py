@@ -9,6 +9,7 @@ from typing import Literal
 from ..common.errors import ConfigError
 from ..common.key_file import read_key_file
 from ..common.keys import Keys
+from ..common.machine import read_machine
 from ..lm.engines.fit import chosen
 from ..lm.engines.llama import LlamaContext
 from ..lm.engines.llama_model import LlamaModel
@@ -100,7 +101,7 @@ def load_service(model: Path, options: VerifierOptions, keys: Keys) -> Service:
         sessions,
         min(options.sessions_per_key or sessions, sessions),
         n_prefixes=n_sequences - sessions,
-        parked_bytes=options.parked_mb << 20,
+        parked_bytes=_parked_bytes(options.parked_mb),
         idle_seconds=options.idle_seconds,
         quantum=options.quantum,
         queue=options.queue,
@@ -116,6 +117,12 @@ def load_service(model: Path, options: VerifierOptions, keys: Keys) -> Service:
         call_seconds=options.call_seconds,
         calls_per_s=options.calls_per_s,
     )
+
+
+def _parked_bytes(megabytes: int | None) -> int:
+    """Memory for sessions without a place, where the model is in memory already."""
+    free = read_machine().available if megabytes is None else None
+    return (256 if megabytes is None else megabytes) << 20 if free is None else free // 4
 
 
 def _with_upstream(

@@ -24,6 +24,7 @@ SessionKey = tuple[str, str]
 """(owner, session id): the owner is in the key, so a guessed session id reaches nothing."""
 
 _LEAST_SHARED = 32  # ids; a shorter beginning is not worth a sequence
+_GONE = 10.0  # seconds; a session that nobody asked for so long is not expected back soon
 _REMEMBERED = 4  # sessions without a sequence, for each that has one
 
 
@@ -89,6 +90,10 @@ class SessionStore:
         quantum: seconds that a session with calls keeps its sequence when others want it: each
             change of place costs a prefill or a copy.
         clock: seconds, monotonic.
+
+    Attributes:
+        lost_ids, copy_seconds: what it costs to bring back those that made room: ids to be read
+            again, and seconds to copy keys and values.
     """
 
     def __init__(
@@ -103,6 +108,7 @@ class SessionStore:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.used_cells = self.evictions = self.parked_bytes = 0
+        self.lost_ids, self.copy_seconds = 0, 0.0
         self._context = context
         self._sessions: OrderedDict[SessionKey, Session] = OrderedDict()
         self._free = list(range(n_sequences))
@@ -133,7 +139,7 @@ class SessionStore:
         session.used = self._clock()
         return session
 
-    def seat(self, key: SessionKey, ids: Sequence[int], cells: int) -> bool:
+    def seat(self, key: SessionKey, ids: Sequence[int], cells: int, swap: bool = True) -> bool:
         """Give a session a sequence and room for `cells` ids; False if it has to wait for that.
 
         Running sessions are never disturbed: only idle ones make room, the least recently used
@@ -143,6 +149,7 @@ class SessionStore:
             key: of a known session.
             ids: the text that it is going to hold.
             cells: how many ids it may come to hold in this call.
+            swap: those whose device will soon ask again may have to make room.
 
         Raises:
             ContextFull: not even the whole pool would do.
@@ -151,7 +158,7 @@ class SessionStore:
             raise ContextFull(f"no room for {cells} tokens in a pool of {self._context.n_ctx}")
         session = self._sessions[key]
         cells = max(cells, session.cached, session.parked)
-        if not self._make_room(key, session, cells):
+        if not self._make_room(key, session, cells, swap):
             return False
         if session.sequence < 0:
             session.sequence = self._free.pop()
@@ -208,7 +215,7 @@ class SessionStore:
 
     # Room
 
-    def _make_room(self, key: SessionKey, session: Session, cells: int) -> bool:
+    def _make_room(self, key: SessionKey, session: Session, cells: int, swap: bool) -> bool:
         seated = session.sequence >= 0
         more = cells - (session.cells + session.shared if seated else 0)
         over = self.used_cells + more - self._context.n_ctx
@@ -217,7 +224,7 @@ class SessionStore:
         lacking = not seated and not self._free
         share = not seated and not self._may_have_more(key[0])
         chosen: list[Session] = []
-        for other_key, other in self._victims(session):
+        for other_key, other in self._victims(session, swap):
             own = other_key[0] == key[0]
             if (share and own) or (not share and (over > 0 or lacking)):
                 chosen.append(other)
@@ -233,14 +240,21 @@ class SessionStore:
         if over > 0:
             return False
         for other in chosen:
+            begun = self._clock()
             self._park(other)
+            if self._is_gone(other, begun):
+                pass
+            elif other.state is None:
+                self.lost_ids += other.cached - other.shared
+            else:
+                self.copy_seconds += 2.0 * (self._clock() - begun)
             self._unseat(other)
             self.evictions += 1
         for prefix in doomed:
             self._drop_prefix(prefix)
         return True
 
-    def _victims(self, but: Session) -> list[tuple[SessionKey, Session]]:
+    def _victims(self, but: Session, swap: bool) -> list[tuple[SessionKey, Session]]:
         """Who may be unseated, in this order."""
         now = self._clock()
         idle = [
@@ -248,11 +262,16 @@ class SessionStore:
             for key, s in self._sessions.items()
             if s.sequence >= 0 and not s.running and s is not but
         ]
+        if not swap:
+            return [pair for pair in idle if self._is_gone(pair[1], now)]
         rested = [pair for pair in idle if not pair[1].calls]
         asked = [
             pair for pair in idle if pair[1].calls and now - pair[1].seated_at >= self._quantum
         ]
         return rested + sorted(asked, key=lambda pair: pair[1].seated_at)
+
+    def _is_gone(self, session: Session, now: float) -> bool:
+        return not session.calls and now - session.used >= _GONE
 
     def _may_have_more(self, owner: str) -> bool:
         if self._per_owner >= self._n_sequences:
@@ -287,16 +306,22 @@ class SessionStore:
     # Parking
 
     def _park(self, session: Session) -> None:
-        """Keep keys and values in memory; the oldest parked ones make room."""
-        if not self._parked_limit or session.cached < 2:
+        """Keep keys and values in memory, if there is room, or those parked are not wanted back.
+
+        While devices take turns, the oldest is the one that comes next: it stays.
+        """
+        size = session.cached and self._context.state_bytes(session.sequence)
+        if session.cached < 2 or size > self._parked_limit:
             return
-        state = self._context.save(session.sequence)
+        now = self._clock()
         for other in list(self._sessions.values()):
-            if self.parked_bytes + len(state) <= self._parked_limit:
-                session.state, session.parked = state, session.cached
-                self.parked_bytes += len(state)
-                return
-            self._forget_state(other)
+            if self.parked_bytes + size <= self._parked_limit:
+                break
+            if self._is_gone(other, now):
+                self._forget_state(other)
+        if self.parked_bytes + size <= self._parked_limit:
+            session.state, session.parked = self._context.save(session.sequence), session.cached
+            self.parked_bytes += len(session.state)
 
     def _unpark(self, session: Session) -> None:
         assert session.state is not None  # noqa: S101 - asked before

@@ -188,6 +188,9 @@ class FakeContext:
     def save(self, sequence: int) -> bytes:
         return np.asarray(self.ids[sequence], dtype="<u4").tobytes()
 
+    def state_bytes(self, sequence: int) -> int:
+        return 4 * len(self.ids[sequence])
+
     def load(self, sequence: int, state: bytes, n: int) -> None:
         assert not self.ids[sequence]
         if self.used + n > self.n_ctx:

@@ -112,6 +112,10 @@ class UpstreamContext:
         """The ids of a sequence, for `load`."""
         return np.asarray(self._texts[sequence], dtype="<u4").tobytes()
 
+    def state_bytes(self, sequence: int) -> int:
+        """How many bytes `save` would return."""
+        return 4 * len(self._texts[sequence])
+
     def load(self, sequence: int, state: bytes, n: int) -> None:
         """Fill an empty sequence with what `save` returned.
 

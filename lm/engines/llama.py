@@ -107,11 +107,15 @@ class LlamaContext:
 
     def save(self, sequence: int) -> bytes:
         """Keys and values of a sequence. They are no more to be trusted than whoever kept them."""
-        self._settle()
-        size = ll.llama_state_seq_get_size(self._handle, sequence)
+        size = self.state_bytes(sequence)
         state = (ctypes.c_uint8 * size)()
         written = ll.llama_state_seq_get_data(self._handle, state, size, sequence)
         return bytes(memoryview(state)[:written])
+
+    def state_bytes(self, sequence: int) -> int:
+        """How many bytes `save` would return."""
+        self._settle()
+        return int(ll.llama_state_seq_get_size(self._handle, sequence))
 
     def load(self, sequence: int, state: bytes, n: int) -> None:
         """Fill an empty sequence with what `save` returned, which holds `n` ids.

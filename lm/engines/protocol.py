@@ -149,6 +149,10 @@ class Context(Protocol):
         """Keys and values of a sequence, for `load`."""
         ...
 
+    def state_bytes(self, sequence: int) -> int:
+        """How many bytes `save` would return."""
+        ...
+
     def load(self, sequence: int, state: bytes, n: int) -> None:
         """Fill an empty sequence with what `save` returned, which holds `n` ids.
 

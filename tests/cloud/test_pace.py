@@ -126,17 +126,41 @@ def test_what_ids_cost_is_not_learnt_from_passes_that_are_alike() -> None:
     assert 0.9e-4 < pace.per_id < 1.1e-4
 
 
-def test_slices_grow_while_passes_with_them_are_quick_and_are_halved_when_one_is_not() -> None:
+def test_slices_are_as_large_as_passes_with_them_may_be_long() -> None:
     pace = Pace()
     pace.passed(0.001, 1, is_short=True)
     assert pace.slice(2048, 0, now=100.0) == 2048  # nobody else is there
-    first = pace.slice(2048, 1, now=100.0)
-    pace.passed(1.0, 1 + first, is_short=False)
-    assert pace.slice(2048, 1, now=100.0) == 0  # each other pass
-    pace.passed(0.001, 1, is_short=True)
-    second = pace.slice(2048, 1, now=100.0)
-    assert second == first // 2
-    pace.passed(0.002, 1 + second, is_short=False)
-    assert second < pace.slice(2048, 0, now=100.0) <= 2 * second
+    for _ in range(60):
+        given = pace.slice(2048, 1, now=100.0)
+        assert given > 0
+        pace.passed(0.001 + 1e-5 * given, 1 + given, is_short=False)
+        assert pace.slice(2048, 1, now=100.0) == 0  # each other pass
+        pace.passed(0.001, 1, is_short=True)
+    assert 120 <= given <= 180  # 2.5 times a short one with 150 ids
+    given = pace.slice(2048, 1, now=100.0)
     pace.passed(9.9, 1, is_short=False)  # the end of a prompt tells nothing of a whole slice
-    assert second < pace.slice(2048, 0, now=100.0) <= 2 * second
+    assert pace.slice(2048, 0, now=100.0) == given
+
+
+def test_passes_that_something_else_held_up_do_not_make_slices_tiny() -> None:
+    pace = Pace()
+    pace.passed(0.001, 1, is_short=True)
+    given = []
+    for i in range(300):
+        given.append(pace.slice(2048, 1, now=100.0))
+        slow = 0.1 if i % 4 == 3 else 0.0  # each fourth, by a hundred times
+        pace.passed(slow + 0.001 + 1e-5 * given[-1], 1 + given[-1], is_short=False)
+        pace.slice(2048, 1, now=100.0)
+        pace.passed(0.001, 1, is_short=True)
+    assert min(given[100:]) >= 40  # of 150 where nothing does
+
+
+def test_changes_of_place_take_no_more_than_their_share_of_the_time() -> None:
+    pace = Pace()
+    assert pace.may_swap(100.0)
+    pace.swapped(0, 0.1)
+    assert not pace.may_swap(100.4)
+    assert pace.may_swap(100.6)
+    pace.swapped(0, 1e9)  # and the debt of a moment is soon paid
+    assert not pace.may_swap(102.0)
+    assert pace.may_swap(103.2)
