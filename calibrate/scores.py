@@ -64,12 +64,15 @@ def risk_curve(score: Floats, beta: Floats) -> tuple[Floats, Floats]:
 
 
 def rate_at_risk(
-    score: Floats, beta: Floats, risks: Sequence[float], counts: NDArray[np.int64] | None = None
+    score: Floats | NDArray[np.int64],
+    beta: Floats,
+    risks: Sequence[float],
+    counts: NDArray[np.int64] | None = None,
 ) -> Floats:
     """The smallest upload rate of a threshold on the score whose risk is at most each of `risks`.
 
     Args:
-        score, beta: as for `risk_curve`.
+        score, beta: as for `risk_curve`. Integers are ranks from 0 on, and need no sorting.
         risks: mean of 1[skipped] beta per token, each at least 0.
         counts: how often each token counts, shape (T,), as a bootstrap draws it; None: once.
 
@@ -77,7 +80,7 @@ def rate_at_risk(
         Rates, shape (len(risks),).
     """
     once = np.ones(len(beta), dtype=np.int64) if counts is None else counts
-    _, level = np.unique(score, return_inverse=True)
+    level = score if score.dtype == np.int64 else np.unique(score, return_inverse=True)[1]
     skipped = np.concatenate([[0.0], np.cumsum(np.bincount(level, weights=once))]) / once.sum()
     risk = np.concatenate([[0.0], np.cumsum(np.bincount(level, weights=once * beta))]) / once.sum()
     at = np.searchsorted(risk, np.asarray(risks) + 1e-12, side="right") - 1

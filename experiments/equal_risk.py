@@ -44,12 +44,13 @@ def compare(
     _, number = np.unique(cluster, return_inverse=True)
     n = int(number.max()) + 1
     rng = np.random.default_rng(0)
-    counts = [np.bincount(rng.integers(0, n, n), minlength=n)[number] for _ in range(draws)]
     found = {name: rate_at_risk(score, beta, RISKS) for name, score in scores.items()}
-    drawn = {
-        name: np.array([rate_at_risk(score, beta, RISKS, c) for c in counts])
-        for name, score in scores.items()
-    }
+    ranks = {name: np.unique(score, return_inverse=True)[1] for name, score in scores.items()}
+    drawn: dict[str, Floats] = {name: np.empty((draws, len(RISKS))) for name in scores}
+    for i in range(draws):
+        counts = np.bincount(rng.integers(0, n, n), minlength=n)[number]
+        for name, rank in ranks.items():
+            drawn[name][i] = rate_at_risk(rank, beta, RISKS, counts)
     rows = []
     for i, risk in enumerate(RISKS):
         row: dict[str, Any] = {"risk": risk}
