@@ -20,6 +20,8 @@ from urllib3.poolmanager import PoolManager
 
 __all__ = ["ClosableAdapter", "TimedSession"]
 
+_SMALL = 16_384  # bytes; each piece on its own would be a packet, and wake the other side
+
 
 class ClosableAdapter(HTTPAdapter):
     """For `requests.Session.mount`: knows its sockets, those in use too."""
@@ -84,9 +86,29 @@ class TimedSession(requests.Session):
 
 
 def _pool(pool: Any, connection: Any, sockets: list[weakref.ref[Any]]) -> Any:
-    """A kind of pool whose connections note their sockets."""
+    """A kind of pool whose connections note their sockets, and send head and body in one piece."""
 
     class Connection(connection):  # type: ignore[misc] # a class made of an argument
+        _head: bytes | None = None  # of a request that is being made, until its body follows
+
+        def request(self, *args: Any, **more: Any) -> None:
+            self._head = b""
+            try:
+                super().request(*args, **more)
+            finally:
+                head, self._head = self._head, None
+            if head:
+                super().send(head)
+
+        def send(self, data: Any) -> None:
+            if self._head is not None and isinstance(data, bytes) and len(data) <= _SMALL:
+                self._head += data
+                return
+            if head := self._head:
+                self._head = None
+                super().send(head)
+            super().send(data)
+
         def connect(self) -> None:
             super().connect()
             # Not the connection: it lets go of a socket whose reply ends with the connection.

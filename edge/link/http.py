@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import re
@@ -9,11 +10,13 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import requests
-from urllib3.exceptions import HTTPError
+from urllib3 import BaseHTTPResponse, Timeout
+from urllib3.exceptions import HTTPError, NewConnectionError, SSLError
+from urllib3.exceptions import TimeoutError as HTTPTimeout
 from urllib3.util import SKIP_HEADER
 
 from ...common.errors import (
@@ -37,6 +40,8 @@ _RETRIED = {408, 429, 502, 503, 504}
 _MORE_TRIES = 2
 _BACKOFF = 0.05  # seconds, doubled each time, with jitter
 _MAX_REPLY = 4 << 20
+_UNSAID = {"User-Agent": SKIP_HEADER, "Accept-Encoding": SKIP_HEADER}
+"""Defaults that say nothing to a verifier: each would cost its bytes at every call."""
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
@@ -69,7 +74,7 @@ class HttpLink:
         self._ca_file = ca_file
         self._sleep = sleep
         self._adapter = ClosableAdapter()
-        self.reset()
+        self._made: tuple[ClosableAdapter, Any, str] | None = None
 
     def __repr__(self) -> str:
         return f"HttpLink({self.url!r})"
@@ -77,29 +82,40 @@ class HttpLink:
     def reset(self) -> None:
         self._adapter.close_sockets()
         self._adapter = ClosableAdapter()
-        # Looked up once: requests would search the environment at every call.
+
+    def _opened(self) -> tuple[Any, str]:
+        """Connections to the verifier by the environment's proxies and certificates, and the path.
+
+        They are looked up once, and asked by urllib3: requests would take half as long again for a
+        call, with cookies, history and redirects that nobody follows.
+        """
+        made, adapter = self._made, self._adapter
+        if made is not None and made[0] is adapter:
+            return made[1:]
         with requests.Session() as session:
-            self._environment: dict[str, Any] = dict(
-                session.merge_environment_settings(self.url, {}, True, self._ca_file or True, None)
+            found: Any = session.merge_environment_settings(
+                self.url, {}, True, self._ca_file or True, None
             )
         if urlsplit(self.url).hostname in _LOOPBACK:
-            self._environment["proxies"] = {}  # whatever http_proxy says: the key stays here
-        self._call = self._prepare("POST", "/v1/verify", {"Content-Type": MEDIA_TYPE})
+            found["proxies"] = {}  # whatever http_proxy says: the key stays here
+        root = requests.Request("GET", self.url + "/").prepare()
+        verify, cert, proxies = found["verify"], found["cert"], found["proxies"]
+        pool = adapter.get_connection_with_tls_context(root, verify, proxies, cert)
+        adapter.cert_verify(pool, self.url, verify, cert)  # type: ignore[no-untyped-call]
+        path = adapter.request_url(root, proxies).rstrip("/")
+        self._made = adapter, pool, path
+        return pool, path
 
-    def _prepare(self, method: str, path: str, more: Mapping[str, str]) -> Any:
-        headers = {
-            # Defaults that say nothing to a verifier: each would cost its bytes at every call.
-            "User-Agent": SKIP_HEADER,
-            "Accept-Encoding": SKIP_HEADER,
-            **more,
-        }
+    def _request(
+        self, method: str, path: str, more: Mapping[str, str], body: bytes = b""
+    ) -> _Request:
+        headers = dict(more)
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
-        request = requests.Request(method, self.url + path, headers=headers)
-        return request.prepare()
+        return _Request(method, path, headers, body)
 
     def info(self, deadline: Deadline) -> Info:
-        status, body, _ = self._with_tries(lambda: self._prepare("GET", "/v1/info", {}), deadline)
+        status, body, _ = self._with_tries(lambda: self._request("GET", "/v1/info", {}), deadline)
         if status != 200:
             raise _failure(status, body, self.url)
         try:
@@ -112,15 +128,15 @@ class HttpLink:
     ) -> Reply | Conflict:
         body = request.pack()
 
-        def prepared() -> Any:
-            call = self._call.copy()
-            call.headers["X-Session-Id"] = session_id
-            call.headers["X-Deadline-Ms"] = str(int(1e3 * deadline.left))
-            call.headers["Content-Length"] = str(len(body))
-            call.body = body
-            return call
+        def request_now() -> _Request:
+            headers = {
+                "Content-Type": MEDIA_TYPE,
+                "X-Session-Id": session_id,
+                "X-Deadline-Ms": str(int(1e3 * deadline.left)),
+            }
+            return self._request("POST", "/v1/verify", headers, body)
 
-        status, answer, content_type = self._with_tries(prepared, deadline)
+        status, answer, content_type = self._with_tries(request_now, deadline)
         try:
             if status == 200:
                 require(content_type.startswith(MEDIA_TYPE), Malformed, "not a verifier's reply")
@@ -133,10 +149,10 @@ class HttpLink:
 
     def forget(self, session_id: str, deadline: Deadline) -> None:
         headers = {"X-Session-Id": session_id}  # routers go by it
-        self._send(self._prepare("DELETE", f"/v1/sessions/{session_id}", headers), deadline)
+        self._send(self._request("DELETE", f"/v1/sessions/{session_id}", headers), deadline)
 
     def _with_tries(
-        self, prepared: Callable[[], Any], deadline: Deadline
+        self, request_now: Callable[[], _Request], deadline: Deadline
     ) -> tuple[int, bytes, str]:
         """Send, and again what is safe to repeat, all within the deadline."""
         for more in reversed(range(_MORE_TRIES + 1)):
@@ -144,7 +160,7 @@ class HttpLink:
             left = deadline.left
             pause = _BACKOFF * 2 ** (_MORE_TRIES - more) * (0.5 + random.random())  # noqa: S311
             try:
-                status, body, headers = self._send(prepared(), deadline)
+                status, body, headers = self._send(request_now(), deadline)
                 # A 500 of a proxy, such as Ray's where a replica died, is no verifier's word.
                 if status not in _RETRIED and not (status == 500 and _told(body) is None):
                     return status, body, headers.get("content-type", "")
@@ -161,32 +177,67 @@ class HttpLink:
             self._sleep(pause)
         raise AssertionError("unreachable")
 
-    def _send(self, request: Any, deadline: Deadline) -> tuple[int, bytes, Mapping[str, str]]:
-        body = bytearray()
+    def _send(self, request: _Request, deadline: Deadline) -> tuple[int, bytes, Mapping[str, str]]:
         if (left := deadline.left) <= 0.0:  # looked at once: no timeout may be zero
             raise deadline.exceeded
-        timeout = (min(self._connect_timeout, left), deadline.seconds)
+        body = bytearray()
+        timeout = Timeout(connect=min(self._connect_timeout, left), read=deadline.seconds)
         self.traffic.calls += 1
-        self.traffic.payload_up += len(request.body or b"")
-        self.traffic.wire_up += _wire_size(request)
+        self.traffic.payload_up += len(request.body)
+        self.traffic.wire_up += request.wire_size(self.url)
         try:
-            # Straight to the adapter: no cookies, no history, and redirects are not followed.
-            with self._adapter.send(request, timeout=timeout, **self._environment) as response:
-                while chunk := response.raw.read1(1 << 16):
+            pool, path = self._opened()
+            response = pool.urlopen(
+                request.method,
+                path + request.path,
+                request.body or None,
+                {**request.headers, **_UNSAID},
+                retries=False,
+                redirect=False,
+                assert_same_host=False,
+                preload_content=False,
+                decode_content=False,
+                timeout=timeout,
+            )
+            with contextlib.closing(response):
+                while chunk := response.read1(1 << 16):
                     body += chunk
                     if len(body) > _MAX_REPLY:
                         raise ProtocolError(f"{self.url} sends more than a reply can be")
-                self.traffic.payload_down += len(body)
-                self.traffic.wire_down += len(body) + _head_size(response)
-                return response.status_code, bytes(body), response.headers
-        except requests.exceptions.SSLError as error:
-            raise Unreachable(_tls_failure(self.url, _root(error))) from None
-        except requests.exceptions.Timeout:
+            self.traffic.payload_down += len(body)
+            self.traffic.wire_down += len(body) + _head_size(response)
+            return response.status, bytes(body), response.headers
+        except (SSLError, requests.exceptions.SSLError) as error:
+            raise Unreachable(_tls_failure(self.url, _cause(error))) from None
+        except (
+            NewConnectionError,
+            requests.exceptions.RequestException,
+            HTTPError,
+            OSError,
+        ) as error:
             deadline.check()
-            raise Unreachable(f"no connection to {self.url} in time") from None
-        except (requests.exceptions.RequestException, HTTPError, OSError) as error:
-            deadline.check()
-            raise Unreachable(f"cannot reach the verifier at {self.url} ({_root(error)})") from None
+            if isinstance(error, HTTPTimeout) and not isinstance(error, NewConnectionError):
+                raise Unreachable(f"no connection to {self.url} in time") from None
+            raise Unreachable(
+                f"cannot reach the verifier at {self.url} ({_cause(error)})"
+            ) from None
+
+
+class _Request(NamedTuple):
+    """What is asked; the host and lengths are added on the way."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+    def wire_size(self, url: str) -> int:
+        """Bytes of it as HTTP/1.1 puts it: request line, headers, body."""
+        parts = urlsplit(url)
+        line = f"{self.method} {parts.path}{self.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n"
+        length = len(f"Content-Length: {len(self.body)}\r\n") if self.body else 0
+        named = sum(len(name) + len(value) + 4 for name, value in self.headers.items())
+        return len(line) + named + length + len(self.body)
 
 
 def _checked_url(url: str, key: str | None) -> str:
@@ -264,22 +315,12 @@ def _retry_after(value: str | None) -> float | None:
     return max(0.0, (when - datetime.now(timezone.utc)).total_seconds())
 
 
-def _wire_size(request: Any) -> int:
-    """Bytes of a request as HTTP/1.1 puts it: request line, headers, body."""
-    parts = urlsplit(request.url)
-    size = len(f"{request.method} {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n")
-    for name, value in request.headers.items():
-        if value != SKIP_HEADER:
-            size += len(name) + len(value) + 4
-    return size + len(request.body or b"")
-
-
-def _head_size(response: requests.Response) -> int:
-    line = len(f"HTTP/1.1 {response.status_code} {response.reason}\r\n\r\n")
+def _head_size(response: BaseHTTPResponse) -> int:
+    line = len(f"HTTP/1.1 {response.status} {response.reason}\r\n\r\n")
     return line + sum(len(k) + len(v) + 4 for k, v in response.headers.items())
 
 
-def _root(error: BaseException) -> str:
+def _cause(error: BaseException) -> str:
     """The innermost reason, without the addresses of objects around it."""
     seen = error
     while True:

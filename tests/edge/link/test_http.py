@@ -158,6 +158,7 @@ def test_a_slow_server_is_bounded_by_the_deadline_and_its_thread_ends(part: str)
         before = set(threading.enumerate())
         with pytest.raises(DeadlineExceeded, match=r"0\.4 s"):
             session.connect()
+        session.close()  # should the link itself have seen that time was up, it is not given up
         for thread in set(threading.enumerate()) - before:
             if thread.name == "uhlm-link":
                 thread.join(60)  # its socket was closed: it does not wait for the server
