@@ -41,11 +41,10 @@ COLUMNS = (
     ("tokens_per_s", "tok/s", ".1f"),
 )
 
-CAPTION = (
-    "TR, risk and bytes are per id of the replies; calls, LLM passes and positions are totals over "
-    "the rows. Risk, TSR and oracle come from shadow verification: a second copy of the LLM reads "
-    "each reply when it is finished, outside the timed path."
-)
+CAPTION = """\
+TR, risk and bytes are per token of the replies; calls, LLM passes and positions are totals over the
+rows. Risk, TSR and oracle come from shadow verification: a second copy of the LLM reads each reply
+when it is finished, outside the timed path."""
 
 Data = Annotated[
     str, typer.Option(help="Rows to answer: JSON lines, or shipped (tasks-eval, dialogues-eval).")

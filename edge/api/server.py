@@ -52,7 +52,10 @@ def serve(
         lock = "" if keys else ", open to every program on this machine (set UHLM_SERVE_KEY)"
         _notify(f"{hybrid.device} at {url}{lock}")
         if keys and not is_loopback(options.host) and options.tls_certificate is None:
-            _notify("without TLS the key and every word can be read on the way; see [serve]")
+            _notify(
+                "without TLS the key and every word can be read on the way: set tls_certificate "
+                "and tls_key in [serve] (`uhlm-edge certificate HOST` makes both)"
+            )
         uvicorn.Server(settings).run(sockets=[listener])
 
 
