@@ -30,6 +30,7 @@ QUESTION = str(ASKED[0]["content"])
 def server() -> Iterator[Running]:
     cap = {"session": {"bytes": 20_000}}
     with demo(strategy="uhlm", seed=6, budget=cap) as hybrid, in_thread(hybrid, key="") as running:
+        hybrid.generate(ASKED).read()  # both models have been read from the disk
         yield running
 
 
