@@ -25,7 +25,7 @@ from uhlm_edge.configs.layers import load_config
 from uhlm_edge.edge.policy.calibration import load as load_calibration
 from uhlm_edge.lm import template
 from uhlm_edge.lm.gguf.check import check
-from uhlm_edge.lm.sampling import Distribution
+from uhlm_edge.lm.sampling import TOTAL, Distribution
 from uhlm_edge.lm.sandbox import PER_BYTE
 from uhlm_edge.lm.template import ChatTemplate
 from uhlm_edge.models import shipped
@@ -88,7 +88,9 @@ def wire(body: bytes) -> None:
 def _wire_seeds() -> list[bytes]:
     asked = _request()
     reply = Reply(3, 4, 0, [7], [0.25, 0.5], 7, binding=asked.binding(SESSION))
-    return [asked.pack(), reply.pack(), Request(1, 0, prefix_hash([]), [1], bonus=5).pack()]
+    first = Request(1, 0, prefix_hash([]), [1], bonus=5)
+    certain = Request(2, 9, prefix_hash([1]), [8, 5], [TOTAL], [Distribution.certain(5)], 1)
+    return [message.pack() for message in (asked, reply, first, certain)]
 
 
 def wire_json(body: bytes) -> None:
