@@ -82,7 +82,8 @@ class Request:
     settings: Settings | None = None
 
     def pack(self) -> bytes:
-        """MessagePack, as small as it gets."""
+        """MessagePack: version, id, start, half of `prefix` and the ids (LEB128) in one field, how
+        many are judged, what is told of q (`pack_q`), bonus, and the settings if there are any."""
         return self._packed
 
     def binding(self, session: str, held: bytes | None = None) -> bytes:
