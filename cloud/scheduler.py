@@ -33,6 +33,7 @@ __all__ = ["Scheduler"]
 
 _log = logging.getLogger("uhlm_edge.cloud")
 _LATE = 0.6  # of the time that a device waits; then its call gets a place whatever that costs
+_QUICK = 0.01  # seconds, that the network may wait for a pass
 _LOOK_AGAIN = 0.02  # seconds, while calls wait for room
 _SWEEP = 5.0  # seconds, while none do
 
@@ -56,8 +57,7 @@ class Scheduler:
         limit: int = 1024,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.counters = Counters()
-        self.observed = Observed()
+        self.counters, self.observed, self.pace = Counters(), Observed(), Pace()
         self._context = context
         self._judge = judge
         self._store = store
@@ -66,7 +66,6 @@ class Scheduler:
         self._inbox: Inbox[Call | Callable[[], object] | None] = Inbox()
         self._waiting: list[Call] = []
         self._running: list[Call] = []
-        self.pace = Pace()
         self._open = 0  # calls submitted and not answered
         self._closed = False
         self._lock = threading.Lock()
@@ -156,8 +155,9 @@ class Scheduler:
     async def run(self) -> None:
         """Do the steps in this event loop, until it is closed and all is answered.
 
-        Only the model's passes run in another thread, without the interpreter's lock. Everything
-        else shares one thread with the network, so that none waits for the other's lock.
+        Only the model's passes run in another thread, without the interpreter's lock, and of those
+        not a short one for the only call there is: to wake the thread, and be woken, takes a good
+        part of a millisecond. All else shares a thread with the network: none waits for a lock.
         """
         loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(1, "uhlm-model") as model:
@@ -166,7 +166,10 @@ class Scheduler:
                     for left in self._gather():
                         await self._inbox.listen(left)
                     parts = self._plan()
-                    if parts:
+                    if parts and self._is_quick(parts):
+                        self._hand_out(parts, *self._decode(parts))
+                        await asyncio.sleep(0)
+                    elif parts:
                         passed = await loop.run_in_executor(model, self._decode, parts)
                         self._hand_out(parts, *passed)
                     else:
@@ -213,6 +216,10 @@ class Scheduler:
         self._take_in()
         self._admit()
         return self._pack()
+
+    def _is_quick(self, parts: list[Part]) -> bool:
+        ids = len(parts[0].work.tokens)
+        return self._open == len(parts) == 1 and ids <= SHORT and self.pace.short_pass < _QUICK
 
     def _decode(self, parts: list[Part]) -> tuple[list[Logits] | EngineError, float]:
         """One pass, and how long it took."""

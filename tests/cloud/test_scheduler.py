@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -161,11 +162,12 @@ def test_a_session_forgotten_while_a_call_waits_is_a_new_one() -> None:
     one.ask(one.request(drafts=1, start=0))
 
 
-def test_in_an_event_loop_only_the_passes_run_elsewhere() -> None:
+def test_in_an_event_loop_only_passes_that_others_would_wait_for_run_elsewhere() -> None:
+    ticks = itertools.count()
     context = FakeContext()
-    of = Verifier(context, 200, 8)
+    of = Verifier(context, 200, 8, clock=lambda: 1e-6 * next(ticks))  # every pass is short
     devices = [device(of, i) for i in range(6)]
-    threads: set[int] = set()
+    threads: dict[bool, set[int]] = {False: set(), True: set()}
     home: set[int] = set()
 
     async def ask(one: Device) -> None:
@@ -186,18 +188,20 @@ def test_in_an_event_loop_only_the_passes_run_elsewhere() -> None:
     async def serve() -> None:
         steps = asyncio.create_task(of.scheduler.run())
         await asyncio.gather(*map(ask, devices))
+        await ask(devices[0])
         of.scheduler.close()
         await steps
 
     def decode(works: Sequence[Work]) -> list[Logits]:
-        threads.add(threading.get_ident())
+        threads[of.scheduler.open_calls == 1].add(threading.get_ident())
         return FakeContext.decode(context, works)
 
     context.decode = decode  # type: ignore[method-assign]
     asyncio.run(serve())
     assert home == {threading.get_ident()}
-    assert len(threads) == 1
-    assert not threads & home
+    assert len(threads[False]) == 1
+    assert not threads[False] & home
+    assert threads[True] == home
 
 
 # Places
