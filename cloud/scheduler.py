@@ -33,9 +33,8 @@ __all__ = ["Scheduler"]
 
 _log = logging.getLogger("uhlm_edge.cloud")
 _LATE = 0.6  # of the time that a device waits; then its call gets a place whatever that costs
-_QUICK = 0.01  # seconds, that the network may wait for a pass
-_LOOK_AGAIN = 0.02  # seconds, while calls wait for room
-_SWEEP = 5.0  # seconds, while none do
+_SOME, _QUICK = 4, 0.01  # calls, and seconds, after which the network has its turn
+_LOOK_AGAIN, _SWEEP = 0.02, 5.0  # seconds, while calls wait for room, and while none do
 
 
 class Scheduler:
@@ -64,8 +63,7 @@ class Scheduler:
         self._limit = limit
         self._clock = clock
         self._inbox: Inbox[Call | Callable[[], object] | None] = Inbox()
-        self._waiting: list[Call] = []
-        self._running: list[Call] = []
+        self._waiting, self._running = list[Call](), list[Call]()
         self._open = 0  # calls submitted and not answered
         self._closed = False
         self._lock = threading.Lock()
@@ -90,8 +88,7 @@ class Scheduler:
         """Answer a call later.
 
         Args:
-            key: whose session.
-            request: checked by the wire.
+            key, request: whose session; checked by the wire.
             deliver: is told the outcome, in the owner's thread.
             deadline: nobody waits any longer then, in seconds of the scheduler's clock.
 
@@ -148,8 +145,8 @@ class Scheduler:
     def step(self) -> bool:
         """One pass of the model; False if there is nothing to do."""
         parts = self._plan()
-        if parts:
-            self._hand_out(parts, *self._decode(parts))
+        for _ in self._hand_out(parts, *self._decode(parts)) if parts else ():
+            pass
         return bool(parts)
 
     async def run(self) -> None:
@@ -166,15 +163,16 @@ class Scheduler:
                     for left in self._gather():
                         await self._inbox.listen(left)
                     parts = self._plan()
-                    if parts and self._is_quick(parts):
-                        self._hand_out(parts, *self._decode(parts))
-                        await asyncio.sleep(0)
-                    elif parts:
-                        passed = await loop.run_in_executor(model, self._decode, parts)
-                        self._hand_out(parts, *passed)
-                    else:
+                    if not parts:
                         self._store.sweep()
                         await self._inbox.listen(_LOOK_AGAIN if self._waiting else _SWEEP)
+                        continue
+                    if self._is_quick(parts):
+                        passed = self._decode(parts)
+                    else:
+                        passed = await loop.run_in_executor(model, self._decode, parts)
+                    for _ in self._hand_out(parts, *passed):
+                        await asyncio.sleep(0)
                 except Exception as error:  # a fault of our own ends the calls of now, no more
                     self._fail(error)
 
@@ -218,8 +216,8 @@ class Scheduler:
         return self._pack()
 
     def _is_quick(self, parts: list[Part]) -> bool:
-        ids = len(parts[0].work.tokens)
-        return self._open == len(parts) == 1 and ids <= SHORT and self.pace.short_pass < _QUICK
+        only = self._open == len(parts) == 1 and len(parts[0].work.tokens) <= SHORT
+        return only and self.pace.short_pass < _QUICK
 
     def _decode(self, parts: list[Part]) -> tuple[list[Logits] | EngineError, float]:
         """One pass, and how long it took."""
@@ -233,18 +231,20 @@ class Scheduler:
 
     def _hand_out(
         self, parts: list[Part], blocks: list[Logits] | EngineError, seconds: float
-    ) -> None:
-        """Give each call its rows; those that have what they wanted are answered at once."""
+    ) -> Iterator[None]:
+        """Give each call its rows; the network may send some answers while others are made."""
         if isinstance(blocks, EngineError):
             for part in parts:
                 self._end(part.call, blocks)
             return
         self._note(parts, seconds)
-        for part, rows in zip(parts, blocks, strict=True):
+        for i, (part, rows) in enumerate(zip(parts, blocks, strict=True), 1):
             part.call.fed += len(part.work.tokens)
             part.call.model += seconds
             if part.is_last:
                 self._resume(part.call, rows)
+            if i % _SOME == 0 or i == len(parts):
+                yield
 
     def _wait(self, seconds: float) -> None:
         for item in self._inbox.wait(seconds):
