@@ -293,7 +293,9 @@ def until(server: Running, name: str, value: int) -> None:
         pass
 
 
-def test_a_client_that_goes_away_frees_the_device() -> None:
+def test_a_client_that_goes_away_frees_the_device_and_nothing_failed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     story: Any = [{"role": "user", "content": "Tell me a story."}]
     with demo(alone=True) as hybrid, in_thread(hybrid) as server, server.client() as client:
         free = hybrid._busy
@@ -303,6 +305,7 @@ def test_a_client_that_goes_away_frees_the_device() -> None:
         until(server, 'requests_total{outcome="left"}', 1)
         assert ask(client, PERU).choices[0].message.content
         assert counted(server, 'tokens_total{provenance="device"}') < 900
+    assert not [record for record in caplog.records if record.name == "uhlm_edge.serve"]
 
 
 def test_too_many_at_once_are_told_to_come_again() -> None:
