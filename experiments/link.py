@@ -232,6 +232,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     one_thread = {f"UHLM_VERIFIER_ENGINE_N_THREADS{of}": "1" for of in ("", "_BATCH")}
     with DemoVerifier(settings=one_thread) as verifier, plain_server() as url:
         link = HttpLink(verifier.url, verifier.key)
+        plain_reply(slm, url, http, prompts[0])  # both are warm when it counts
+        hlm_reply(device, link, prompts[0], False)
         for _ in range(args.rounds):
             for prompt in prompts:
                 found = {

@@ -113,6 +113,7 @@ def main() -> None:
                 if server.poll() is not None:
                     raise SystemExit(f"{args.program} ended with {server.returncode}") from None
                 time.sleep(0.5)
+        others(port, args.clients, 1.0)  # every slot has been used when it counts
         for _ in range(args.rounds):
             theirs = others(port, args.clients, args.seconds)
             found.append((*theirs, *ours(args.clients, args.seconds, args.threads)))
