@@ -17,7 +17,7 @@ from ..common.streams import complain
 if TYPE_CHECKING:
     from .config import Config
 
-__all__ = ["FLAG_KEYS", "configured", "conversation"]
+__all__ = ["FLAG_KEYS", "command_hints", "configured", "conversation"]
 
 
 R = TypeVar("R")
@@ -208,6 +208,14 @@ def _flag_hints() -> dict[str, Any]:
     return get_type_hints(_AllFlags, include_extras=True)
 
 
+def command_hints(command: Callable[..., Any]) -> dict[str, Any]:
+    """The annotations of a command's parameters, with what typer reads in them."""
+    # Without the defaults: for one of None, Python 3.10 hides what is annotated in Optional.
+    bare = SimpleNamespace(__annotations__=command.__annotations__)
+    known = getattr(command, "__globals__", {})
+    return get_type_hints(bare, known, {"Config": object}, include_extras=True)
+
+
 def configured(*names: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Give a command some of the shared flags, and always --profile and --config.
 
@@ -218,10 +226,7 @@ def configured(*names: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
     flags = {name: hints[name] for name in dict.fromkeys(["profile", "config_file", *names])}
 
     def decorate(command: Callable[..., R]) -> Callable[..., R]:
-        # Without the defaults: for one of None, Python 3.10 hides what is annotated in Optional.
-        bare = SimpleNamespace(__annotations__=command.__annotations__)
-        known = getattr(command, "__globals__", {})
-        own_hints = get_type_hints(bare, known, {"Config": object}, include_extras=True)
+        own_hints = command_hints(command)
         own = [
             parameter.replace(annotation=own_hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
             for name, parameter in inspect.signature(command).parameters.items()

@@ -11,13 +11,13 @@ import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
 
 from ...common.errors import UsageError
 from ...common.streams import complain, emit
-from ...configs.flags import configured
+from ...configs.flags import command_hints, configured
 
 __all__ = ["Data", "Limit", "Plot", "Prompts", "Row", "Table", "measurement", "numbers", "say"]
 
@@ -64,7 +64,7 @@ def measurement(*flags: str) -> Callable[[Callable[..., Table]], Callable[..., N
     """
 
     def decorate(command: Callable[..., Table]) -> Callable[..., None]:
-        hints = get_type_hints(command, localns={"Config": object}, include_extras=True)
+        hints = command_hints(command)
 
         @functools.wraps(command)
         def measured(config: object, out: list[Path] | None, form: str, **own: Any) -> None:
