@@ -80,7 +80,8 @@ def rate_at_risk(
         Rates, shape (len(risks),).
     """
     once = np.ones(len(beta), dtype=np.int64) if counts is None else counts
-    level = score if score.dtype == np.int64 else np.unique(score, return_inverse=True)[1]
+    ranks = score if score.dtype == np.int64 else np.unique(score, return_inverse=True)[1]
+    level = ranks.astype(np.int64, copy=False)
     skipped = np.concatenate([[0.0], np.cumsum(np.bincount(level, weights=once))]) / once.sum()
     risk = np.concatenate([[0.0], np.cumsum(np.bincount(level, weights=once * beta))]) / once.sum()
     at = np.searchsorted(risk, np.asarray(risks) + 1e-12, side="right") - 1
