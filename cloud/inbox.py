@@ -13,19 +13,11 @@ T = TypeVar("T")
 
 
 class Inbox(Generic[T]):
-    """A queue with a bell.
-
-    Attributes:
-        has_listener: an event loop is waiting for the bell.
-    """
+    """A queue with a bell."""
 
     def __init__(self) -> None:
         self._items: queue.SimpleQueue[T] = queue.SimpleQueue()
         self._bell: asyncio.Future[None] | None = None
-
-    @property
-    def has_listener(self) -> bool:
-        return self._bell is not None
 
     def put(self, item: T) -> None:
         """From any thread, or from the event loop that listens."""

@@ -107,15 +107,13 @@ class Scheduler:
         return call
 
     def forget(self, key: SessionKey, done: Callable[[], None] = lambda: None) -> None:
-        """Drop a session; `done` is called in the owner's thread."""
+        """Drop a session, never during a pass, which reads the cells; `done` is told by the owner."""
 
         def drop() -> None:
             self._store.drop(key)
             done()
 
         self._inbox.put(drop)
-        if self._thread is None and not self._inbox.has_listener:
-            self._take_in()
 
     @property
     def retry_after(self) -> float:

@@ -162,6 +162,51 @@ def test_a_session_forgotten_while_a_call_waits_is_a_new_one() -> None:
     one.ask(one.request(drafts=1, start=0))
 
 
+def test_a_session_forgotten_during_a_pass_leaves_the_context_alone_until_it_is_over() -> None:
+    """llama.cpp's cells must not change while a pass reads them in another thread."""
+    entered, go_on = threading.Event(), threading.Event()
+
+    class Slow(FakeContext):
+        is_held = False
+
+        def decode(self, works: Sequence[Work]) -> list[Logits]:
+            if self.is_held:
+                entered.set()
+                assert go_on.wait(60.0)
+            return super().decode(works)
+
+        def truncate(self, n: int, sequence: int) -> None:
+            assert go_on.is_set() or not entered.is_set(), "in the middle of a pass"
+            super().truncate(n, sequence)
+
+    context = Slow()
+    of = Verifier(context, 200, 8)
+    devices = [device(of, i) for i in range(3)]
+    for one in devices:
+        one.ask(one.request(bonus=1))
+    leaving = devices.pop()
+
+    async def serve() -> None:
+        loop = asyncio.get_running_loop()
+        steps = asyncio.create_task(of.scheduler.run())
+        context.is_held = True
+        outcomes: list[Any] = []
+        for one in devices:
+            submit(one, one.request(drafts=1), outcomes)
+        assert await loop.run_in_executor(None, entered.wait, 60.0)
+        left = asyncio.Event()
+        of.scheduler.forget(leaving.key, left.set)
+        assert not left.is_set()
+        go_on.set()
+        await left.wait()
+        of.scheduler.close()
+        await steps
+        assert [type(outcome) for outcome in outcomes] == [Reply, Reply]
+
+    asyncio.run(serve())
+    assert len(of.store) == len(devices)
+
+
 def test_in_an_event_loop_only_passes_that_others_would_wait_for_run_elsewhere() -> None:
     ticks = itertools.count()
     context = FakeContext()
