@@ -107,7 +107,7 @@ class Scheduler:
         return call
 
     def forget(self, key: SessionKey, done: Callable[[], None] = lambda: None) -> None:
-        """Drop a session, never during a pass, which reads the cells; `done` is told by the owner."""
+        """Drop a session, but not during a pass, which reads the cells; the owner calls `done`."""
 
         def drop() -> None:
             self._store.drop(key)
