@@ -89,7 +89,8 @@ test-parity: $(VENV)/.ready-parity
 	@$(PYTEST)
 
 docs: $(VENV)/.ready-docs
-	@rm -rf .site/pages .site/python && mkdir -p .site/pages .site/python && ln -s ../.. .site/python/uhlm_edge
+	@rm -rf .site/pages .site/python && mkdir -p .site/pages .site/python/uhlm_edge
+	@git ls-files -z -- '*.py' ':!tests' | xargs -0 cp --parents -t .site/python/uhlm_edge
 	@git ls-files -z -- '*.md' docs LICENSE examples | xargs -0 cp --parents -t .site/pages
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
