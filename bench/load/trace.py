@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ...common.errors import ConfigError, DataError
 from ...configs.config import Config
 from ...edge.chat.assemble import assemble
-from ...edge.link.protocol import Deadline, Link
-from ...edge.stats import Traffic
+from ...edge.link.protocol import Deadline, Link, WrappedLink
 from ...lm.sampling import TOTAL, Distribution
-from ...wire.messages import Conflict, Info, Reply, Request, Settings
+from ...wire.messages import Conflict, Reply, Request, Settings
 
 __all__ = ["PROMPTS", "Step", "Trace", "Turn", "device_rate", "record", "steps_of"]
 
@@ -107,34 +106,16 @@ def record(
     return recorder.traces
 
 
-@dataclass
-class _Recorder:
+class _Recorder(WrappedLink):
     """A link that keeps what was drafted and settled."""
 
-    link: Link
-    traces: list[Trace] = field(default_factory=list)
-    _held: list[int] = field(default_factory=list)
-    _turns: list[Turn] = field(default_factory=list)
-    _settings: Settings | None = None
-    _since: float = 0.0
-    _seconds: float = 0.0
-
-    @property
-    def traffic(self) -> Traffic:
-        return self.link.traffic
-
-    @traffic.setter
-    def traffic(self, traffic: Traffic) -> None:
-        self.link.traffic = traffic
-
-    def info(self, deadline: Deadline) -> Info:
-        return self.link.info(deadline)
-
-    def forget(self, session_id: str, deadline: Deadline) -> None:
-        self.link.forget(session_id, deadline)
-
-    def reset(self) -> None:
-        self.link.reset()
+    def __init__(self, link: Link) -> None:
+        super().__init__(link)
+        self.traces: list[Trace] = []
+        self._held: list[int] = []
+        self._turns: list[Turn] = []
+        self._settings: Settings | None = None
+        self._since = self._seconds = 0.0
 
     def resume(self) -> None:
         """A reply begins: time runs for the device."""
