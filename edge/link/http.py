@@ -209,12 +209,7 @@ class HttpLink:
             return response.status, bytes(body), response.headers
         except (SSLError, requests.exceptions.SSLError) as error:
             raise Unreachable(_tls_failure(self.url, _cause(error))) from None
-        except (
-            NewConnectionError,
-            requests.exceptions.RequestException,
-            HTTPError,
-            OSError,
-        ) as error:
+        except (requests.exceptions.RequestException, HTTPError, OSError) as error:
             deadline.check()
             if isinstance(error, HTTPTimeout) and not isinstance(error, NewConnectionError):
                 raise Unreachable(f"no connection to {self.url} in time") from None
