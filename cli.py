@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from .edge.link.protocol import Link
     from .shell.tree import Command
 
-__all__ = ["app", "main", "pages"]
-
 
 class _Stopped(Exception):
     """Ctrl-C, or stdout takes no more."""

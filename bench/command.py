@@ -11,8 +11,6 @@ from .report.command import register as register_report
 from .speed.command import register as register_speed
 from .strategies.command import register as register_strategies
 
-__all__ = ["bench_app", "register"]
-
 bench_app = typer.Typer(
     help="Measure: time, energy, uncertainty, the channel, load.",
     no_args_is_help=True,

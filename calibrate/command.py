@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from ..lm.engines.llama import LlamaEngine
     from .run import Result
 
-__all__ = ["calibrate", "register"]
-
 WHOLE: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
 """The models' own distributions: what thresholds are measured under unless told."""
 

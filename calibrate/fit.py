@@ -12,16 +12,6 @@ from ..common.errors import DataError
 from ..edge.policy.calibration import EstimatorName, GridRow, Law, Level
 from .shadow import Replay
 
-__all__ = [
-    "MIN_CONVERSATIONS",
-    "MIN_TOKENS",
-    "Line",
-    "fit_law",
-    "fit_line",
-    "require_enough",
-    "risk_threshold",
-]
-
 Floats = NDArray[np.float64]
 
 MIN_CONVERSATIONS = 30

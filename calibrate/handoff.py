@@ -26,11 +26,6 @@ if TYPE_CHECKING:
     from ..configs.config import Config
     from ..edge.policy.calibration import ModelKey
 
-__all__ = [
-    "Ask", "Row", "Write", "at", "calibrate_handoff", "choose", "curve", "describe", "measure",
-    "rows_path", "summarise", "with_answers",
-]  # fmt: skip
-
 Write = Callable[[Sequence[Message], int], tuple[str, Sequence[float]]]
 """The device's reply to a conversation, with a seed: its text, and the risk of each token."""
 

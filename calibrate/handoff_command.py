@@ -21,8 +21,6 @@ from ..edge.policy.handoff_calibration import HandoffCalibration
 from ..models.resolve import find_model
 from .handoff import Ask, Write, calibrate_handoff, with_answers
 
-__all__ = ["run_handoff"]
-
 
 def run_handoff(
     config: Config, prompts: Path, out: Path, seed: int, advance: Callable[[int, int], None]

@@ -20,8 +20,6 @@ from ..common.files import write_whole
 from ..edge.policy.reward import FEATURES, FORMAT, N_FEATURES, History
 from .shadow import Replay
 
-__all__ = ["Head", "export", "features", "train"]
-
 Matrix = NDArray[np.float32]
 _UNITS = 64
 

@@ -12,8 +12,6 @@ from .head import features
 from .run import Result
 from .scores import risk_curve
 
-__all__ = ["draw"]
-
 _RARE = 0.05  # of rejection: below it the rates are drawn on a logarithmic scale
 _MOST_RATE = 0.999  # of the rates that are drawn; all curves meet at 1
 

@@ -35,19 +35,6 @@ from .head import Head, export, features, train
 from .scores import auroc, calibration_error, risk_curve
 from .shadow import Replay, Setting, shadow_run
 
-__all__ = [
-    "Pair",
-    "Result",
-    "Text",
-    "calibrate",
-    "compare",
-    "describe",
-    "rows_path",
-    "shadow_rows",
-    "split",
-    "summarise",
-]
-
 Floats = NDArray[np.float64]
 
 

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["auroc", "calibration_error", "rate_at_risk", "risk_curve"]
-
 Floats = NDArray[np.float64]
 
 

@@ -28,8 +28,6 @@ from ..lm.sampling import TOTAL, Sampler
 from ..lm.uncertainty import expected, sampled
 from ..lm.verification import judge
 
-__all__ = ["Replay", "Setting", "shadow", "shadow_run"]
-
 Floats = NDArray[np.float64]
 
 

@@ -11,8 +11,6 @@ from ..wire.messages import Conflict, Reply, Request
 from .judge import Answer, Ask
 from .sessions import Session, SessionKey
 
-__all__ = ["SHORT", "Call", "Outcome", "Part", "by_length", "pack"]
-
 Outcome = Reply | Conflict | Exception
 SHORT = 32
 """Ids: a wish for more is a long one."""

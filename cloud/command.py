@@ -18,8 +18,6 @@ from .options import VerifierOptions
 from .server import bind, serve
 from .service import load_service
 
-__all__ = ["run_verifier"]
-
 
 def run_verifier(
     options: VerifierOptions,

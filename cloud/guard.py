@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable
 
 from ..common.keys import Keys
 
-__all__ = ["Guard", "Refusal"]
-
 _FORWARDED = {b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip"}
 _BURST = 2.0  # seconds of a key's rate that may come at once
 

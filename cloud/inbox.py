@@ -7,8 +7,6 @@ import queue
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
-__all__ = ["Inbox"]
-
 T = TypeVar("T")
 
 

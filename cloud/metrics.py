@@ -10,8 +10,6 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from ..wire.messages import Reply, Request
 
-__all__ = ["Counters", "Observed", "exposition"]
-
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _WIDTHS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 

@@ -10,8 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..lm.engines.options import EngineOptions
 from ..wire.messages import Limits
 
-__all__ = ["UpstreamOptions", "VerifierOptions"]
-
 
 class UpstreamOptions(BaseModel):
     """The engine that `runtime` names, when it is not llama.cpp in this process."""

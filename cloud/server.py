@@ -21,8 +21,6 @@ from .options import VerifierOptions
 from .protocol import guarded_protocol
 from .service import Service
 
-__all__ = ["bind", "serve"]
-
 LEAST_FILES = 16
 """Files that must still be free to serve: the event loop's own, and a few connections."""
 

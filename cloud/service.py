@@ -21,8 +21,6 @@ from .guard import Guard
 from .options import VerifierOptions
 from .verifier import Verifier
 
-__all__ = ["Service", "load_service"]
-
 _MOST_SEQUENCES = 256  # of a llama.cpp context
 _PREFIXES = 8
 _ROW_BYTES = 128 << 20  # for the rows of one pass, float32

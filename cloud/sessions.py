@@ -18,8 +18,6 @@ from ..lm.engines.protocol import Context
 from ..lm.ids import common_length, left_out
 from ..wire.messages import Reply, Settings
 
-__all__ = ["Session", "SessionKey", "SessionStore"]
-
 SessionKey = tuple[str, str]
 """(owner, session id): the owner is in the key, so a guessed session id reaches nothing."""
 

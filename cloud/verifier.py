@@ -16,8 +16,6 @@ from .metrics import Counters
 from .scheduler import Scheduler
 from .sessions import SessionKey, SessionStore
 
-__all__ = ["Verifier"]
-
 
 class Verifier:
     """The LLM's side of the method, for many sessions in one context.

@@ -11,8 +11,6 @@ from pathlib import Path
 
 from .errors import ResourceError, UsageError
 
-__all__ = ["make_certificate"]
-
 DAYS = 825  # what Apple's devices take at most
 
 

@@ -20,25 +20,6 @@ UhlmError (1)
 
 from __future__ import annotations
 
-__all__ = [
-    "CloudError",
-    "ConfigError",
-    "ContextFull",
-    "DataError",
-    "DeadlineExceeded",
-    "EngineError",
-    "ModelError",
-    "Overloaded",
-    "ProtocolError",
-    "Refused",
-    "Rejected",
-    "ResourceError",
-    "UhlmError",
-    "Unreachable",
-    "UsageError",
-    "VocabularyMismatch",
-]
-
 
 class UhlmError(Exception):
     """Base of all: `str(error)` is one line that says what is wrong and what to do."""

@@ -19,19 +19,6 @@ from typing import IO
 from .errors import DataError, ResourceError
 from .text import human_bytes
 
-__all__ = [
-    "atomic_output",
-    "explained",
-    "free_bytes",
-    "interruptible",
-    "read_bounded",
-    "read_stream",
-    "remove_stale",
-    "require_space",
-    "scratch_file",
-    "write_whole",
-]
-
 MARGIN = 16 << 20
 """Bytes of the disk that are left alone."""
 

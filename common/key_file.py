@@ -8,8 +8,6 @@ from pathlib import Path
 
 from .errors import ConfigError
 
-__all__ = ["MIN_KEY", "read_key_file"]
-
 MIN_KEY = 16
 """Characters of the shortest key: fewer can be guessed."""
 

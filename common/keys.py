@@ -6,8 +6,6 @@ import hashlib
 import hmac
 from collections.abc import Iterable
 
-__all__ = ["Keys"]
-
 
 class Keys:
     """The keys that are let in; none at all lets everybody in (loopback only)."""

@@ -14,8 +14,6 @@ from .keys import Keys
 if TYPE_CHECKING:
     import uvicorn
 
-__all__ = ["bind", "is_loopback", "server_config", "url_of"]
-
 
 def bind(
     host: str, port: int, keys: Keys, section: str, variable: str = "UHLM_API_KEY"

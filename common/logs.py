@@ -7,8 +7,6 @@ import sys
 
 from .text import harmless
 
-__all__ = ["log_to_stderr"]
-
 
 class _Harmless(logging.Formatter):
     """Messages and tracebacks hold what others sent."""

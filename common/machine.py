@@ -11,8 +11,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Machine", "read_machine"]
-
 _SLOW = 0.6  # of the fastest core's capacity: a slower core would hold up all others
 
 

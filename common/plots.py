@@ -16,17 +16,6 @@ import numpy as np
 
 from .errors import DataError, ResourceError
 
-__all__ = [
-    "accuracy_against_rate",
-    "energy_bars",
-    "figure",
-    "latency_histogram",
-    "legend_beside",
-    "plain_log_ticks",
-    "rejection_against_uncertainty",
-    "throughput_over_snr",
-]
-
 Row = Mapping[str, Any]
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"

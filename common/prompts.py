@@ -11,11 +11,6 @@ from typing import Any, TypedDict
 from .errors import DataError
 from .files import read_bounded
 
-__all__ = [
-    "MOST_TEXT", "Case", "Message", "asked", "json_rows", "messages_of", "read_prompts",
-    "read_text", "shipped_prompts",
-]  # fmt: skip
-
 _ROLES = ("system", "user", "assistant")
 _MOST_BYTES = 256_000_000
 

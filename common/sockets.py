@@ -18,8 +18,6 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.poolmanager import PoolManager
 
-__all__ = ["ClosableAdapter", "TimedSession"]
-
 _SMALL = 16_384  # bytes; each piece on its own would be a packet, and wake the other side
 
 

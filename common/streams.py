@@ -11,8 +11,6 @@ from typing import TextIO
 
 from .text import harmless, one_line
 
-__all__ = ["complain", "discard_stdout", "emit", "open_closed_streams", "write_failure"]
-
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 

@@ -11,8 +11,6 @@ from typing import Any, Literal, get_args
 
 from .errors import UsageError
 
-__all__ = ["FORMATS", "Format", "render"]
-
 Format = Literal["md", "csv", "json", "jsonl"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 Row = Mapping[str, Any]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["harmless", "human_bytes", "one_line"]
-
 _KEPT = {0x09, 0x0A}
 _UNSAFE = (
     *range(0x20),  # C0: ESC starts every escape sequence, CR and BS overwrite

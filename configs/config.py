@@ -14,21 +14,6 @@ from ..lm.ids import Slide
 from ..lm.sampling import Sampler
 from ..lm.targets import Coupling
 
-__all__ = [
-    "AskBy",
-    "BudgetOptions",
-    "Caps",
-    "ChatOptions",
-    "CloudOptions",
-    "Config",
-    "DeviceOptions",
-    "ServeOptions",
-    "SparingOptions",
-    "StrategyName",
-    "StrategyOptions",
-    "Threshold",
-]
-
 StrategyName = Literal[
     "local", "cloud", "hlm", "uhlm", "rand", "spec", "reward", "ensemble", "handoff"
 ]

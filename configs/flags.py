@@ -17,9 +17,6 @@ from ..common.streams import complain
 if TYPE_CHECKING:
     from .config import Config
 
-__all__ = ["FLAG_KEYS", "command_hints", "configured", "conversation"]
-
-
 R = TypeVar("R")
 
 

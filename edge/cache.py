@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from ..lm.engines.protocol import Engine, Logits
 from ..lm.ids import common_length, left_out
 
-__all__ = ["TokenCache"]
-
 
 class TokenCache:
     """Ids of the conversation on the device. The engine follows when a row is wanted.

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from ..lm.sampling import Distribution
 
-__all__ = ["Draft", "Event", "Notice", "Outcome", "SkippedVerdict", "Source", "Token"]
-
 Source = Literal["edge", "cloud"]
 
 

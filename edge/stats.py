@@ -7,8 +7,6 @@ from typing import Any
 
 from .events import Event, Token
 
-__all__ = ["Stats", "Traffic"]
-
 
 @dataclass
 class Traffic:

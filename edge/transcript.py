@@ -8,8 +8,6 @@ from ..lm.vocabulary import TextDecoder
 from .cache import TokenCache
 from .events import Draft, Outcome, Source, Token
 
-__all__ = ["Transcript"]
-
 
 class Transcript:
     """A prompt, the committed tokens of the reply after it, and drafts after those.

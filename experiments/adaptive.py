@@ -53,8 +53,6 @@ from ..lm.engines.llama import LlamaEngine
 from ..lm.sampling import TOTAL, Distribution, Sampler
 from ..models.resolve import find_model
 
-__all__ = ["POLICIES", "Segment", "halves", "pooled", "replayed", "table"]
-
 POLICIES: dict[str, dict[str, Any]] = {
     "local": {"name": "local"},
     "hlm": {"name": "hlm"},

@@ -23,8 +23,6 @@ from ..common.prompts import read_prompts
 from ..edge.policy.calibration import Calibration, EstimatorName, load
 from ..edge.policy.reward import FEATURES, N_FEATURES, RewardHead
 
-__all__ = ["check", "predict", "scores_of"]
-
 Floats = NDArray[np.float64]
 _RATES = (0.05, 0.2, 0.5)
 

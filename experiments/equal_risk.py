@@ -23,8 +23,6 @@ from ..edge.policy.calibration import Calibration, load
 from .calibration_check import scores_of
 from .shadow_pool import shadow_pool
 
-__all__ = ["compare", "thresholds"]
-
 Floats = NDArray[np.float64]
 RISKS = (0.0001, 0.0002, 0.0003, 0.0006, 0.001, 0.002, 0.003, 0.01, 0.03)
 _DRAWS = 1000

@@ -20,8 +20,6 @@ from ..lm.engines.options import EngineOptions
 from ..lm.sampling import Sampler
 from ..models.shipped import path_of
 
-__all__ = ["shadow_pool"]
-
 _PART = 60  # replies that a process makes before it takes the next
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..common.errors import ModelError, UsageError
-from .template import ChatTemplate, Message, TemplateOwner
+from ..common.prompts import Message
+from .template import ChatTemplate, TemplateOwner
 from .vocabulary import Vocabulary
-
-__all__ = ["ChatEncoder"]
 
 _LONGEST = 2 << 20
 """Characters of a conversation: more than any context holds, less than templates may render."""

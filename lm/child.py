@@ -20,8 +20,6 @@ from typing import Any
 from ..common.errors import ResourceError
 from .sandbox import Refused, read_message, write_message
 
-__all__ = ["Child"]
-
 _PATIENCE = 30.0  # seconds, whoever takes them
 _KEPT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TZ")
 

@@ -13,8 +13,6 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SCHEME", "Draws", "Purpose", "per_id", "turn_seed", "uniform"]
-
 SCHEME = "philox4x64-10/1"
 """Name of the scheme; both sides must agree on it. The tests hold its test vector."""
 

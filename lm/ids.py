@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-__all__ = ["Slide", "common_length", "left_out"]
-
 Slide = Literal["none", "device", "both"]
 """Who keeps what was read of a long conversation when its oldest turns are left out."""
 

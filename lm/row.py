@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 
 from ..common.errors import EngineError
 
-__all__ = ["ONES", "Logits", "Row", "total"]
-
 Logits = NDArray[np.float32]
 """Raw logits of one position, shape (V,), float32; -inf masks an id."""
 

@@ -34,11 +34,6 @@ try:
 except ImportError:  # on Windows
     resource = None  # type: ignore[assignment]
 
-__all__ = [
-    "Memory", "Refused", "compile_template", "limit_time", "main", "read_message", "render",
-    "write_message",
-]  # fmt: skip
-
 MAX_RENDERED = 4 << 20  # characters
 MAX_MESSAGE = 64 << 20  # bytes
 MEMORY = 256 << 20  # bytes of addresses, the most that a request may add

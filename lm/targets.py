@@ -8,8 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .sampling import Sampler
 
-__all__ = ["LLM", "Contrastive", "Coupling", "Llm", "Target", "Weighted", "sampler_of_parts"]
-
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

@@ -18,8 +18,6 @@ from . import sandbox
 from .child import Child
 from .sandbox import Refused, compile_template, render
 
-__all__ = ["DEFAULT_TEMPLATE", "ChatTemplate", "Message", "TemplateOwner"]
-
 DEFAULT_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"

@@ -25,8 +25,6 @@ from numpy.typing import NDArray
 from ..common.errors import EngineError
 from .row import ONES, Row, total
 
-__all__ = ["Estimator", "estimator", "expected", "sampled"]
-
 Floats = NDArray[np.float64]
 
 Estimator = Callable[[Row, int, Floats, Floats], float]

@@ -17,19 +17,6 @@ from .draws import Purpose, per_id, uniform
 from .sampling import TOTAL, Distribution, Probs, Sparse, accept, one_hot, rejection, resample
 from .targets import Coupling, Target, Weighted
 
-__all__ = [
-    "Verdict",
-    "bonus_token",
-    "contrast",
-    "contrast_mask",
-    "coupled_draw",
-    "draft_token",
-    "judge",
-    "judge_coupled",
-    "mixture",
-    "target_probs",
-]
-
 
 class Verdict(NamedTuple):
     """What became of a block of drafts.

@@ -12,8 +12,6 @@ from functools import cached_property
 
 from ..common.errors import VocabularyMismatch
 
-__all__ = ["Fingerprint", "Kind", "TextDecoder", "Vocabulary", "require_same"]
-
 
 class Kind(IntEnum):
     """What an id is. The numbers are those of GGUF's `tokenizer.ggml.token_type`."""

@@ -16,8 +16,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["Entry", "Name", "load", "pairs", "parse_name", "preferred", "type_of"]
-
 PREFERRED = ("Q4_K_M", "Q4_K_S", "Q4_0", "Q5_K_M", "Q8_0", "BF16", "F16", "F32")
 """Which type is taken when none is asked for: the first of these that a repository has."""
 

@@ -15,8 +15,6 @@ from ..common.streams import emit
 if TYPE_CHECKING:
     from .download import Progress
 
-__all__ = ["inspect", "pull", "pull_missing", "register"]
-
 models_app = typer.Typer(help="Pulled models: list, remove.", no_args_is_help=True)
 
 

@@ -23,8 +23,6 @@ from ..common.errors import ModelError, ResourceError, UsageError
 from ..common.sockets import TimedSession
 from ..common.text import one_line
 
-__all__ = ["Progress", "RemoteFile", "fetch", "require_safe"]
-
 Progress = Callable[[str, int, int], None]
 """Called with a file's name, the bytes that are here, and the bytes it has."""
 

@@ -24,8 +24,6 @@ from .download import Progress, RemoteFile, fetch
 from .hub_api import ask_hub, login_headers, require_digest
 from .store import SAFETENSORS, Manifest, Store, Stored, StoredFile, default_folder
 
-__all__ = ["Pulled", "pull"]
-
 FOLDER_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 """What is taken of a Hugging Face folder; never a pickle, never a program."""
 

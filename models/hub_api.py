@@ -21,8 +21,6 @@ from ..common.text import one_line
 from .download import TIMEOUT, RemoteFile, require_safe
 from .store import safe_name
 
-__all__ = ["Repository", "ask_hub", "login_headers", "require_digest"]
-
 MAX_ANSWER = 16 << 20  # bytes: about 50,000 files
 MAX_SECONDS = 60.0  # for the whole answer, its head too
 MAX_FILE = 1 << 50

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..common.text import human_bytes, one_line
-from ..lm.gguf.check import ArraySummary, Header, Tensor, Value, check
+from ..lm.gguf.check import check
+from ..lm.gguf.header import ArraySummary, Header, Tensor, Value
 
 if TYPE_CHECKING:
     import os
-
-__all__ = ["inspect", "render"]
 
 VALUE_WIDTH = 72
 SHAPES_SHOWN = 6

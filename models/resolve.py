@@ -11,8 +11,6 @@ from . import shipped
 from .catalogue import load, parse_name, preferred
 from .store import SAFETENSORS, Store, default_folder
 
-__all__ = ["find_model", "locate_model", "model_source"]
-
 
 def find_model(name: str) -> Path:
     """The file of a model, to be opened: `locate_model`, and a shipped one is checked.

@@ -8,8 +8,6 @@ from pathlib import Path
 
 from ..common.errors import ModelError
 
-__all__ = ["FOLDER", "SHIPPED", "Shipped", "path_of", "verify"]
-
 FOLDER = Path(__file__).resolve().parent
 _CHUNK = 1 << 20  # bytes
 

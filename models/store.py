@@ -16,16 +16,6 @@ from pathlib import Path, PurePosixPath
 from ..common.errors import ModelError, UsageError
 from ..common.files import write_whole
 
-__all__ = [
-    "SAFETENSORS",
-    "Manifest",
-    "Store",
-    "Stored",
-    "StoredFile",
-    "default_folder",
-    "safe_name",
-]
-
 SAFETENSORS = "safetensors"
 """What stands for a type when a whole Hugging Face folder is meant."""
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from .convert.writer import Progress
     from .pipeline import PlannedFile, Prepared
 
-__all__ = ["quantize", "register"]
-
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this package to the command line."""

@@ -31,8 +31,6 @@ from ..lm.gguf.types import TENSOR_TYPES
 from .convert.writer import Progress
 from .quant_types import QUANT_TYPES
 
-__all__ = ["Prediction", "predict", "quantize"]
-
 _LINE = re.compile(r"\[\s*(\d+)/\s*(\d+)\]\s+(\S+)\s+-.*?type =\s*(\S+?),(?:.*\((\w+)\))?")
 _ALIGNMENT = 32
 _NEXT = "uhlm-edge next"

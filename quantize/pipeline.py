@@ -29,8 +29,6 @@ from .quality.report import Report, measure_quality
 from .quality.samples import Sample, complete, encode
 from .quant_types import require_types
 
-__all__ = ["Listener", "PlannedFile", "Prepared", "QuantizeRequest", "ReportRequest", "prepare"]
-
 _HEADER_ROOM = 64 << 20
 
 

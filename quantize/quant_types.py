@@ -7,8 +7,6 @@ from collections.abc import Iterable
 from ..common.errors import UsageError
 from ..lm.gguf.types import FILE_TYPES
 
-__all__ = ["NEEDS_IMATRIX", "QUANT_TYPES", "require_types"]
-
 _NOT_OFFERED = frozenset({"MXFP4_MOE", "NVFP4", "Q1_0"})
 """For mixtures of experts only, or not written by llama.cpp."""
 

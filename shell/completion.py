@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from .tree import Command, Option
 
-__all__ = ["SHELLS", "completion"]
-
 SHELLS = ("bash", "zsh", "fish")
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["misuse"]
-
 _VALUES = (
     (r"Input should be greater than or equal to (\S+)", r"must be at least \1"),
     (r"Input should be less than or equal to (\S+)", r"must be at most \1"),

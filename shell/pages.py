@@ -6,8 +6,6 @@ from collections.abc import Iterator
 
 from .tree import Command, Option
 
-__all__ = ["man_page", "reference"]
-
 EXIT_CODES = (
     (0, "done"),
     (1, "failed"),

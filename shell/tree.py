@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Command", "Option", "Parameter", "tree"]
-
 
 @dataclass(frozen=True)
 class Parameter:

@@ -150,26 +150,6 @@ def test_the_loop_is_read_in_one_sitting() -> None:
     assert len((ROOT / "edge" / "decode" / "loop.py").read_text("utf-8").splitlines()) <= 200
 
 
-def test_all_lists_what_is_public() -> None:
-    missing = []
-    for file in MODULES:
-        body = ast.parse(file.read_bytes()).body
-        listed = [
-            ast.literal_eval(node.value)
-            for node in body
-            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
-        ]
-        defined = [
-            node.name
-            for node in body
-            if isinstance(node, ast.ClassDef)
-            or (isinstance(node, ast.FunctionDef) and not node.decorator_list)  # a command
-        ]
-        for public in listed:
-            missing += [(name(file), d) for d in defined if d[0] != "_" and d not in public]
-    assert not missing
-
-
 def test_no_path_of_somebody_s_machine() -> None:
     somewhere = re.compile(r"(?<![\w.~])/(?:work|root|home/\w|Users/\w)\b")
     assert not [name(f) for f in TEXTS if somewhere.search(f.read_text(encoding="utf-8"))]

@@ -13,22 +13,6 @@ from numpy.typing import NDArray
 from ..lm.sampling import TOTAL, Distribution, Probs
 from ..lm.verification import contrast_mask
 
-__all__ = [
-    "Malformed",
-    "OutOfRange",
-    "check_distribution",
-    "pack_contrast",
-    "pack_distribution",
-    "pack_ids",
-    "pack_q",
-    "prefix_hash",
-    "require",
-    "unpack_contrast",
-    "unpack_distribution",
-    "unpack_ids",
-    "unpack_q",
-]
-
 PREFIX_BYTES = 8
 SENT_PREFIX_BYTES = 4
 

@@ -13,8 +13,6 @@ from ..lm.targets import LLM, Coupling, Target, sampler_of_parts
 from ..lm.vocabulary import Fingerprint, Vocabulary
 from .codec import Malformed, OutOfRange, require
 
-__all__ = ["VERSION", "Info", "Limits", "Settings", "first_line"]
-
 VERSION = 3
 """Of the protocol. Version 2 bound a reply to its call; version 3 sends nothing but ids where no
 distribution is needed, and half of the hash over what is held."""

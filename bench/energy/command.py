@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from ...configs.config import Config
     from .radio import RadioModel
 
-__all__ = ["energy", "register"]
-
 
 def register(app: typer.Typer) -> None:
     """Add the command to `bench`."""

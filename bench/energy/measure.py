@@ -20,8 +20,6 @@ from ...edge.device.thermal import HeatState, read_heat, throttling_between
 from .radio import RadioModel
 from .recorder import Recorder, Sampling, background_sampling
 
-__all__ = ["EnergyReport", "PhaseEnergy", "Phases", "WorkDone", "Workload", "measure_energy"]
-
 _STEADY, _ALIKE = 0.1, 0.25
 """Shares by which the idle baseline, and two sources of one device, may differ: reasoned."""
 

@@ -20,8 +20,6 @@ from ...common.prompts import read_text
 from .measure import Phases, Workload
 from .recorder import Recorder
 
-__all__ = ["PROTOCOL", "Form", "evaluate", "fill_form", "read_form"]
-
 PROTOCOL = """\
 1. Put the meter between plug and power supply; unplug what is not needed; let the device rest.
 2. Read the display about every 5 seconds from now on, and note the seconds shown here with it.

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 from ...common.errors import UsageError
 
-__all__ = ["RadioModel", "busy_seconds"]
-
 
 @dataclass(frozen=True)
 class RadioModel:

@@ -18,8 +18,6 @@ from statistics import stdev
 from ...common.errors import UsageError
 from ...edge.device.power import PowerSource, SensorError
 
-__all__ = ["MAX_WATTS", "Recorder", "Sampling", "background", "background_sampling"]
-
 MAX_WATTS = 3000.0
 """No device this is meant for draws more: a reading above is a fault of the sensor."""
 

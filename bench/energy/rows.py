@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from .measure import EnergyReport
 
-__all__ = ["COLUMNS", "bar_row", "flat_row"]
-
 COLUMNS = (
     "status",
     "source",

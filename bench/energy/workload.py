@@ -12,8 +12,6 @@ from ..harness.stopwatch import Stopwatch, instrument
 from .measure import Phases, WorkDone, Workload
 from .radio import busy_seconds
 
-__all__ = ["PROMPTS", "chat_workload", "seeded"]
-
 PROMPTS = (
     "What is the capital of Chile?",
     "What is 7 times 8?",

@@ -11,8 +11,6 @@ from pathlib import Path
 from ... import __version__
 from ...edge.device.sensors import device_model
 
-__all__ = ["build_info", "machine_info"]
-
 
 def machine_info(root: Path = Path("/")) -> dict[str, object]:
     """The device: names as llama-bench has them where it has them. Unknown is None."""

@@ -18,15 +18,6 @@ if TYPE_CHECKING:
     from ...cloud.verifier import Verifier
     from ...wire.messages import Conflict, Reply, Request
 
-__all__ = [
-    "CountingEngine",
-    "HttpCounters",
-    "LocalCounters",
-    "Meter",
-    "PassCount",
-    "VerifierCounters"
-]  # fmt: skip
-
 
 class PassCount(NamedTuple):
     """Forward passes of a model, and the positions evaluated in them."""

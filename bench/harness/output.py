@@ -19,8 +19,6 @@ from ...common.errors import UsageError
 from ...common.streams import complain, emit
 from ...configs.flags import command_hints, configured
 
-__all__ = ["Data", "Limit", "Plot", "Prompts", "Row", "Table", "measurement", "numbers", "say"]
-
 Row = dict[str, Any]
 
 Data = Annotated[str, typer.Option(help="Prompts: JSON lines, or a shipped name.")]

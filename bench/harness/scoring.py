@@ -16,11 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "METRICS", "Outcome", "cosine", "exact", "half_width", "seed_row", "summary", "t_quantile",
-    "token_f1",
-]  # fmt: skip
-
 METRICS = (
     "accuracy", "transmission_rate", "calls", "audits", "risk", "true_skip_rate", "rejection_rate",
     "oracle_rate", "llm_passes", "llm_positions", "payload_bytes", "wire_bytes", "tokens_per_s",

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from ...common.prompts import Message
 from ...edge.events import Draft
 from ...lm.chat import ChatEncoder
 from ...lm.engines.protocol import Engine, Logits
 from ...lm.row import Row
 from ...lm.sampling import TOTAL, Sampler, rejection
-from ...lm.template import Message
-
-__all__ = ["ShadowVerifier"]
 
 ROWS = 64
 """Rows of logits in one of its passes."""

@@ -31,8 +31,6 @@ from ...lm.uncertainty import Estimator
 if TYPE_CHECKING:
     from ...wire.messages import Conflict, Info, Reply, Request
 
-__all__ = ["PARTS", "Stopwatch", "instrument"]
-
 PARTS = ("decode", "sampling", "uncertainty", "policy", "link")
 """`link` runs beside the loop; the loop's own waiting for it is in its statistics."""
 

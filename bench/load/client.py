@@ -13,8 +13,6 @@ from urllib.parse import urlsplit
 
 from ...wire.codec import Malformed
 
-__all__ = ["Answer", "Client"]
-
 _HEAD_BYTES = 16 << 10
 _BODY_BYTES = 4 << 20
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]{1,9})\r\n", re.IGNORECASE)

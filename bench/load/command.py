@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from ...configs.config import Config
     from ...lm.engines.options import EngineOptions
 
-__all__ = ["check_address", "load", "register"]
-
 _MOST_SEQUENCES, _MOST_SESSIONS = 256, 248  # of a llama.cpp context; of them, without prefixes
 
 

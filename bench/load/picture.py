@@ -9,8 +9,6 @@ from typing import Any
 from ...common.errors import DataError
 from ...common.plots import BLUE, GREY, ORANGE, RED, figure, plain_log_ticks
 
-__all__ = ["load_over_devices"]
-
 
 def load_over_devices(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
     """Latency of a verification (median, p95, p99) over devices, and the calls per second beside.

@@ -15,8 +15,6 @@ from ...wire.messages import Conflict, Reply, Request, Settings, prefix_hash
 from .client import Client
 from .trace import Step, Trace
 
-__all__ = ["Log", "Player", "Sample", "pour"]
-
 _MORE_TRIES = 2
 _LONGEST_PAUSE = 2.0
 

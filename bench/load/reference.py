@@ -12,8 +12,6 @@ from ...lm.engines.llama_model import LlamaModel
 from ...lm.engines.options import EngineOptions
 from ...lm.engines.protocol import Work
 
-__all__ = ["batched_rates"]
-
 _DEPTH = 64
 
 

@@ -14,8 +14,6 @@ from .player import Log
 if TYPE_CHECKING:
     from .run import Plan
 
-__all__ = ["COLUMNS", "Played", "gauge", "growth", "load_row"]
-
 COLUMNS = (
     "devices", "calls_per_s", "tokens_per_s", "drafts_per_s", "positions_per_s", "p50_ms",
     "p95_ms", "p99_ms", "queue_p95_ms", "model_p50_ms", "around_p50_ms", "first_p95_ms", "errors",

@@ -18,8 +18,6 @@ from ...edge.link.protocol import Deadline, Link, WrappedLink
 from ...lm.sampling import TOTAL, Distribution
 from ...wire.messages import Conflict, Reply, Request, Settings
 
-__all__ = ["PROMPTS", "Step", "Trace", "Turn", "device_rate", "record", "steps_of"]
-
 PROMPTS = (
     "Tell me the capital of Bhutan.",
     "Please look for a one way flight from Washington to San Diego on next Friday.",

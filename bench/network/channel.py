@@ -28,17 +28,6 @@ from numpy.typing import NDArray
 
 from ...common.errors import UsageError
 
-__all__ = [
-    "COLUMNS",
-    "SNRS_DB",
-    "Channel",
-    "Fading",
-    "StrategyCost",
-    "published_bytes",
-    "seconds_per_token",
-    "throughput_rows",
-]
-
 Fading = Literal["none", "rayleigh"]
 COLUMNS = (
     "strategy",

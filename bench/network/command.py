@@ -12,8 +12,6 @@ from ..harness.output import Plot, Prompts, Table, measurement, numbers, say
 if TYPE_CHECKING:
     from ...configs.config import Config
 
-__all__ = ["channel", "map_strategies", "register"]
-
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `bench`."""
@@ -58,7 +56,7 @@ def channel(
     from .channel import COLUMNS, Channel, throughput_rows
     from .costs import load_costs, measure_all
     from .costs import save_costs as save
-    from .real_link import LinkSpec
+    from .link_spec import LinkSpec
     from .side_by_side import COLUMNS as SIDE_COLUMNS
     from .side_by_side import compare
 

@@ -12,16 +12,13 @@ from statistics import median
 from typing import Any
 
 from ...common.errors import CloudError, DataError, UsageError
-from ...common.prompts import read_text
+from ...common.prompts import Message, read_text
 from ...configs.config import Config
 from ...edge.chat.assemble import assemble
 from ...edge.events import Token
-from ...lm.template import Message
 from ..energy.workload import seeded
 from .channel import StrategyCost
 from .slow_engine import slow_device
-
-__all__ = ["PIPELINED", "Measured", "load_costs", "measure_all", "measure_cost", "save_costs"]
 
 PIPELINED = " pipelined"
 """Ends the name of a strategy that drafts on while a call is under way."""

@@ -11,8 +11,6 @@ import contextlib
 import socket
 import sys
 
-__all__ = ["main"]
-
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     while data := await reader.read(65536):

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 
 from ...common.errors import UsageError
 
-__all__ = ["Lane", "LinkSpec"]
-
 
 @dataclass(frozen=True)
 class LinkSpec:

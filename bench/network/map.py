@@ -15,8 +15,6 @@ from typing import Any
 from ...common.errors import UsageError
 from .channel import Channel, StrategyCost, seconds_per_token
 
-__all__ = ["COLUMNS", "draw_map", "map_rows", "sentence"]
-
 COLUMNS = (
     "device_ms", "round_trip_ms", "fastest", "tokens_per_s", "cloud_tokens_per_s",
     "local_tokens_per_s", "fewest_passes", "passes_per_token", "fewest_bytes", "bytes_per_token",

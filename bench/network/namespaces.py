@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from ...common.errors import ResourceError
 from .link_spec import LinkSpec
 
-__all__ = ["CLOUD", "DEVICE", "Namespaces", "netem_link"]
-
 # Addresses for documentation (RFC 5737): they exist only inside the two namespaces.
 DEVICE, CLOUD = "192.0.2.1", "192.0.2.2"
 _PREFIX = "uhlm-bench"

@@ -16,8 +16,6 @@ from collections.abc import Iterator
 from ...common.errors import ResourceError
 from .link_spec import Lane, LinkSpec
 
-__all__ = ["delaying_proxy"]
-
 CHUNK = 1460  # bytes of payload in an Ethernet packet
 QUEUE = 256
 

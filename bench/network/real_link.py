@@ -27,8 +27,6 @@ from .link_spec import LinkSpec
 from .namespaces import CLOUD, Namespaces, netem_link
 from .proxy import delaying_proxy
 
-__all__ = ["HOWS", "How", "LinkSpec", "SlowLink", "slow_link"]
-
 How = Literal["netem", "proxy"]
 HOWS: dict[How, str] = {
     "netem": "network namespaces, tc netem",

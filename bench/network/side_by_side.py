@@ -11,14 +11,12 @@ from typing import Any
 
 from ...common.errors import ResourceError, UsageError
 from ...common.files import interruptible
+from ...common.prompts import Message
 from ...configs.config import Config
-from ...lm.template import Message
 from .channel import Channel, seconds_per_token
 from .costs import Measured
 from .link_spec import LinkSpec
 from .real_link import HOWS, How, slow_link
-
-__all__ = ["COLUMNS", "as_channel", "compare"]
 
 COLUMNS = (
     "strategy",

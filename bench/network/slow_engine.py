@@ -13,8 +13,6 @@ from ...edge.chat.assistant import Assistant
 from ...lm.engines.protocol import Engine, Logits
 from ...lm.engines.wrapped import WrappedEngine
 
-__all__ = ["PacedEngine", "SlowEngine", "paces", "slow_device"]
-
 
 class SlowEngine(WrappedEngine):
     """An engine whose step of one id takes at least `seconds`; the rest of them it sleeps.

@@ -9,8 +9,6 @@ import typer
 
 from ...common.streams import complain
 
-__all__ = ["register", "report"]
-
 
 def register(bench: typer.Typer) -> None:
     """Add `report` to the benchmarks."""

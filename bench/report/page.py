@@ -14,8 +14,6 @@ from ...common.errors import DataError
 from ...common.prompts import read_text
 from .words import caption, found, prepared, show
 
-__all__ = ["Section", "read_sections", "render_page"]
-
 Section = tuple[str, list[Mapping[str, Any]], str | None]
 """(name, rows, picture as base64 PNG or None)."""
 

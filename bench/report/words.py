@@ -6,8 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["Row", "caption", "found", "head", "prepared", "show"]
-
 Row = Mapping[str, Any]
 
 _CAPTIONS = {

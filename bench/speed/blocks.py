@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from ...common.errors import UsageError
 
-__all__ = ["LAYOUTS", "BlockLayout", "random_tile"]
-
 SIGMA = 0.02
 """Standard deviation aimed at; that of freshly initialised transformers."""
 

@@ -12,9 +12,6 @@ from ..harness.output import Data, Limit, Plot, Prompts, Table, measurement, num
 if TYPE_CHECKING:
     from ...configs.config import Config
 
-__all__ = ["latency", "overhead", "register", "restart", "serve", "split", "turns", "uncertainty"]
-
-
 _SHORT = 60  # characters of a question
 
 

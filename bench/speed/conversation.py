@@ -18,8 +18,6 @@ from ...edge.chat.assistant import Assistant
 from ...edge.decode.drafter import Device
 from ...edge.events import Token
 
-__all__ = ["RESTART_COLUMNS", "TURN_COLUMNS", "restart_rows", "time_turns", "turn_row"]
-
 TURN_COLUMNS = (
     "slide", "turns", "left_out", "first_ms_p50", "first_ms_max", "first_max_over_p50",
     "cpu_ms_p50", "cpu_ms_max", "cpu_max_over_p50", "mib_quarter", "mib_end",

@@ -25,8 +25,6 @@ from ...lm.engines.options import EngineOptions
 from ...lm.gguf.check import check
 from ..harness.machine import build_info, machine_info
 
-__all__ = ["COLUMNS", "Plan", "Runner", "measure_rates", "time_runners"]
-
 COLUMNS = (
     "model_filename",
     "model_type",

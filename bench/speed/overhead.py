@@ -29,8 +29,6 @@ from ...lm.draws import turn_seed
 from ...lm.engines.llama_bare import BareContext
 from ...models.resolve import find_model
 
-__all__ = ["COLUMNS", "UnusedLink", "overhead_rows", "time_replies"]
-
 COLUMNS = (
     "loop", "clock", "p5_us", "p25_us", "p50_us", "over_bare_p5_us", "over_bare_p25_us",
     "over_bare_p50_us", "tokens",

@@ -14,8 +14,6 @@ from ...lm.row import Row
 from ...lm.sampling import Sampler
 from ..energy.workload import PROMPTS
 
-__all__ = ["model_rows"]
-
 
 def model_rows(path: Path, options: EngineOptions, n: int) -> NDArray[np.float32]:
     """`n` rows, shape (n, V): each prompt in turn is continued for up to 16 tokens.

@@ -35,8 +35,6 @@ from ...edge.chat.demo import DemoVerifier
 from ...edge.chat.show import show
 from ...lm.draws import turn_seed
 
-__all__ = ["COLUMNS", "Took", "processor_clock", "serving_rows", "time_serving"]
-
 COLUMNS = (
     "strategy", "way", "wall_us", "wall_over_run", "wall_q1", "wall_q3",
     "cpu_us", "cpu_over_run", "cpu_q1", "cpu_q3", "first_ms", "tokens", "load",

@@ -24,8 +24,6 @@ from ...quantize.convert.writer import PlannedTensor, add_key, write_hollow
 from ...quantize.quant_types import QUANT_TYPES
 from .blocks import random_tile
 
-__all__ = ["SHAPES", "Shape", "cache_folder", "make_shape"]
-
 TILE = 1 << 20
 
 Quantiser = Callable[[Path, Path, str], None]

@@ -13,8 +13,6 @@ from ...edge.chat.assistant import Assistant
 from ...edge.events import Token
 from ..harness.stopwatch import instrument
 
-__all__ = ["COLUMNS", "SPLIT", "TokenTime", "split_rows", "time_tokens"]
-
 SPLIT = ("decode", "sampling", "uncertainty", "policy", "wait", "rest", "link")
 """All but `link` add up to `total`; the link works while the device waits, or drafts on."""
 

@@ -25,8 +25,6 @@ from ...common.errors import UsageError
 from ...lm.row import Logits, Row
 from ...lm.uncertainty import expected, sampled
 
-__all__ = ["Cost", "compared", "measure", "midpoints", "one_shot", "plain", "stretch"]
-
 Floats = NDArray[np.float64]
 
 DRAWS = 20

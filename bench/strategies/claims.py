@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["COLUMNS", "PUBLISHED", "claim_rows"]
-
 COLUMNS = ("strategy", "fewer_uploads", "fewer_llm_passes", "accuracy_of_llm", "hlm_throughputs")
 
 PUBLISHED = {

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from ...configs.config import Config
     from .specs import StrategySpec
 
-__all__ = ["COLUMNS", "plot_row", "register", "strategies", "uplinks"]
-
 SPECS = "local,cloud,hlm,rand,uhlm@0.073,spec,ensemble@0.5"
 
 COLUMNS = (

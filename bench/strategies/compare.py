@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Protocol
 
 from ...common.errors import CloudError, DataError
-from ...common.prompts import Case
+from ...common.prompts import Case, Message
 from ...configs.config import Config
 from ...edge.cache import TokenCache
 from ...edge.chat.adjust import PIPELINED
@@ -30,7 +30,6 @@ from ...edge.policy.strategy import Strategy, make_strategy, shares_of
 from ...lm.chat import ChatEncoder
 from ...lm.draws import turn_seed
 from ...lm.engines.protocol import Engine
-from ...lm.template import Message
 from ...lm.vocabulary import TextDecoder
 from ...models.resolve import find_model
 from ..harness.meter import CountingEngine, Meter, PassCount, VerifierCounters
@@ -40,8 +39,6 @@ from ..network.slow_engine import PacedEngine
 from .ensemble_baseline import write_baseline
 from .handed import HandoffWriter
 from .specs import BASELINE, StrategySpec
-
-__all__ = ["Bench", "Similarity", "Writer", "count_reply", "shadow_counts"]
 
 Similarity = Callable[[str, str], float]
 """How similar two texts are."""

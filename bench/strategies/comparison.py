@@ -16,8 +16,6 @@ from ...configs.config import Config
 from ..harness.scoring import Outcome, seed_row, summary
 from .specs import StrategySpec
 
-__all__ = ["Comparison", "Journal", "Runner", "Units", "unit_key"]
-
 AT_ONCE = 12
 """Strategies that take turns: each has a session with the verifier, which holds a few."""
 

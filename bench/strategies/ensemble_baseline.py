@@ -16,8 +16,6 @@ from ...lm.sampling import Sampler, resample
 from ...lm.targets import Weighted, sampler_of_parts
 from ...lm.verification import mixture
 
-__all__ = ["write_baseline"]
-
 
 def write_baseline(
     models: Sequence[Engine],

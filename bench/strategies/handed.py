@@ -9,7 +9,7 @@ from dataclasses import replace
 from tempfile import TemporaryDirectory
 
 from ...common.errors import CloudError
-from ...common.prompts import Case
+from ...common.prompts import Case, Message
 from ...configs.config import Config
 from ...edge.cache import TokenCache
 from ...edge.chat.assemble import assemble, endpoint_of
@@ -23,12 +23,9 @@ from ...edge.stats import Traffic
 from ...lm.engines.llama import LlamaEngine
 from ...lm.engines.protocol import Engine
 from ...lm.sampling import Sampler
-from ...lm.template import Message
 from ...models.resolve import find_model
 from ..harness.meter import CountingEngine
 from ..harness.scoring import Outcome
-
-__all__ = ["HandoffWriter", "LocalEndpoint"]
 
 
 class LocalEndpoint:

@@ -26,8 +26,6 @@ from ..harness.scoring import cosine
 from ..harness.shadow_verifier import ROWS, ShadowVerifier
 from .compare import Bench, Similarity
 
-__all__ = ["open_bench"]
-
 
 @contextmanager
 def open_bench(

@@ -14,8 +14,6 @@ from ...edge.policy.policies import Always
 from ...edge.policy.strategy import STRATEGIES, Strategy
 from ...lm.targets import Weighted
 
-__all__ = ["BASELINE", "LOCKSTEP", "StrategySpec", "parse_specs"]
-
 BASELINE = "ensemble-baseline"
 """Benchmark only: both models at each token, in this process, drawn from the mixture."""
 

@@ -14,16 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from ...common.prompts import Case
+from ...common.prompts import Case, Message
 from ...edge.decode.loop import ReplyLoop
 from ...lm.row import Row
 from ...lm.sampling import Probs, Sampler
-from ...lm.template import Message
 from ..harness.scoring import Outcome
 from ..harness.shadow_verifier import ShadowVerifier
 from ..network.channel import published_bytes
-
-__all__ = ["COLUMNS", "FORMATS", "Uploads", "cut_bytes", "draft_bytes", "uplink_rows"]
 
 CUT = 32
 """Ids that a top-k upload keeps."""

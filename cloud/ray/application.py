@@ -26,8 +26,6 @@ from ..app import App
 from ..options import VerifierOptions
 from ..service import load_service
 
-__all__ = ["ClusterOptions", "Replica", "app"]
-
 _ROUTER = "ray.serve.experimental.consistent_hash_router:ConsistentHashRouter"
 
 

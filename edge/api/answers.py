@@ -14,8 +14,6 @@ from ...lm.sampling import TOTAL
 from ..events import Token
 from .reply import Reply, provenance
 
-__all__ = ["Answer", "ChatAnswer", "CompletionAnswer"]
-
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 _NULL = "null"

@@ -29,8 +29,6 @@ from .reply import Reply
 from .requests import ApiError, ChatRequest, CompletionRequest, parsed
 from .turns import Busy, Turns
 
-__all__ = ["MAX_BODY", "make_app"]
-
 MAX_BODY = 4 << 20
 """Bytes of a request: far more than any context holds."""
 

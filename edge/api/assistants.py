@@ -14,10 +14,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...common.errors import ConfigError, UsageError
+from ...common.prompts import Message
 from ...configs.config import Config, StrategyName, StrategyOptions
 from ...lm.engines.protocol import Matching
 from ...lm.ids import common_length
-from ...lm.template import Message
 from ..chat.adjust import PIPELINED, choose, pair_of, switched
 from ..chat.assemble import assemble
 from ..chat.assistant import Assistant
@@ -35,8 +35,6 @@ from .options import Key
 
 if TYPE_CHECKING:
     from ...lm.engines.llama_grammar import Grammars
-
-__all__ = ["Assistants", "Grammar", "PromptTooLong", "Writing"]
 
 Grammar = Callable[[], Matching]
 """A grammar that was checked: called, it begins a text."""

@@ -11,11 +11,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from ..device.power import SensorError
-from ..device.sensors import BatteryState, PowerSource, Sensors, discover, read_battery
+from ..device.power import PowerSource, SensorError
+from ..device.sensors import BatteryState, Sensors, discover, read_battery
 from ..link.budget import Budget
-
-__all__ = ["Condition", "telling"]
 
 
 class Condition:

@@ -10,18 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from ...common.errors import UsageError
+from ...common.prompts import Message
 from ...common.worker import Worker
 from ...configs.config import Config
 from ...configs.layers import load_config
-from ...lm.template import Message
 from ..chat.binding import GrammarText
 from ..link.budget import Budget
 from ..link.protocol import Link
 from .assistants import Assistants, Grammar
 from .options import keys_of, reply_keys_of
 from .reply import AsyncReply, Reply
-
-__all__ = ["Hybrid"]
 
 Messages = Sequence[Mapping[str, object]]
 """`{"role": ..., "content": ...}` each, oldest first; roles: system, user, assistant."""

@@ -8,8 +8,6 @@ from typing import Any
 
 from .reply import Reply, provenance
 
-__all__ = ["Metrics"]
-
 
 class Metrics:
     """Counters since the start."""

@@ -11,8 +11,6 @@ from ...common.errors import UsageError
 from ...configs.config import Config
 from ...configs.flags import FLAG_KEYS
 
-__all__ = ["REPLY_OPTIONS", "Key", "keys_of", "reply_keys_of"]
-
 Key = tuple[str, ...]
 """Where a value lies in the configuration: ("sampler", "temperature")."""
 

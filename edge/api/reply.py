@@ -15,8 +15,6 @@ from ..stats import Stats
 from .assistants import Writing
 from .stops import until_stop
 
-__all__ = ["AsyncReply", "FinishReason", "Provenance", "Reply", "provenance"]
-
 FinishReason = Literal["stop", "length"]
 Provenance = Literal["device", "confirmed", "replaced", "unverified"]
 

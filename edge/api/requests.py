@@ -10,8 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .options import REPLY_OPTIONS
 
-__all__ = ["ApiError", "ChatRequest", "CompletionRequest", "StreamOptions", "parsed"]
-
 _HARMLESS = {"user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key"}
 """Fields that change nothing about a reply here."""
 _OFF: tuple[object, ...] = (None, 0, 0.0, False, [], {}, "none", "auto")

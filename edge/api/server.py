@@ -17,8 +17,6 @@ from ..link.protocol import Link
 from .app import make_app
 from .hybrid import Hybrid
 
-__all__ = ["serve"]
-
 
 def serve(
     config: Config, link: Link | None = None, environment: Mapping[str, str] = os.environ

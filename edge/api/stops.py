@@ -7,8 +7,6 @@ from dataclasses import replace
 
 from ..events import Token
 
-__all__ = ["until_stop"]
-
 
 def until_stop(tokens: Iterable[Token], stops: Sequence[str]) -> Generator[Token, None, bool]:
     """Pass tokens on until one of `stops` appears in their text; it is cut off.

@@ -7,8 +7,6 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-__all__ = ["Busy", "Turns"]
-
 
 class Busy(Exception):
     """As many requests wait as may."""

@@ -27,8 +27,6 @@ from ..policy.tuning import (
 from .assistant import Assistant
 from .show import tell
 
-__all__ = ["PIPELINED", "adjust", "choose", "model_name", "pair_of", "switched"]
-
 PIPELINED = {"auto": None, "on": True, "off": False}
 
 

@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from ..link.openai import OpenAiEndpoint
     from ..link.probe import Kind
 
-__all__ = ["NO_GPU", "api_key", "assemble", "endpoint_of", "handoff_of", "make_device"]
-
 ROWS = 16
 """Rows of logits in one pass on the device: what an ensemble's models score at once."""
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from ...common.errors import UsageError
+from ...common.prompts import Message
 from ...lm.chat import ChatEncoder
 from ...lm.draws import turn_seed
-from ...lm.template import Message
 from ..decode.drafter import Device
 from ..decode.handoff import NO_ID, Handoff, HandoffLoop
 from ..decode.loop import ReplyLoop
@@ -19,8 +19,6 @@ from ..events import Event, Notice, Token
 from ..link.budget import Budget
 from ..link.session import Prompt, Session
 from ..policy.strategy import Strategy
-
-__all__ = ["BACK_AGAIN", "Assistant"]
 
 BACK_AGAIN = "the cloud answers again"
 _CHARACTERS = 8  # in a token, hardly ever more: a conversation with more does not fit

@@ -20,8 +20,6 @@ from .assistant import Assistant
 from .binding import GrammarText, bound
 from .show import tell
 
-__all__ = ["batch"]
-
 
 def batch(
     config: Config,

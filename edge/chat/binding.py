@@ -20,8 +20,6 @@ from .assistant import Assistant
 if TYPE_CHECKING:
     from ...lm.engines.llama_grammar import Grammars
 
-__all__ = ["GrammarText", "bound", "grammars_of", "read_files", "require_alone"]
-
 GrammarText = str | Mapping[str, Any]
 """GBNF, whose first rule is `root`; or a JSON schema."""
 

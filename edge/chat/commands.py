@@ -22,8 +22,6 @@ from .show import Shown, tell
 from .terminal import Style, counted, fitted, size_of, summary
 from .why import explained
 
-__all__ = ["Commands", "Leave"]
-
 _THRESHOLDS = ("averse", "prone", "risk", "adaptive")
 _LONGEST = 16_000_000  # bytes of a saved conversation
 

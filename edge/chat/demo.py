@@ -11,8 +11,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 
-__all__ = ["DemoVerifier"]
-
 _PROCESSES = "UHLM_VERIFIER_ENGINE_PROCESSES"  # the device works beside it
 _NEEDED = ("starlette", "uvicorn", "httptools")
 

@@ -13,8 +13,6 @@ from ..link.session import Session
 from ..stats import Traffic
 from .assemble import assemble
 
-__all__ = ["DryLink", "dry_run"]
-
 
 class DryLink:
     """A link that prints each request and answers as a verifier that agrees with everything.

@@ -16,8 +16,6 @@ from ...common.prompts import MOST_TEXT, read_text
 from ...common.text import human_bytes
 from .keyboard import unquoted
 
-__all__ = ["filled", "lines", "question", "read_stdin", "turns"]
-
 _QUOTES = '"""'
 _PLACE = "{prompt}"
 

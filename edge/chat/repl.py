@@ -20,8 +20,6 @@ from .piped import lines, turns
 from .show import show, tell
 from .terminal import Style, fitted, legend, summary
 
-__all__ = ["answer", "chat"]
-
 _SAMPLES = (
     "What is the capital of Peru?",
     "Switch the lamp in the kitchen on, please.",

@@ -17,8 +17,6 @@ from .assistant import Assistant
 from .status import StatusLine
 from .terminal import Style, Terminal, counted, size_of
 
-__all__ = ["Shown", "show", "tell"]
-
 
 @dataclass
 class Shown:

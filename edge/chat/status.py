@@ -9,8 +9,6 @@ from typing import TextIO
 
 from .terminal import Style
 
-__all__ = ["StatusLine"]
-
 _LEAST_LINES = 6
 _EVERY = 0.1  # seconds
 

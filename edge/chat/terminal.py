@@ -13,8 +13,6 @@ from ...common.text import harmless, human_bytes
 from ..events import Token
 from ..stats import Stats
 
-__all__ = ["Style", "Terminal", "counted", "fitted", "legend", "size_of", "summary"]
-
 _NARROWEST = 20  # columns: below, lines are left to the terminal
 
 

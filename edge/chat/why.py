@@ -8,8 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from ...common.text import one_line
 from ..events import SkippedVerdict, Token
 
-__all__ = ["explained"]
-
 _LEAST = 16  # columns for what happened, however narrow the terminal
 
 

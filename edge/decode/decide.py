@@ -10,8 +10,6 @@ from ..policy.strategy import Strategy
 from ..stats import Stats
 from ..transcript import Transcript
 
-__all__ = ["Decider"]
-
 
 class Decider:
     """The strategy's decisions in one reply.

@@ -25,8 +25,6 @@ from ..policy.reward import RewardHead
 from ..policy.strategy import Strategy
 from ..stats import Stats
 
-__all__ = ["Device", "Drafter", "log_probs"]
-
 
 @dataclass(frozen=True)
 class Device:

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from ...common.errors import CloudError
+from ...common.prompts import Message
 from ...configs.config import AskBy
 from ...lm.sampling import Sampler
-from ...lm.template import Message
 from ..events import Event, Notice, Token
 from ..link.session import Prompt, Session
 from ..policy.policies import Never, doubt
@@ -23,8 +23,6 @@ from ..policy.strategy import Strategy
 from ..stats import Stats, Traffic
 from .drafter import Device
 from .loop import GOING_ON, ReplyLoop
-
-__all__ = ["NO_ID", "Endpoint", "Handoff", "HandoffLoop", "doubts"]
 
 NO_ID = -1
 """The id of a piece of text that the endpoint wrote: it has ids of its own, if any."""

@@ -18,8 +18,6 @@ from .decide import Decider
 from .drafter import Device, Drafter
 from .outcome import outcomes
 
-__all__ = ["GOING_ON", "ReplyLoop", "State"]
-
 GOING_ON = "going on with the device alone"
 
 

@@ -16,8 +16,6 @@ from ..events import Draft, Outcome
 from ..link.call import Call
 from .drafter import Drafter
 
-__all__ = ["outcomes"]
-
 
 def outcomes(call: Call, reply: Reply, drafter: Drafter) -> Iterator[Outcome]:
     """What to commit, in order; each is asked for when the one before has been committed.

@@ -32,8 +32,6 @@ from ..transcript import Transcript
 from .drafter import Device, log_probs
 from .turns import LOCKSTEP, PassCost, Plan, best_plan
 
-__all__ = ["Partners", "RotationLoop"]
-
 _KEEP = 0.98  # weight of the past in the acceptance
 _PLAN_FIRST, _PLAN_FOR = 8, 64  # tokens, after which the plan is made anew
 

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["LOCKSTEP", "PassCost", "Plan", "best_plan", "judged_at"]
-
 _KEEP = 0.97  # weight of the past
 _ENOUGH = 5.0  # passes from which on another one can be told to be odd
 _HORIZON = 16  # tokens that a plan is followed for

@@ -20,21 +20,6 @@ from typing import Any, Literal, Protocol
 
 from ...common.errors import ResourceError
 
-__all__ = [
-    "BatterySource",
-    "JetsonSource",
-    "JtopSource",
-    "PmicSource",
-    "PowerSource",
-    "Quantity",
-    "RaplSource",
-    "Runner",
-    "SensorError",
-    "read_number",
-    "read_text",
-    "run_command",
-]
-
 Runner = Callable[[Sequence[str]], str]
 """Runs a command and returns what it printed; raises SensorError if it cannot."""
 

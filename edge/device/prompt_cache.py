@@ -23,8 +23,6 @@ from ...lm.engines.protocol import Engine, Logits
 from ...lm.engines.wrapped import WrappedEngine
 from ...lm.ids import common_length
 
-__all__ = ["PromptCache", "SavingEngine", "prompt_folder"]
-
 _log = logging.getLogger("uhlm_edge.prompt_cache")
 _log.addHandler(logging.NullHandler())
 

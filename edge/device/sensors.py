@@ -25,20 +25,6 @@ from .power import (
     read_text,
     run_command,
 )
-from .thermal import HeatState, read_heat, throttling_between
-
-__all__ = [
-    "BatteryState",
-    "HeatState",
-    "PowerSource",
-    "SensorError",
-    "Sensors",
-    "device_model",
-    "discover",
-    "read_battery",
-    "read_heat",
-    "throttling_between",
-]
 
 # The rail that feeds the module, by board: Orin Nano/NX, Xavier NX, TX1, TX2 have VDD_IN, the
 # Nano has POM_5V_IN, some documents call it 5V_IN (NVIDIA Jetson Linux developer guide).

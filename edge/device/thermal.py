@@ -8,8 +8,6 @@ from pathlib import Path
 
 from .power import Runner, SensorError, read_number, read_text, run_command
 
-__all__ = ["HeatState", "decode_throttled", "read_heat", "throttling_between"]
-
 # Bits of `vcgencmd get_throttled`: 0-3 now, 16-19 since boot (Raspberry Pi documentation).
 _THROTTLE_BITS = {
     0: "under-voltage",

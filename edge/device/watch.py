@@ -10,8 +10,6 @@ from .power import Runner, run_command
 from .sensors import read_battery
 from .thermal import read_heat
 
-__all__ = ["Watch"]
-
 _EVERY = 10.0  # seconds between two looks: a few files, and on a Pi one command
 _BACK = 5.0  # degrees and percent beyond the limit until it is over, so that it does not flap
 

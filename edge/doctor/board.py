@@ -16,15 +16,6 @@ from ..device.sensors import Sensors
 from ..device.thermal import HeatState
 from .finding import Finding
 
-__all__ = [
-    "check_clock",
-    "check_disk",
-    "check_energy",
-    "check_heat",
-    "check_memory",
-    "check_threads",
-]
-
 _HOT = 80.0  # degrees Celsius: from there boards slow down, or soon will
 _LITTLE_DISK = 1 << 30
 _NO_DISK = 100 << 20

@@ -41,8 +41,6 @@ from .processor import check_build, check_runtime, check_speed
 from .trial import Trial, try_model
 from .verifier import Measured, check_verifier, check_vocabulary, measure
 
-__all__ = ["Doctor", "run_doctor"]
-
 
 @dataclass(frozen=True)
 class Doctor:

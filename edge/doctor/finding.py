@@ -8,8 +8,6 @@ from typing import Any, Literal
 
 from ...common.text import one_line
 
-__all__ = ["Finding", "Level", "render", "worst"]
-
 Level = Literal["ok", "warn", "fail"]
 _ORDER: dict[Level, int] = {"ok": 0, "warn": 1, "fail": 2}
 

@@ -10,8 +10,6 @@ from ...lm.engines.llama_files import has_own_cpp_runtime, installed_version
 from .finding import Finding
 from .trial import Trial
 
-__all__ = ["check_build", "check_runtime", "check_speed", "cmake_flags", "compiled", "rebuild"]
-
 # What llama.cpp calls a feature, and what the kernel does.
 _ARM = {
     "DOTPROD": "asimddp",

@@ -19,8 +19,6 @@ from typing import Any
 from ...common.errors import UhlmError
 from ...lm.engines.options import EngineOptions
 
-__all__ = ["Trial", "try_model"]
-
 _PROMPT = "The capital of Peru is Lima. " * 16
 _READ = 64  # ids in one pass: wide passes run other code than single ids, and it may crash alone
 _TOKENS = 8

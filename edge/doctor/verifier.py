@@ -17,8 +17,6 @@ from ..link.http import HttpLink
 from ..link.protocol import Deadline
 from .finding import Finding
 
-__all__ = ["Measured", "check_verifier", "check_vocabulary", "measure"]
-
 _ROUND_TRIPS = 5
 _ZEROS = 64 << 10  # bytes; half a second at 1 Mbit/s
 _SLOW = 0.3  # seconds: from there a call costs more than most drafts

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-__all__ = ["Breaker"]
-
 _SHORTEST, _LONGEST = 0.1, 30.0
 _LONGEST_ASKED = 300.0  # a Retry-After of a year must not cost the rest of the session
 _SHARE = 10.0  # stay away for ten times what the failure cost: at most a tenth of the time is lost

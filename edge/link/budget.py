@@ -19,8 +19,6 @@ from ...configs.config import BudgetOptions, Caps
 from ...wire.messages import Conflict, Reply, Request
 from .protocol import Deadline, Link, WrappedLink
 
-__all__ = ["Budget", "BudgetReached", "BudgetedLink", "Spent", "budget_file"]
-
 
 class BudgetReached(CloudError):
     """A cap would be exceeded: nothing was sent, and the text goes on without the cloud."""

@@ -23,8 +23,6 @@ from ...wire.messages import (
 from ..events import Draft, SkippedVerdict
 from .protocol import Deadline, Link
 
-__all__ = ["Call", "DraftsTooLarge", "exchange"]
-
 
 class DraftsTooLarge(Exception):
     """The verifier takes fewer drafts, or shorter distributions, than are to be sent: no fault,

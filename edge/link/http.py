@@ -34,8 +34,6 @@ from ...wire.messages import MEDIA_TYPE, Conflict, Info, Malformed, Reply, Reque
 from ..stats import Traffic
 from .protocol import Deadline
 
-__all__ = ["HttpLink"]
-
 _RETRIED = {408, 429, 502, 503, 504}
 _MORE_TRIES = 2
 _BACKOFF = 0.05  # seconds, doubled each time, with jitter

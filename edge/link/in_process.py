@@ -10,8 +10,6 @@ from ...wire.messages import Conflict, Info, Reply, Request
 from ..stats import Traffic
 from .protocol import Deadline
 
-__all__ = ["LocalLink", "load_partner"]
-
 
 class LocalLink:
     """Calls a Service directly, through the bytes of the wire."""

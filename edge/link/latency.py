@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["LatencyModel", "best_draft_limit", "best_ensemble_step"]
-
 _KEEP = 0.9  # weight of the past in every running mean
 _LONGEST = 16
 

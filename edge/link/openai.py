@@ -23,15 +23,13 @@ from ...common.errors import (
     Unreachable,
 )
 from ...common.listen import is_loopback
+from ...common.prompts import Message
 from ...common.sockets import ClosableAdapter
 from ...common.text import one_line
 from ...lm.sampling import Sampler
-from ...lm.template import Message
 from ..stats import Traffic
 from .breaker import Breaker
 from .budget import Budget
-
-__all__ = ["OpenAiEndpoint"]
 
 _LONGEST = 8 << 20  # bytes of a reply with all that is around its text
 _LONGEST_ELSE = 1 << 20  # bytes of any other answer

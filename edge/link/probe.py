@@ -10,8 +10,6 @@ from .http import HttpLink
 from .openai import OpenAiEndpoint
 from .protocol import Deadline
 
-__all__ = ["Kind", "kind_of"]
-
 Kind = Literal["verifier", "openai"]
 
 _SECONDS = 5.0

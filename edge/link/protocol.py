@@ -11,8 +11,6 @@ from ...common.errors import DeadlineExceeded, Unreachable
 from ...wire.messages import Conflict, Info, Reply, Request
 from ..stats import Traffic
 
-__all__ = ["Deadline", "Link", "NoLink", "WrappedLink"]
-
 
 class Deadline:
     """A point in time that a whole call must not pass.

@@ -19,13 +19,13 @@ from ...common.errors import (
     ResourceError,
     VocabularyMismatch,
 )
+from ...common.prompts import Message
 from ...common.worker import Worker
 from ...lm.chat import ChatEncoder
 from ...lm.draws import SCHEME
 from ...lm.ids import common_length
 from ...lm.sampling import Sampler
 from ...lm.targets import Coupling, Target
-from ...lm.template import Message
 from ...lm.vocabulary import Vocabulary, require_same
 from ...wire.messages import Info, Reply, Settings
 from ..events import Draft
@@ -36,8 +36,6 @@ from .budget import BudgetReached
 from .call import Call, DraftsTooLarge, exchange
 from .latency import LatencyModel
 from .protocol import Deadline, Link, NoLink
-
-__all__ = ["Prompt", "Session"]
 
 _log = logging.getLogger("uhlm_edge.link")
 _log.addHandler(logging.NullHandler())

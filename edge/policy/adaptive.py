@@ -29,8 +29,6 @@ from ...lm.draws import Draws
 from ..events import Draft, SkippedVerdict
 from .policies import NEEDS, doubt
 
-__all__ = ["Adaptive", "Learning"]
-
 _log = logging.getLogger("uhlm_edge.adaptive")
 _log.addHandler(logging.NullHandler())
 

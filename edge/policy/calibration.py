@@ -21,23 +21,6 @@ from ...configs.config import AskBy
 from ...lm.sampling import Sampler
 from ...lm.vocabulary import Fingerprint
 
-__all__ = [
-    "SHIPPED",
-    "Calibration",
-    "EstimatorName",
-    "GridRow",
-    "HeadFile",
-    "Law",
-    "Level",
-    "ModelKey",
-    "Quality",
-    "find",
-    "load",
-    "model_digest",
-    "parse_threshold",
-    "require_pair",
-]
-
 _log = logging.getLogger("uhlm_edge.calibration")
 _log.addHandler(logging.NullHandler())
 

@@ -18,8 +18,6 @@ from ...configs.config import AskBy
 from ...lm.sampling import Sampler
 from .calibration import EstimatorName, ModelKey
 
-__all__ = ["HANDOFF", "HandoffCalibration", "Point", "find_handoff", "load_handoff"]
-
 HANDOFF = ".handoff.json"
 """How the name of such a file ends."""
 

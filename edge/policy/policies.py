@@ -8,8 +8,6 @@ from ...configs.config import AskBy
 from ...lm.draws import Draws, Purpose
 from ..events import Draft, SkippedVerdict
 
-__all__ = ["NEEDS", "Always", "Never", "Policy", "RandomRate", "UncertainAbove", "doubt"]
-
 NEEDS: dict[AskBy, frozenset[str]] = {
     "uncertainty": frozenset(["uncertainty"]),
     "head": frozenset(["uncertainty", "reward"]),  # u is one of the things that the head reads

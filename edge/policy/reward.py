@@ -21,8 +21,6 @@ from numpy.typing import NDArray
 from ...common.errors import ModelError
 from ...lm.row import Row
 
-__all__ = ["FEATURES", "FORMAT", "N_FEATURES", "History", "RewardHead", "features"]
-
 Floats = NDArray[np.float32]
 
 FORMAT = "uhlm-features/1"

@@ -8,8 +8,6 @@ from ...lm.draws import Draws
 from ..events import Draft, SkippedVerdict
 from .policies import Policy
 
-__all__ = ["Sparing"]
-
 
 class Sparing:
     """Another policy, held back while `strain` gives a reason; the user is told when that changes.

@@ -11,8 +11,6 @@ from ...configs.config import AskBy, StrategyName
 from ...lm.targets import LLM, Coupling, Target
 from .policies import Always, Never, Policy, RandomRate, UncertainAbove
 
-__all__ = ["STRATEGIES", "Scope", "Strategy", "make_strategy", "shares_of"]
-
 STRATEGIES: tuple[StrategyName, ...] = get_args(StrategyName)
 
 Scope = Literal["last", "all", "none"]

@@ -19,17 +19,6 @@ from .policies import Policy
 from .reward import RewardHead
 from .strategy import Strategy, make_strategy
 
-__all__ = [
-    "PUBLISHED_THRESHOLD",
-    "Tuning",
-    "find_tuning",
-    "handoff_threshold",
-    "head_of",
-    "needs_calibration",
-    "strategy_of",
-    "threshold_of",
-]
-
 PUBLISHED_THRESHOLD = 0.073
 """The averse threshold of arXiv 2412.12687's pair: what counts until a calibration exists."""
 

@@ -7,8 +7,6 @@ from ..gguf.header import Header
 from .memory import need, trained_context
 from .options import EngineOptions
 
-__all__ = ["LONGEST_CONTEXT", "alone", "chosen", "fit"]
-
 LONGEST_CONTEXT = 8192
 """Ids. Models trained for 131,072 would take gigabytes for a chat that never gets so long."""
 

@@ -11,8 +11,6 @@ from typing import NamedTuple
 from ..row import Row
 from .protocol import Engine
 
-__all__ = ["Step", "generate"]
-
 
 class Step(NamedTuple):
     """A token, and the row that it was chosen from: valid until the next step."""

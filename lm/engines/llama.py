@@ -19,8 +19,6 @@ from .llama_model import LlamaModel
 from .options import EngineOptions
 from .protocol import Logits, Work
 
-__all__ = ["LlamaContext", "LlamaEngine"]
-
 
 class LlamaContext:
     """Keys and values of several sequences in one pool of `n_ctx` cells.

@@ -16,8 +16,6 @@ from .fit import alone
 from .llama_build import FLASH, model_params
 from .options import EngineOptions
 
-__all__ = ["BareContext"]
-
 
 class BareContext:
     """A context that only decodes: no rows are copied, nothing is drawn.

@@ -8,8 +8,6 @@ from typing import Any
 import llama_cpp
 from llama_cpp import llama_cpp as ll
 
-__all__ = ["FLASH", "llama_build", "model_params", "supports_gpu"]
-
 FLASH = {
     "auto": ll.LLAMA_FLASH_ATTN_TYPE_AUTO,
     "on": ll.LLAMA_FLASH_ATTN_TYPE_ENABLED,

@@ -13,8 +13,6 @@ from ...common.errors import EngineError, ModelError
 from .llama_model import LlamaModel
 from .options import EngineOptions
 
-__all__ = ["LlamaEmbedder"]
-
 _LONGEST = 1024  # ids of one text; the rest is left out
 
 

@@ -7,8 +7,6 @@ import os
 import sys
 from pathlib import Path
 
-__all__ = ["has_own_cpp_runtime", "installed_version", "library_folder", "prepare_process"]
-
 _SPINS = "1000"  # of GNU OpenMP, tens of microseconds
 _SHARED_RUNTIMES = (b"libstdc++.so", b"libc++.so", b"libc++.1.dylib")
 

@@ -22,8 +22,6 @@ from ..child import Child
 from ..sandbox import Refused
 from .protocol import Matching
 
-__all__ = ["LONGEST", "Grammars"]
-
 LONGEST = 64 << 10
 """Characters of a grammar or a schema."""
 

@@ -26,8 +26,6 @@ from ..sandbox import PER_BYTE, Memory, Refused, limit_time, read_message, write
 from .llama_model import LlamaModel
 from .options import EngineOptions
 
-__all__ = ["Reader", "main"]
-
 
 class Reader:
     """Reads grammars for one vocabulary, and matches one text at a time."""

@@ -20,8 +20,6 @@ from .fit import fit
 from .llama_build import model_params, supports_gpu
 from .options import EngineOptions
 
-__all__ = ["LlamaModel", "LlamaVocabulary"]
-
 _log = logging.getLogger("uhlm_edge.llama")
 _log.addHandler(logging.NullHandler())  # silent unless somebody listens
 _LEVELS = {2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}

@@ -5,8 +5,6 @@ from __future__ import annotations
 from ..gguf.header import ArraySummary, Header
 from .options import EngineOptions
 
-__all__ = ["cache_bytes", "need", "trained_context"]
-
 _BITS = {  # per value of a cache, block scales included
     "f32": 32.0,
     "f16": 16.0,

@@ -25,8 +25,6 @@ from ..vocabulary import Vocabulary
 from .options import EngineOptions
 from .protocol import Logits
 
-__all__ = ["OnnxEngine", "OnnxVocabulary"]
-
 FORMAT = 1
 _FIRST_ROOM = 512
 _FILES = ("model.onnx", "model.onnx.data", "tokenizer.json", "vocabulary.json")

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from ..vocabulary import Vocabulary
 
-__all__ = ["Context", "Engine", "Logits", "Matching", "Work"]
-
 Logits = NDArray[np.float32]
 """Raw logits, shape (rows, V), float32."""
 

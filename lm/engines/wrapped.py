@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from ..vocabulary import Vocabulary
 from .protocol import Engine, Logits
 
-__all__ = ["WrappedEngine"]
-
 
 class WrappedEngine:
     """Passes everything on. Subclasses change what they keep or measure."""

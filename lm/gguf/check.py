@@ -26,8 +26,6 @@ from .types import ARRAY, STRING, TENSOR_TYPES, VALUE_TYPES
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ArraySummary", "Header", "Tensor", "Value", "check"]
-
 MAX_KEYS = 65_536
 MAX_TENSORS = 65_536
 MAX_KEY_BYTES = 65_535  # the specification's own limit

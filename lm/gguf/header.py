@@ -10,8 +10,6 @@ from .types import FILE_TYPES
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ArraySummary", "Header", "Scalar", "Tensor", "Value"]
-
 Scalar = str | int | float | bool
 
 

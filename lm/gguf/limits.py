@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from .header import Value
 
-__all__ = ["check_limits", "check_vocabulary"]
-
 MAX_LAYERS = 512  # llama.cpp's own limits
 MAX_EXPERTS = 1_024
 MAX_VOCABULARY = 1 << 24  # ours: 16 times the largest there is

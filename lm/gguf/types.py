@@ -7,16 +7,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = [
-    "ARRAY",
-    "FILE_TYPES",
-    "STRING",
-    "TENSOR_TYPES",
-    "VALUE_TYPES",
-    "TensorType",
-    "ValueType",
-]
-
 
 class TensorType(NamedTuple):
     """A row of `block` elements takes `n_bytes` bytes."""

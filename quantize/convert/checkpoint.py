@@ -20,8 +20,6 @@ from numpy.typing import NDArray
 from ...common.errors import DataError, ModelError
 from ...common.files import read_bounded
 
-__all__ = ["Checkpoint", "StoredTensor", "read_json", "widen"]
-
 BLOCK_BYTES = 32 << 20
 """About how much of a tensor is in memory at once, as float32."""
 

@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 from ...common.errors import ModelError
 from .rope import Rope, positive, read_rope
 
-__all__ = ["FAMILIES", "Family", "Layout", "find_family", "read_layout"]
-
 
 @dataclass(frozen=True)
 class Family:

@@ -20,8 +20,6 @@ from .reference import reference_tokenizer
 from .tokenizer import TokenizerData, read_tokenizer
 from .writer import DTYPES, PlannedTensor, Progress, write_gguf
 
-__all__ = ["Conversion", "convert", "plan_conversion"]
-
 _HEADER_ROOM = 64 << 20
 _IGNORED = ("rotary_emb.inv_freq", "vision_tower.", "multi_modal_projector.")
 

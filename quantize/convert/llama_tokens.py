@@ -21,8 +21,6 @@ from .sample_text import SAMPLE_LINES, SAMPLE_TEXT
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["compare_ids", "missing_ends", "open_vocabulary"]
-
 _silent = ll.llama_log_callback(lambda level, text, data: None)
 
 

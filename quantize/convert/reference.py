@@ -12,8 +12,6 @@ from .sentencepiece import SPACE, SentencePieceModel, read_sentencepiece
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["reference_tokenizer"]
-
 
 def reference_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     """The `tokenizers` library's own reading of the folder.

@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 
 from ...common.errors import ModelError
 
-__all__ = ["Rope", "positive", "read_rope"]
-
 _NEEDED: Mapping[str, tuple[str, ...]] = {
     "default": (),
     "linear": ("factor",),

@@ -9,8 +9,6 @@ does not, and holds nothing that looks like a control token.
 
 from __future__ import annotations
 
-__all__ = ["SAMPLE_LINES", "SAMPLE_TEXT"]
-
 SAMPLE_LINES = (
     "Hello, World! It's a test; don't panic -- they'll say WE'RE fine, I'd bet you've seen it.",
     "I'M SHOUTING: YOU'LL SEE, THEY'VE GONE, HE'D SAY IT'S OK, CAN'T WE?",

@@ -13,8 +13,6 @@ from pathlib import Path
 from ...common.errors import DataError, ModelError
 from ...common.files import read_bounded
 
-__all__ = ["SPACE", "Piece", "SentencePieceModel", "read_sentencepiece"]
-
 SPACE = "\u2581"
 """How SentencePiece writes a space."""
 

@@ -18,8 +18,6 @@ from .checkpoint import Checkpoint
 from .reference import reference_tokenizer
 from .sentencepiece import SPACE, SentencePieceModel, read_sentencepiece
 
-__all__ = ["TokenizerData", "read_tokenizer", "reference_tokenizer"]
-
 _MOST_TOKENS = 2_000_000
 _LONGEST_TEMPLATE = 1 << 20  # bytes
 _GAPS = 4096  # ids without a text, beyond as many as have one: each becomes a text of its own

@@ -16,8 +16,6 @@ from .checkpoint import Checkpoint
 from .families import Layout
 from .tokenizer import TokenizerData
 
-__all__ = ["DTYPES", "PlannedTensor", "Progress", "add_key", "write_gguf", "write_hollow"]
-
 Progress = Callable[[int, int, str], None]
 """Called with what is done, what there is to do (both in bytes) and what is at work."""
 

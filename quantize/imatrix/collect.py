@@ -23,8 +23,6 @@ from ..convert.writer import Progress
 from .file import Imatrix
 from .llama_ggml import TensorView, find_layout
 
-__all__ = ["CHUNK", "collect_imatrix"]
-
 CHUNK = 512
 """Most ids in one pass."""
 

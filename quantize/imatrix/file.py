@@ -17,8 +17,6 @@ from ...common.errors import ModelError
 from ...common.files import atomic_output
 from ...lm.gguf.check import check
 
-__all__ = ["Imatrix", "load_imatrix", "save_imatrix"]
-
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _COLUMNS_LIMIT = 1 << 26
 

@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 
 from ...common.errors import EngineError
 
-__all__ = ["TensorLayout", "TensorView", "find_layout"]
-
 _F32, _F16 = 0, 1
 _SPAN = 320
 """Bytes of a tensor that are searched: fewer than any version's tensor has, name included."""

@@ -9,8 +9,6 @@ import typer
 
 from ...common.streams import emit
 
-__all__ = ["onnx", "register"]
-
 
 def register(app: typer.Typer) -> None:
     """Add the command."""

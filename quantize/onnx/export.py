@@ -22,10 +22,8 @@ from numpy.typing import NDArray
 from ...common.errors import UsageError
 from ...common.files import explained, free_bytes, require_space
 from ..convert.folder import Conversion, plan_conversion
-from ..convert.tokenizer import reference_tokenizer
+from ..convert.reference import reference_tokenizer
 from .graph import DATA_FILE, Graph, Weight, build
-
-__all__ = ["TYPES", "export_onnx"]
 
 TYPES = ("F32", "INT8")
 FORMAT = 1

@@ -25,8 +25,6 @@ from ..convert.rope import Rope
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["DATA_FILE", "Graph", "Weight", "build"]
-
 DATA_FILE = "model.onnx.data"
 OPSET, IR_VERSION = 17, 9
 _ALIGN = 4096  # a page: the runtime maps weights that begin on one

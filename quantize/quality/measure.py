@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from ...lm.row import Row
 from ...lm.uncertainty import expected
 
-__all__ = ["Tally", "expected_uncertainty", "log_softmax"]
-
 Rows = NDArray[np.float32]
 Floats = NDArray[np.float64]
 

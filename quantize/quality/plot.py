@@ -8,8 +8,6 @@ from ...common.errors import UsageError
 from ...common.files import atomic_output
 from .report import Report
 
-__all__ = ["plot_report"]
-
 
 def plot_report(report: Report, path: Path) -> None:
     """Divergence from the original, and acceptance by the cloud model, against the file's size.

@@ -31,8 +31,6 @@ from .samples import LONGEST, Passage, Sample, complete, encode
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["FileQuality", "Report", "measure_quality"]
-
 
 @dataclass(frozen=True)
 class FileQuality:

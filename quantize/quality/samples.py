@@ -10,16 +10,13 @@ from typing import Any
 import numpy as np
 
 from ...common.errors import DataError
-from ...common.prompts import json_rows, messages_of, read_text
+from ...common.prompts import Message, json_rows, messages_of, read_text
 from ...lm.chat import ChatEncoder
 from ...lm.engines.generate import generate
 from ...lm.engines.protocol import Engine
 from ...lm.row import Row
 from ...lm.sampling import Sampler, resample
-from ...lm.template import Message
 from ...lm.vocabulary import Vocabulary
-
-__all__ = ["BUILT_IN", "Passage", "Sample", "complete", "encode", "read_samples"]
 
 LONGEST = 512
 """Most ids of a passage; a longer text becomes several."""

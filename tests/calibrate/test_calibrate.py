@@ -17,14 +17,13 @@ from uhlm_edge.calibrate.head import features, train
 from uhlm_edge.calibrate.scores import auroc, calibration_error, rate_at_risk, risk_curve
 from uhlm_edge.calibrate.shadow import Replay, Setting, shadow_run
 from uhlm_edge.common.errors import DataError
-from uhlm_edge.common.prompts import Case, read_prompts
+from uhlm_edge.common.prompts import Case, Message, read_prompts
 from uhlm_edge.edge.policy.calibration import ModelKey, load
 from uhlm_edge.edge.policy.reward import FEATURES
 from uhlm_edge.lm.chat import ChatEncoder
 from uhlm_edge.lm.draws import Draws, Purpose, turn_seed
 from uhlm_edge.lm.row import Row
 from uhlm_edge.lm.sampling import TOTAL, Sampler
-from uhlm_edge.lm.template import Message
 from uhlm_edge.lm.verification import judge
 
 from ..fakes import CLOUD, DEVICE, END, FakeEngine

@@ -21,6 +21,7 @@ import numpy as np
 
 from uhlm_edge.common.errors import UhlmError, UsageError
 from uhlm_edge.common.key_file import read_key_file
+from uhlm_edge.common.prompts import Message
 from uhlm_edge.configs.layers import load_config
 from uhlm_edge.edge.policy.calibration import load as load_calibration
 from uhlm_edge.lm import template
@@ -199,7 +200,7 @@ class Apart:
 
     def __call__(self, body: bytes) -> None:
         template.SECONDS = 0.5
-        messages: list[template.Message] = [
+        messages: list[Message] = [
             {"role": "system", "content": "Be brief."},
             {"role": "user", "content": "Hi"},
         ]

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from uhlm_edge.common.errors import ModelError, ResourceError
+from uhlm_edge.common.prompts import Message
 from uhlm_edge.lm import sandbox, template
 from uhlm_edge.lm.gguf.check import check
 from uhlm_edge.lm.sandbox import Refused, compile_template
-from uhlm_edge.lm.template import ChatTemplate, Message
+from uhlm_edge.lm.template import ChatTemplate
 from uhlm_edge.models import shipped
 
 TALK: list[Message] = [

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from uhlm_edge.common.prompts import Message
 from uhlm_edge.configs.layers import load_config
 from uhlm_edge.edge.api.hybrid import Hybrid
 from uhlm_edge.edge.api.options import keys_of
 from uhlm_edge.edge.link.in_process import load_partner
-from uhlm_edge.lm.template import Message
 
 ASKED: list[Message] = [
     {"role": "user", "content": "I would like to book a table for two in Albany tonight."}

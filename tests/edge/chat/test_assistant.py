@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 
 from uhlm_edge.common.errors import UsageError
+from uhlm_edge.common.prompts import Message
 from uhlm_edge.edge.chat.assistant import Assistant
 from uhlm_edge.edge.events import Event, Notice, Token
 from uhlm_edge.edge.link.session import Session
 from uhlm_edge.edge.policy.strategy import make_strategy
 from uhlm_edge.lm.draws import turn_seed
 from uhlm_edge.lm.ids import Slide
-from uhlm_edge.lm.template import Message
 
 from ..pairs import Pair, Reference, ids_of, notices, pair
 

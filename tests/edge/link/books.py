@@ -8,6 +8,7 @@ import pytest
 
 from uhlm_edge.cloud.verifier import Verifier
 from uhlm_edge.common.errors import CloudError, Unreachable
+from uhlm_edge.common.prompts import Message
 from uhlm_edge.edge.cache import TokenCache
 from uhlm_edge.edge.events import Draft, Outcome
 from uhlm_edge.edge.link.breaker import Breaker
@@ -19,7 +20,6 @@ from uhlm_edge.lm.draws import Purpose, uniform
 from uhlm_edge.lm.row import Row
 from uhlm_edge.lm.sampling import Sampler
 from uhlm_edge.lm.targets import LLM, Target
-from uhlm_edge.lm.template import Message
 from uhlm_edge.wire.messages import Conflict, Info, Limits, Reply, Request
 
 from ...fakes import CLOUD, DEVICE, FakeContext, FakeEngine

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from uhlm_edge.common.errors import ModelError
-from uhlm_edge.lm.gguf.check import ArraySummary, check
+from uhlm_edge.lm.gguf.check import check
+from uhlm_edge.lm.gguf.header import ArraySummary
 from uhlm_edge.lm.gguf.types import FILE_TYPES, TENSOR_TYPES, VALUE_TYPES
 
 from .gguf_files import (

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from uhlm_edge.common.errors import ModelError
-from uhlm_edge.lm.gguf.check import Header, check
+from uhlm_edge.lm.gguf.check import check
+from uhlm_edge.lm.gguf.header import Header
 
 from .gguf_files import ARCHITECTURE, STRING, U32, array, gguf, key, tensor, vocabulary
 
