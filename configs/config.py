@@ -126,6 +126,11 @@ class StrategyOptions(_Section):
         one score means nothing for another."""
         return f"{self.ask_by} over a window" if self.name == "handoff" else self.asks
 
+    @property
+    def threshold_of(self) -> str:
+        """The same; of a strategy that has no threshold, what one that is given would be of."""
+        return self.score or self.ask_by
+
 
 class CloudOptions(_Section):
     """Where the verifier is, as the device sees it."""

@@ -1,4 +1,8 @@
-"""Put the layers of configuration together: flag > environment > file > profile > default."""
+"""Put the layers of configuration together: flag > environment > file > profile > default.
+
+A threshold goes with its score: where a layer turns to a strategy that asks by another one, and
+brings no threshold, that of the layers below does not count.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from ..common.errors import ConfigError
 from ..common.files import read_bounded
-from .config import Config
+from .config import Config, StrategyOptions
 from .wording import requirement
 
 if sys.version_info >= (3, 11):
@@ -47,6 +51,8 @@ _OTHER_VARIABLES = {
 
 Path_ = tuple[str, ...]
 """A key: ("device", "engine", "n_ctx")."""
+
+_THRESHOLD: Path_ = ("strategy", "threshold")
 
 
 @dataclass(frozen=True)
@@ -114,11 +120,18 @@ def load_config(
     origins: dict[Path_, str] = {}
     known = keys()
     for origin, values in layers:
-        for path, value in values.items():
+        for path in values:
             if path not in known:
                 raise ConfigError(_unknown(".".join(path), [".".join(k) for k in known], origin))
-            merged[path] = value
             origins[path] = origin
+        old, merged = merged, _over(merged, values)
+        if _THRESHOLD in old and _THRESHOLD not in merged:
+            where, was, now = origins.pop(_THRESHOLD), _strategy(old), _strategy(merged)
+            if now.score is not None:
+                warnings.append(
+                    f"the threshold {old[_THRESHOLD]} ({where}) is of {was.threshold_of}, and "
+                    f"{now.name} decides by {now.score}: it does not count"
+                )
     if name != "demo" and ("device", "model") not in origins:
         warnings.append(
             f"profile {name} names no models, so the small demo model runs: give --model and "
@@ -128,7 +141,7 @@ def load_config(
 
 
 def changed(config: Config, values: Mapping[Path_, Any], origin: str = "option") -> Config:
-    """The same configuration with other values at some keys.
+    """The same configuration with other values at some keys; a threshold goes with its score.
 
     Raises:
         ConfigError: an unknown key, or a value out of range.
@@ -141,7 +154,22 @@ def changed(config: Config, values: Mapping[Path_, Any], origin: str = "option")
         if path not in merged:
             raise ConfigError(_unknown(".".join(path), [".".join(k) for k in keys()], origin))
     # Sections without a change are valid already: a request to `serve` does not pay for them.
-    return _validated({**merged, **values}, dict.fromkeys(values, origin), sections)
+    return _validated(_over(merged, values), dict.fromkeys(values, origin), sections)
+
+
+def _over(lower: Mapping[Path_, Any], upper: Mapping[Path_, Any]) -> dict[Path_, Any]:
+    """A layer over what lies below it, without a threshold of another score."""
+    merged = {**lower, **upper}
+    if _THRESHOLD not in upper and _strategy(merged).threshold_of != _strategy(lower).threshold_of:
+        merged.pop(_THRESHOLD, None)
+    return merged
+
+
+def _strategy(values: Mapping[Path_, Any]) -> StrategyOptions:
+    """What says by which score is asked; not checked yet."""
+    names = ("name", "ask_by")
+    given = {name: values["strategy", name] for name in names if ("strategy", name) in values}
+    return StrategyOptions.model_construct(**given)
 
 
 def _validated(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...common.errors import UsageError
 from ...configs.config import Config
+from ...configs.layers import changed
 from ...edge.chat.assistant import Assistant
 from ...edge.events import Token
 from ..harness.stopwatch import Stopwatch, instrument
@@ -25,20 +25,11 @@ def seeded(config: Config, strategy: str | None = None) -> Config:
     """The configuration with a fixed seed, and with a strategy if one is named.
 
     Raises:
-        UsageError: there is no such strategy.
+        ConfigError: there is no such strategy.
     """
-    chat = config.chat.model_copy(
-        update={"seed": 1 if config.chat.seed is None else config.chat.seed}
-    )
-    config = config.model_copy(update={"chat": chat})
-    if strategy is None:
-        return config
-    try:
-        values = {**config.strategy.model_dump(), "name": strategy}
-        options = type(config.strategy).model_validate(values)
-    except ValueError as error:
-        raise UsageError(f"no strategy {strategy!r} to measure") from error
-    return config.model_copy(update={"strategy": options})
+    seed = 1 if config.chat.seed is None else config.chat.seed
+    name = config.strategy.name if strategy is None else strategy
+    return changed(config, {("chat", "seed"): seed, ("strategy", "name"): name}, "to measure")
 
 
 def chat_workload(

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
-
 from ...common.errors import UsageError
-from ...configs.config import StrategyOptions
+from ...configs.config import Config, StrategyOptions
+from ...configs.layers import changed
 from ...edge.policy.policies import Always
 from ...edge.policy.strategy import STRATEGIES, Strategy
 from ...lm.targets import Weighted
@@ -89,13 +88,10 @@ def _spec(label: str, options: StrategyOptions) -> StrategySpec:
     changes = _PARAMETERS[kind](parameter, label) if at else {}
     if coupling:
         changes = {**changes, "coupling": coupling}
-    values: dict[str, Any] = options.model_dump()
     if kind in STRATEGIES:
-        values["name"] = kind
-    try:
-        made = StrategyOptions.model_validate({**values, **changes})
-    except ValidationError as error:
-        raise UsageError(f"{label}: {error.errors()[0]['msg'].lower()}") from None
+        changes = {**changes, "name": kind}
+    values: dict[tuple[str, ...], Any] = {("strategy", name): changes[name] for name in changes}
+    made = changed(Config(strategy=options), values, label).strategy
     return StrategySpec(label, kind, made, borrows=kind == "rand" and not at)
 
 

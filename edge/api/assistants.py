@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 from ...common.errors import ConfigError, UsageError
 from ...common.prompts import Message
 from ...configs.config import Config, StrategyName, StrategyOptions
+from ...configs.layers import changed
 from ...lm.engines.protocol import Matching
 from ...lm.ids import common_length
-from ..chat.adjust import PIPELINED, choose, pair_of, switched
+from ..chat.adjust import PIPELINED, choose, pair_of
 from ..chat.assemble import assemble
 from ..chat.assistant import Assistant
 from ..chat.binding import GrammarText, grammars_of, require_alone
@@ -202,7 +203,7 @@ class Assistants:
         values: Mapping[Key, Any],
         grammar: Grammar | None,
     ) -> Writing:
-        config = switched(self.config, values, "option") if values else self.config
+        config = changed(self.config, values, "option") if values else self.config
         options = config.strategy
         strategy, head = self._strategy(config)
         base = self._base

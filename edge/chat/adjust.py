@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
 
 from ...configs.config import Config
-from ...configs.layers import changed
 from ...models.resolve import find_model, locate_model
 from ..decode.drafter import Device
 from ..device.watch import Watch
@@ -46,20 +44,6 @@ def adjust(
     )
     assistant.strategy = strategy
     assistant.set_options(chat.system, chat.max_tokens, PIPELINED[options.pipelined], chat.seed)
-
-
-def switched(config: Config, values: Mapping[tuple[str, ...], Any], origin: str) -> Config:
-    """The configuration with other values. A threshold goes with its score: where a strategy asks
-    by another one and no threshold comes with it, that of the calibration counts.
-
-    Raises:
-        ConfigError: an unknown key, or a value out of range.
-    """
-    new = changed(config, values, origin)
-    old = config.strategy.score or config.strategy.ask_by
-    if ("strategy", "threshold") in values or new.strategy.score in (None, old):
-        return new
-    return changed(new, {("strategy", "threshold"): None}, origin)
 
 
 def choose(

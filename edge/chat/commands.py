@@ -16,7 +16,7 @@ from ...common.text import harmless, human_bytes, one_line
 from ...configs.config import Config
 from ...configs.layers import changed, keys
 from ..policy.strategy import STRATEGIES
-from .adjust import adjust, switched
+from .adjust import adjust
 from .assistant import Assistant
 from .show import Shown, tell
 from .terminal import Style, counted, fitted, size_of, summary
@@ -169,12 +169,12 @@ class Commands:
         self._change(key, value.strip())
 
     def _change(self, key: tuple[str, ...], value: str) -> None:
-        config, old = switched(self.config, {key: value}, "here"), self.config.strategy.threshold
+        config, old = changed(self.config, {key: value}, "here"), self.config.strategy.threshold
         adjust(self._assistant, config)
         self.config = config
         tell(f"{'.'.join(key)} = {value}")
         if old is not None and config.strategy.threshold is None:
-            tell(f"the threshold {old} was of another score: the calibration's counts")
+            tell(f"the threshold {old} was of another score: it does not count any more")
 
     def _show(self, name: str) -> None:
         plain = self.config.model_dump(mode="json")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from uhlm_edge.common.errors import ConfigError
-from uhlm_edge.configs.layers import Loaded, config_folder, load_config, profiles
+from uhlm_edge.configs.layers import Loaded, changed, config_folder, load_config, profiles
 
 N_CTX = ("device", "engine", "n_ctx")
 
@@ -103,6 +103,70 @@ def test_no_cloud_means_offline(home: dict[str, str], value: str, offline: bool)
 )
 def test_a_threshold_is_a_number_or_a_name(home: dict[str, str], given: Any, read: Any) -> None:
     assert load(home, {("strategy", "threshold"): given}).config.strategy.threshold == read
+
+
+# A threshold goes with its score
+
+CHANGES: list[tuple[dict[str, Any], bool]] = [
+    ({"name": "spec"}, True),  # asks by u too
+    ({"name": "local"}, True),  # has none: it waits for the next change
+    ({"name": "reward"}, False),
+    ({"name": "handoff"}, False),
+    ({"ask_by": "head"}, False),
+    ({"name": "reward", "threshold": 0.5}, True),  # comes with it
+]
+
+
+@pytest.mark.parametrize(("values", "kept"), CHANGES)
+@pytest.mark.parametrize("layer", ["file", "environment", "flag", "option"])
+def test_a_threshold_goes_with_its_score(
+    home: dict[str, str], layer: str, values: dict[str, Any], kept: bool
+) -> None:
+    flags: dict[tuple[str, ...], Any] = {("strategy", k): v for k, v in values.items()}
+    if layer == "file":  # above a profile that gives one
+        below = load_config({}, "paper", environment=home).config.strategy.threshold
+        text = "".join(f"{name} = {value!r}\n" for name, value in values.items())
+        own_file(home, f"[strategy]\n{text}")
+        config = load_config({}, "paper", environment=home).config
+    else:
+        below = 0.5
+        own_file(home, "[strategy]\nthreshold = 0.5\n")
+        if layer == "environment":
+            given = {f"UHLM_STRATEGY_{k.upper()}": str(v) for k, v in values.items()}
+            config = load(home | given).config
+        elif layer == "flag":
+            config = load(home, flags).config
+        else:
+            config = changed(load(home).config, flags)
+    assert config.strategy.threshold == values.get("threshold", below if kept else None)
+    for name, value in values.items():
+        assert getattr(config.strategy, name) == value
+
+
+def test_a_threshold_that_does_not_count_is_told_with_its_origin(home: dict[str, str]) -> None:
+    file = own_file(home, "[strategy]\nthreshold = 0.5\n")
+    loaded = load(home, {("strategy", "name"): "handoff"})
+    (told,) = loaded.warnings
+    assert told.startswith(f"the threshold 0.5 ({file}) is of uncertainty, and handoff decides by")
+    assert ("strategy.threshold", None, "default") in loaded.rows()
+
+
+def test_a_strategy_without_a_threshold_needs_no_word_about_one(home: dict[str, str]) -> None:
+    own_file(home, '[strategy]\nname = "handoff"\nthreshold = 0.05\n')
+    assert load(home, {("strategy", "name"): "local"}).warnings == ()
+
+
+def test_a_threshold_of_a_flag_is_of_the_strategy_below(home: dict[str, str]) -> None:
+    own_file(home, '[strategy]\nname = "handoff"\nthreshold = 0.05\n')
+    loaded = load(home, {("strategy", "threshold"): "0.2"})
+    assert (loaded.config.strategy.threshold, loaded.warnings) == (0.2, ())
+
+
+def test_a_threshold_does_not_come_back_for_another_score(home: dict[str, str]) -> None:
+    config = load(home, {("strategy", "name"): "reward", ("strategy", "threshold"): 0.3}).config
+    for name in ("local", "uhlm"):
+        config = changed(config, {("strategy", "name"): name})
+    assert config.strategy.threshold is None
 
 
 # What is refused

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from uhlm_edge.common.errors import ConfigError
 from uhlm_edge.configs.config import Config
 from uhlm_edge.configs.layers import changed, load_config
-from uhlm_edge.edge.chat.adjust import adjust, switched
+from uhlm_edge.edge.chat.adjust import adjust
 from uhlm_edge.edge.chat.assemble import assemble
 from uhlm_edge.edge.chat.assistant import Assistant
 from uhlm_edge.edge.link.in_process import load_partner
@@ -49,24 +48,3 @@ def test_a_head_is_there_only_while_the_strategy_asks_it(pair: Assistant, config
     assert pair.device.head is not None
     adjust(pair, config, {})
     assert pair.device.head is None
-
-
-@pytest.mark.parametrize(
-    ("values", "kept"),
-    [
-        ({"name": "spec"}, True),  # asks by u too
-        ({"name": "local"}, True),  # has none: it waits for the next change
-        ({"name": "reward"}, False),
-        ({"name": "handoff"}, False),
-        ({"ask_by": "head"}, False),
-        ({"name": "reward", "threshold": 0.5}, True),  # comes with it
-    ],
-)
-def test_a_threshold_goes_with_its_score(
-    config: Config, values: dict[str, Any], kept: bool
-) -> None:
-    new = switched(config, {("strategy", name): value for name, value in values.items()}, "here")
-    assert new.strategy.threshold == (0.5 if kept else None)
-    assert new.strategy.model_copy(update={"threshold": 0.5}) == config.strategy.model_copy(
-        update=values
-    )
