@@ -15,7 +15,7 @@ from ...edge.cache import TokenCache
 from ...edge.chat.assemble import assemble, endpoint_of
 from ...edge.chat.assistant import Assistant
 from ...edge.decode.drafter import Device
-from ...edge.decode.handoff import NO_ID, Endpoint, HandoffLoop
+from ...edge.decode.handoff import NO_ID, Endpoint, Handoff, HandoffLoop
 from ...edge.events import Notice, Token
 from ...edge.link.session import Session
 from ...edge.policy.strategy import make_strategy
@@ -100,7 +100,7 @@ class HandoffWriter:
             else:
                 endpoint = endpoint_of(config, os.environ)
                 stack.callback(endpoint.close)
-            quiet.handoff = replace(quiet.handoff, endpoint=endpoint)
+            quiet.handoff = replace(quiet.handoff or Handoff(), endpoint=endpoint)
             yield HandoffWriter(quiet, config, llm)
 
     def warm_up(self, case: Case, seed: int) -> None:
@@ -112,7 +112,7 @@ class HandoffWriter:
         Raises:
             CloudError: the endpoint failed: the numbers would be the device's alone.
         """
-        handoff = self._assistant.handoff
+        handoff = self._assistant.handoff or Handoff()
         assistant = Assistant(
             self._device, self._assistant.session, self._assistant.strategy, self._chat.system,
             self._chat.max_tokens, seed, handoff=handoff,

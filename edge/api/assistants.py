@@ -11,15 +11,15 @@ import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ...common.errors import ConfigError, UsageError
+from ...common.errors import UsageError
 from ...common.prompts import Message
 from ...configs.config import Config, StrategyName, StrategyOptions
 from ...configs.layers import changed
 from ...lm.engines.protocol import Matching
 from ...lm.ids import common_length
-from ..chat.adjust import PIPELINED, choose, pair_of
+from ..chat.adjust import PIPELINED, choose, handing
 from ..chat.assemble import assemble
 from ..chat.assistant import Assistant
 from ..chat.binding import GrammarText, grammars_of, require_alone
@@ -29,8 +29,7 @@ from ..link.budget import Budget
 from ..link.protocol import Link
 from ..link.session import Prompt
 from ..policy.reward import RewardHead
-from ..policy.strategy import STRATEGIES, Strategy
-from ..policy.tuning import handoff_threshold
+from ..policy.strategy import Strategy
 from ..stats import Stats
 from .options import Key
 
@@ -107,6 +106,14 @@ class Writing:
         return self._assistant.device.vocab.text_bytes(token_id)
 
 
+class _Made(NamedTuple):
+    """Of the options of a reply."""
+
+    strategy: Strategy
+    head: RewardHead | None
+    handoff: Handoff | None
+
+
 class _Continuer(Assistant):
     """Gives both models the text as it is, after their begin-of-text token."""
 
@@ -152,10 +159,9 @@ class Assistants:
         self._stack = ExitStack()
         self._grammars: Grammars | None = None
         self._base = self._stack.enter_context(assemble(config, notify, link, environment))
-        head = self._base.device.head
-        self._strategies: dict[StrategyOptions, tuple[Strategy, RewardHead | None]] = {
-            config.strategy: (self._base.strategy, head)
-        }
+        base = self._base
+        made = _Made(base.strategy, base.device.head, base.handoff)
+        self._strategies: dict[StrategyOptions, _Made] = {config.strategy: made}
 
     def close(self) -> None:
         """Free the models and end the session with the verifier. Closing twice is fine."""
@@ -205,7 +211,7 @@ class Assistants:
     ) -> Writing:
         config = changed(self.config, values, "option") if values else self.config
         options = config.strategy
-        strategy, head = self._strategy(config)
+        strategy, head, handoff = self._strategy(config)
         base = self._base
         if grammar is not None:
             require_alone(strategy, base.session)
@@ -221,7 +227,7 @@ class Assistants:
             seed=self._seed(config),
             pipelined=PIPELINED[options.pipelined],
             budget=base.budget,
-            handoff=self._handoff(config),
+            handoff=handoff,
             chat=base.chat,  # a template is compiled once, or has one process of its own
             partners=base.partners,
         )
@@ -230,32 +236,10 @@ class Assistants:
         except UsageError as error:
             raise PromptTooLong(str(error)) from None
 
-    def _handoff(self, config: Config) -> Handoff | None:
-        """To whom a reply is handed over, and when, by the options of this reply."""
-        if config.strategy.name != "handoff":
-            return None
-        if self.config.strategy.name != "handoff":
-            raise ConfigError("strategy.name: handoff needs an endpoint; it must be loaded with it")
-        options, base = config.strategy, self._base
-        threshold = options.threshold
-        if isinstance(threshold, str):
-            raise ConfigError("strategy.threshold: of handoff it is a number")
-        when = replace(base.handoff, window=options.window, by=options.ask_by)
-        if threshold is None and options.ask_by != base.handoff.by:
-            own = pair_of(config, base.device, base.session)[0]
-            threshold = handoff_threshold(config, own, self._environment)
-            if threshold is None:
-                raise ConfigError(f"strategy.threshold: none was measured by {options.ask_by}")
-        return when if threshold is None else replace(when, threshold=threshold)
-
     @property
     def strategies(self) -> tuple[StrategyName, ...]:
         """Those that a reply can choose from, with what was loaded."""
-        if self.config.strategy.name == "handoff":
-            return ("local", "handoff")
-        if self._base.partners is not None:
-            return ("local", "ensemble")
-        return tuple(name for name in STRATEGIES if name != "handoff")
+        return self._base.strategies
 
     @property
     def scores(self) -> dict[str, str | None]:
@@ -271,17 +255,20 @@ class Assistants:
             else (config.chat.seed)
         )
 
-    def _strategy(self, config: Config) -> tuple[Strategy, RewardHead | None]:
-        """The strategy of some options, and the head that it asks; made once."""
+    def _strategy(self, config: Config) -> _Made:
+        """The strategy of some options, and what it asks; made once."""
         if (known := self._strategies.get(config.strategy)) is not None:
             return known
-        base, name = self._base, config.strategy.name
-        if base.partners is not None and name not in self.strategies:
-            raise ConfigError(f"strategy.name: {name} needs a verifier, not partners")
-        made = choose(config, base.device, base.session, self._notify, self._environment)
+        base, name, handoff = self._base, config.strategy.name, None
+        base.require(name)
+        more = base.device, base.session
+        strategy, head = choose(config, *more, self._notify, self._environment)
+        if base.handoff is not None and name == "handoff":
+            endpoint = base.handoff.endpoint
+            handoff = handing(config, *more, endpoint, self._notify, self._environment)
         while len(self._strategies) >= _MOST_STRATEGIES:
             del self._strategies[next(iter(self._strategies))]
-        self._strategies[config.strategy] = made
+        self._strategies[config.strategy] = made = _Made(strategy, head, handoff)
         return made
 
     @property
@@ -302,7 +289,9 @@ class Assistants:
     @property
     def has_verifier(self) -> bool:
         """Is there a session with a verifier?"""
-        return not self._base.session.is_offline or self._base.handoff.endpoint is not None
+        return not self._base.session.is_offline or (
+            self._base.handoff is not None and self._base.handoff.endpoint is not None
+        )
 
     @property
     def verifier_name(self) -> str | None:

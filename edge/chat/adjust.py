@@ -6,9 +6,11 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from ...common.errors import ConfigError
 from ...configs.config import Config
 from ...models.resolve import find_model, locate_model
 from ..decode.drafter import Device
+from ..decode.handoff import Endpoint, Handoff
 from ..device.watch import Watch
 from ..link.session import Session
 from ..policy.calibration import ModelKey, model_digest
@@ -18,6 +20,7 @@ from ..policy.strategy import Strategy
 from ..policy.tuning import (
     PUBLISHED_THRESHOLD,
     find_tuning,
+    handoff_threshold,
     head_of,
     needs_calibration,
     strategy_of,
@@ -37,8 +40,13 @@ def adjust(
         ConfigError: options that do not fit each other, or a strategy that needs a calibration.
         DataError: the calibration is damaged.
     """
-    strategy, head = choose(config, assistant.device, assistant.session, tell, environment)
     options, chat = config.strategy, config.chat
+    assistant.require(options.name)
+    device, session, handoff = assistant.device, assistant.session, assistant.handoff
+    strategy, head = choose(config, device, session, tell, environment)
+    if handoff is not None and options.name == "handoff":
+        handoff = handing(config, device, session, handoff.endpoint, tell, environment)
+    assistant.handoff = handoff
     assistant.device = replace(
         assistant.device, sampler=config.sampler, head=head, measure=options.measure
     )
@@ -88,6 +96,41 @@ def _spared(strategy: Strategy, config: Config, notify: Callable[[str], None]) -
         return strategy
     watch = Watch(options.charge, options.celsius, options.throttled)
     return replace(strategy, policy=Sparing(strategy.policy, watch, options.threshold, notify))
+
+
+def handing(
+    config: Config,
+    device: Device,
+    session: Session,
+    endpoint: Endpoint | None,
+    notify: Callable[[str], None],
+    environment: Mapping[str, str] = os.environ,
+) -> Handoff:
+    """When strategy `handoff` hands a reply over to the endpoint, as the options say.
+
+    Raises:
+        ConfigError: the threshold is no number, or there is none by the head.
+        DataError: the calibration is damaged.
+    """
+    options = config.strategy
+    if isinstance(options.threshold, str):
+        raise ConfigError("the threshold of handoff is a number: of the risk over the window")
+    own = pair_of(config, device, session)[0]
+    threshold = handoff_threshold(config, own, environment)
+    if threshold is not None:
+        return Handoff(endpoint, options.window, threshold, options.ask_by)
+    if options.ask_by == "head":
+        raise ConfigError(
+            f"no calibration of handoff by the head for {own.name}: give --threshold, or run "
+            "`uhlm-edge calibrate --handoff --ask-by head`"
+        )
+    handoff = Handoff(endpoint, options.window)
+    if endpoint is not None:
+        notify(
+            f"no calibration of handoff for {own.name}: the threshold is the demo "
+            f"pair's, {handoff.threshold}; run `uhlm-edge calibrate --handoff`"
+        )
+    return handoff
 
 
 def pair_of(config: Config, device: Device, session: Session) -> tuple[ModelKey, ModelKey | None]:

@@ -22,19 +22,16 @@ from ...lm.vocabulary import require_same
 from ...models.resolve import find_model
 from ..cache import TokenCache
 from ..decode.drafter import Device
-from ..decode.handoff import Endpoint, Handoff
+from ..decode.handoff import Endpoint
 from ..decode.loop import GOING_ON
 from ..decode.rotation import Partners
 from ..device.prompt_cache import PromptCache, prompt_folder
 from ..link.budget import Budget, BudgetedLink, budget_file
 from ..link.protocol import Link
 from ..link.session import Session
-from ..policy.calibration import ModelKey, model_digest
+from ..policy.calibration import model_digest
 from ..policy.strategy import shares_of
-from ..policy.tuning import (
-    handoff_threshold,
-)  # fmt: skip
-from .adjust import PIPELINED, choose, model_name, pair_of
+from .adjust import PIPELINED, choose, handing, model_name
 from .assistant import Assistant
 from .demo import DemoVerifier
 
@@ -73,7 +70,7 @@ def assemble(
     given = link is not None or has_partners
     found = nullcontext(link) if given else _verifier(config, notify, environment)
     budget = Budget(config.budget, budget_file(environment))
-    with found as link, handoff_of(config, notify, environment, budget) as handoff:
+    with found as link, _endpoint(config, notify, environment, budget) as endpoint:
         if link is not None and budget.counts:
             link = BudgetedLink(link, budget)
         prompts = prompt_folder(environment.get("XDG_CACHE_HOME"))
@@ -85,12 +82,12 @@ def assemble(
         try:
             if has_partners:
                 partners = _partners(config, device)
-            known = _connect(config, session, handoff.endpoint if handoff else None)
+            known = _connect(config, session, endpoint)
             if known:
                 notify(known)
-            if handoff is not None:
-                own = pair_of(config, device, session)[0]
-                handoff = _calibrated(handoff, config, own, notify, environment)
+            handoff = None
+            if config.strategy.name == "handoff":
+                handoff = handing(config, device, session, endpoint, notify, environment)
             strategy, head = choose(config, device, session, notify, environment)
             seed = config.chat.seed
             yield Assistant(
@@ -152,36 +149,33 @@ def _verifier(
 
 
 @contextmanager
-def handoff_of(
+def _endpoint(
     config: Config,
     notify: Callable[[str], None],
     environment: Mapping[str, str],
-    budget: Budget | None = None,
-) -> Iterator[Handoff | None]:
-    """To whom strategy `handoff` hands a reply over, and when; None for the other strategies.
+    budget: Budget,
+) -> Iterator[OpenAiEndpoint | None]:
+    """To whom strategy `handoff` hands a reply over; None for the other strategies, or nobody.
 
     Raises:
         CloudError: there is nobody, and the configuration requires somebody.
-        ConfigError: the URL is a verifier's, or the threshold is no number.
+        ConfigError: the URL is a verifier's.
     """
-    cloud, options = config.cloud, config.strategy
-    if options.name != "handoff":
+    cloud = config.cloud
+    if config.strategy.name != "handoff":
         yield None
         return
     if cloud.kind == "verifier":
         raise ConfigError("a verifier is asked token by token: use another strategy than handoff")
-    if isinstance(options.threshold, str):
-        raise ConfigError("the threshold of handoff is a number: of the risk over the window")
-    when = Handoff(None, options.window, by=options.ask_by)
     if cloud.offline or not cloud.url:
         if cloud.require:
             raise CloudError("an endpoint is required: give --cloud URL, and no --offline")
         if not cloud.offline:
             notify("no endpoint is configured; the device answers alone (give --cloud URL)")
-        yield when
+        yield None
         return
     with closing(endpoint_of(config, environment, budget)) as endpoint:
-        yield replace(when, endpoint=endpoint)
+        yield endpoint
 
 
 def endpoint_of(
@@ -202,25 +196,6 @@ def endpoint_of(
         cloud.url, cloud.model, api_key(config, environment), cloud.connect_timeout,
         cloud.deadline, ca_file, budget=budget if budget is not None and budget.counts else None,
     )  # fmt: skip
-
-
-def _calibrated(
-    handoff: Handoff,
-    config: Config,
-    device: ModelKey,
-    notify: Callable[[str], None],
-    environment: Mapping[str, str],
-) -> Handoff:
-    """The same with the threshold of the device's calibration, if there is one."""
-    threshold = handoff_threshold(config, device, environment)
-    if threshold is not None:
-        return replace(handoff, threshold=threshold)
-    if handoff.endpoint is not None:
-        notify(
-            f"no calibration of handoff for {device.name}: the threshold is the demo "
-            f"pair's, {handoff.threshold}; run `uhlm-edge calibrate --handoff`"
-        )
-    return handoff
 
 
 def make_device(config: Config, prompts: Path | None = None) -> Device:

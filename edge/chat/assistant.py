@@ -7,8 +7,9 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any, Literal
 
-from ...common.errors import UsageError
+from ...common.errors import ConfigError, UsageError
 from ...common.prompts import Message
+from ...configs.config import StrategyName
 from ...lm.chat import ChatEncoder
 from ...lm.draws import turn_seed
 from ..decode.drafter import Device
@@ -18,7 +19,7 @@ from ..decode.rotation import Partners, RotationLoop
 from ..events import Event, Notice, Token
 from ..link.budget import Budget
 from ..link.session import Prompt, Session
-from ..policy.strategy import Strategy
+from ..policy.strategy import STRATEGIES, Strategy
 
 BACK_AGAIN = "the cloud answers again"
 _CHARACTERS = 8  # in a token, hardly ever more: a conversation with more does not fit
@@ -38,7 +39,8 @@ class Assistant:
         pipelined: see ReplyLoop.
         known: what is wrong with the verifier, if the user knows already.
         budget: what the cloud may cost; None: nothing is counted.
-        handoff: to whom strategy `handoff` hands a reply over, and when.
+        handoff: to whom strategy `handoff` hands a reply over, and when; None: that strategy
+            needs another start.
         chat: makes ids of messages; None: by the template of the device's model.
         partners: further models on the device, which strategy `ensemble` needs no session for.
     """
@@ -70,7 +72,7 @@ class Assistant:
         self._pipelined = pipelined
         self._known = known
         self.budget = budget
-        self.handoff = handoff or Handoff(None)
+        self.handoff = handoff
         self.partners = partners
         self.chat = chat or ChatEncoder(device.vocab)
 
@@ -129,7 +131,7 @@ class Assistant:
             self.strategy.policy.save()
 
     def _loop(self, prompt: Prompt) -> ReplyLoop | HandoffLoop | RotationLoop:
-        if self.strategy.name == "handoff":
+        if self.strategy.name == "handoff" and self.handoff is not None:
             return HandoffLoop(self.device, self.handoff, prompt)
         if self.strategy.name == "ensemble" and self.partners is not None:
             return RotationLoop(self.device, self.partners, self.strategy, prompt)
@@ -149,6 +151,30 @@ class Assistant:
             self._known = None
             yield Notice(BACK_AGAIN)
         yield event
+
+    @property
+    def strategies(self) -> tuple[StrategyName, ...]:
+        """Those that a reply can choose from, with what was loaded."""
+        if self.handoff is not None:
+            return ("local", "handoff")
+        if self.partners is not None:
+            return ("local", "ensemble")
+        return tuple(name for name in STRATEGIES if name != "handoff")
+
+    def require(self, name: StrategyName) -> None:
+        """Raises ConfigError: that strategy needs what was not loaded."""
+        if name not in self.strategies:
+            raise ConfigError(
+                f"strategy.name: here it can be {', '.join(self.strategies)}; {name} needs "
+                f"another start, with --strategy {name}"
+            )
+
+    @property
+    def threshold(self) -> float | None:
+        """What the next reply begins with; None: the strategy has none."""
+        if self.strategy.name == "handoff" and self.handoff is not None:
+            return self.handoff.threshold
+        return self.strategy.policy.threshold
 
     def set_options(
         self, system: str, max_tokens: int, pipelined: bool | None, seed: int | None

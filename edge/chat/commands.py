@@ -148,13 +148,14 @@ class Commands:
 
     def _strategy(self, name: str) -> None:
         if not name:
-            _print(f"strategy {self.config.strategy.name}; others: {', '.join(STRATEGIES)}")
+            others = ", ".join(self._assistant.strategies)
+            _print(f"strategy {self.config.strategy.name}; others: {others}")
             return
         self._change(("strategy", "name"), name)
 
     def _threshold(self, value: str) -> None:
         if not value:
-            threshold = self._assistant.strategy.policy.threshold
+            threshold = self._assistant.threshold
             _print(f"threshold {'none' if threshold is None else format(threshold, '.3g')}")
             return
         self._change(("strategy", "threshold"), value)

@@ -41,6 +41,10 @@ def explained(
 
 
 def _happened(token: Token, draft: str | None, beta: float | None, threshold: float | None) -> str:
+    if token.reason is not None:  # of the whole reply
+        who = "cloud" if token.source == "cloud" else "device"
+        away = ", but the cloud was away" if token.unverified else ""
+        return f"written by the {who}: {token.reason}{away}"
     if token.source == "cloud":
         if token.accepted is False and draft is not None:
             return f"asked: the cloud wrote this in place of {one_line(repr(draft), 30)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -80,6 +81,29 @@ def test_another_strategy_brings_the_threshold_of_its_own_score(pair: Hybrid) ->
     assert headed > 0.2  # of its calibration
     assert pair.generate(ASKED, ask_by="head").read().stats.threshold not in (0.15, None)
     assert pair.generate(ASKED, strategy="reward", threshold=0.3).read().stats.threshold == 0.3
+
+
+def test_a_handoff_reply_may_ask_by_another_score_or_over_another_window() -> None:
+    def why(**options: Any) -> str:
+        token = hybrid.generate(ASKED, max_tokens=12, **options).read().tokens[0]
+        assert token.reason is not None
+        return token.reason
+
+    with demo(alone=True, strategy="handoff", threshold=0.4) as hybrid:
+        assert hybrid.strategies == ("local", "handoff")
+        assert re.fullmatch(r"mean u 0.\d+ [<>]=? 0.400", why())
+        headed = why(ask_by="head", threshold=0.3)
+        assert re.fullmatch(r"expected rejection 0.\d+ [<>]=? 0.300", headed)
+        assert why(window=2) != why()
+        with pytest.raises(UsageError, match="no calibration of handoff by the head"):
+            why(ask_by="head")  # 0.4 is of u
+        with pytest.raises(UsageError, match="must be uncertainty or head"):
+            why(ask_by="luck")
+        with pytest.raises(UsageError, match="another start"):
+            why(strategy="uhlm")
+    with demo(alone=True, strategy="handoff", ask_by="head", threshold=0.4) as hybrid:
+        assert why().startswith("expected rejection ")
+        assert why(ask_by="uncertainty").endswith(" 0.047")  # of its calibration
 
 
 def test_a_reply_is_bound_where_the_device_writes_alone(pair: Hybrid, alone: Hybrid) -> None:

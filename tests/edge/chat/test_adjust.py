@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from uhlm_edge.configs.layers import changed, load_config
 from uhlm_edge.edge.chat.adjust import adjust
 from uhlm_edge.edge.chat.assemble import assemble
 from uhlm_edge.edge.chat.assistant import Assistant
+from uhlm_edge.edge.events import Token
 from uhlm_edge.edge.link.in_process import load_partner
 
 
@@ -48,3 +50,54 @@ def test_a_head_is_there_only_while_the_strategy_asks_it(pair: Assistant, config
     assert pair.device.head is not None
     adjust(pair, config, {})
     assert pair.device.head is None
+
+
+@pytest.fixture
+def handing_over() -> Iterator[tuple[Assistant, Config]]:
+    """A chat of strategy handoff, with nobody to hand over to."""
+    given: dict[Any, Any] = {("strategy", "name"): "handoff", ("cloud", "offline"): True}
+    config = load_config(given, "demo", environment={}).config
+    with assemble(config, lambda _: None, environment={}) as assistant:
+        yield assistant, config
+
+
+def begins(assistant: Assistant) -> str:
+    """Why its next reply is whose."""
+    token = next(iter(assistant.answer([{"role": "user", "content": "Book a table."}])))
+    assert isinstance(token, Token)
+    assert token.reason is not None
+    return token.reason
+
+
+def test_what_hands_a_reply_over_changes_in_an_open_chat(
+    handing_over: tuple[Assistant, Config],
+) -> None:
+    assistant, config = handing_over
+    threshold = assistant.threshold
+    assert begins(assistant).endswith(f"{threshold:.3f}")
+    adjust(assistant, changed(config, {("strategy", "threshold"): 0.9}), {})
+    assert assistant.threshold == 0.9
+    assert begins(assistant).startswith("mean u ")
+    assert begins(assistant).endswith("<= 0.900")
+    by_head: dict[Any, Any] = {("strategy", "ask_by"): "head", ("strategy", "threshold"): 0.8}
+    adjust(assistant, changed(config, by_head), {})
+    assert begins(assistant).startswith("expected rejection ")
+    assert begins(assistant).endswith("<= 0.800")
+
+
+def test_the_head_gets_no_threshold_of_u(handing_over: tuple[Assistant, Config]) -> None:
+    assistant, config = handing_over
+    threshold = assistant.threshold
+    with pytest.raises(ConfigError, match="no calibration of handoff by the head"):
+        adjust(assistant, changed(config, {("strategy", "ask_by"): "head"}), {})
+    assert begins(assistant).startswith("mean u ")  # as before
+    assert (assistant.threshold, assistant.strategies) == (threshold, ("local", "handoff"))
+
+
+def test_a_strategy_that_needs_another_start_is_refused(
+    handing_over: tuple[Assistant, Config], pair: Assistant, config: Config
+) -> None:
+    for open_chat, was, name in ((*handing_over, "uhlm"), (pair, config, "handoff")):
+        with pytest.raises(ConfigError, match=f"another start, with --strategy {name}"):
+            adjust(open_chat, changed(was, {("strategy", "name"): name}), {})
+        assert open_chat.strategy.name == was.strategy.name

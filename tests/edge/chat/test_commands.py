@@ -109,6 +109,8 @@ def test_what_happened_to_each_kind_of_token_is_said() -> None:
         Token(3, 1, "\x1b", "cloud", None, True, None, False, 0.0),
         Token(4, 1, "e", "edge", 0.9, True, None, True, 0.0),
         Token(5, 1, "f", "edge", 0.9, False, None, True, 0.0),
+        Token(6, 1, "g", "edge", 0.9, False, None, True, 0.0, "mean u 0.300 > 0.047"),
+        Token(7, 1, "h", "cloud", None, True, None, False, 0.0, "mean u 0.300 > 0.047"),
     ]
     lines = list(explained(tokens, [SkippedVerdict(0, 0.1, 0.25)], {2: "x"}, 0.5))[1:]
     for line, words in zip(
@@ -120,6 +122,8 @@ def test_what_happened_to_each_kind_of_token_is_said() -> None:
             "written by the cloud",
             "no answer",
             "the cloud was away",
+            "written by the device: mean u 0.300 > 0.047, but the cloud was away",
+            "written by the cloud: mean u 0.300 > 0.047",
         ],
         strict=True,
     ):

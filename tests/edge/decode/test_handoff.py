@@ -14,7 +14,7 @@ import pytest
 
 from uhlm_edge.common.errors import ConfigError
 from uhlm_edge.configs.layers import load_config
-from uhlm_edge.edge.chat.assemble import handoff_of
+from uhlm_edge.edge.chat.assemble import assemble
 from uhlm_edge.edge.chat.assistant import Assistant
 from uhlm_edge.edge.decode.handoff import NO_ID, Handoff
 from uhlm_edge.edge.events import Event, Notice, Token
@@ -247,9 +247,9 @@ class Expecting:
 def test_a_reward_head_may_decide_in_place_of_u(p: Pair, kept: float, handed: bool) -> None:
     head: Any = Expecting(kept)
     with RawServer([stream(chunk("So be it."), chunk("", "stop"))]) as server:
-        talk = assistant(p, OpenAiEndpoint(server.url, "big"), 0.5)
+        talk = assistant(p, None, 0.5)
         talk.device = replace(p.device, head=head)
-        talk.handoff = replace(talk.handoff, by="head")
+        talk.handoff = Handoff(OpenAiEndpoint(server.url, "big"), 6, 0.5, "head")
         first, *_ = tokens(list(talk.answer(ASK)))
     assert (first.source == "cloud") == handed
     assert first.reason == f"expected rejection {1 - kept:.3f} {'>' if handed else '<='} 0.500"
@@ -266,12 +266,13 @@ def test_a_key_never_travels_in_the_clear() -> None:
     [
         ({("cloud", "kind"): "verifier"}, "token by token"),
         ({("strategy", "threshold"): "risk"}, "number"),
+        ({("strategy", "ask_by"): "head"}, "no calibration of handoff by the head"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(flags: dict[Any, Any], said: str) -> None:
     given = {("strategy", "name"): "handoff", ("cloud", "url"): "http://127.0.0.1:9", **flags}
     config = load_config(given, environment={}).config
-    with pytest.raises(ConfigError, match=said), handoff_of(config, print, {}):
+    with pytest.raises(ConfigError, match=said), assemble(config, print, environment={}):
         pass
 
 

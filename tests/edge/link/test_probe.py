@@ -60,6 +60,7 @@ def test_an_endpoint_that_is_away_is_told_at_the_start_and_the_device_goes_on() 
     given: dict[Any, Any] = {("strategy", "name"): "handoff", ("cloud", "url"): server.url}
     config = load_config(given, environment={}).config
     with assemble(config, said.append, None, {}) as assistant:
+        assert assistant.handoff is not None
         assert assistant.handoff.endpoint is not None
     assert len(said) == 1
     assert "cannot reach" in said[0]
