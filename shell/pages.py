@@ -12,6 +12,7 @@ EXIT_CODES = (
     (2, "wrong usage"),
     (3, "a model file is refused"),
     (4, "a verifier is required and cannot be reached"),
+    (130, "interrupted by Ctrl-C; a server that is told to stop (SIGINT, SIGTERM) ends with 0"),
 )
 VARIABLES = (
     ("UHLM_SECTION_KEY", "any key of the configuration, such as UHLM_CHAT_SEED"),

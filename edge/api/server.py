@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from types import FrameType
 
 import uvicorn
 
@@ -21,7 +22,7 @@ from .hybrid import Hybrid
 def serve(
     config: Config, link: Link | None = None, environment: Mapping[str, str] = os.environ
 ) -> None:
-    """Listen, load the models, answer until told to stop.
+    """Listen, load the models, answer until told to stop (SIGINT, SIGTERM).
 
     Args:
         config: all options; `[serve]` says where to listen.
@@ -54,7 +55,19 @@ def serve(
                 "without TLS the key and every word can be read on the way: set tls_certificate "
                 "and tls_key in [serve] (`uhlm-edge certificate HOST` makes both)"
             )
-        uvicorn.Server(settings).run(sockets=[listener])
+        _Server(settings).run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """Stops in order when it is told to, and the exit status is 0.
+
+    By itself uvicorn ends the process by the signal once more, before the models are closed and
+    what they have read is kept.
+    """
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.force_exit |= self.should_exit  # a second signal means it
+        self.should_exit = True
 
 
 def _notify(text: str) -> None:

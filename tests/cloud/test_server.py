@@ -219,7 +219,7 @@ def test_a_graceful_stop_finishes_running_calls_and_takes_no_new_ones(server: Se
     assert isinstance(reply, Reply)
     assert len(reply.tokens) >= 1
     assert all(isinstance(error, Unreachable | Overloaded) for error in failures)
-    assert server.process.wait(60) in (0, -signal.SIGTERM)
+    assert server.process.wait(60) == 0
     with pytest.raises(Unreachable):
         link.verify("c" * 32, new, n_vocab, Deadline(5))
     assert threading.active_count() <= before

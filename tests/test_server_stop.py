@@ -1,0 +1,76 @@
+"""Both servers as processes: told to stop, they end in order."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from .commands import COMMAND, environment
+
+pytestmark = pytest.mark.slow
+
+NUMBERS = [signal.SIGINT, signal.SIGTERM]
+
+
+@contextmanager
+def serving(
+    command: str, home: Path, **more: str
+) -> Iterator[tuple[subprocess.Popen[str], socket.socket]]:
+    """A server that listens, and a connection to it."""
+    with subprocess.Popen(
+        [*COMMAND, command, "--port", "0"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(home, UHLM_DEVICE_ENGINE_N_THREADS="1", **more),
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        address = next(
+            (m for line in process.stderr if (m := re.search(r"://([\d.]+):(\d+)", line))), None
+        )
+        assert address is not None
+        with socket.create_connection((address[1], int(address[2])), 60) as client:
+            yield process, client
+
+
+@pytest.mark.parametrize("number", NUMBERS, ids=lambda number: str(number.name))
+@pytest.mark.parametrize("command", ["serve", "cloud"])
+def test_a_server_that_is_told_to_stop_has_done_its_work(
+    command: str, number: signal.Signals, tmp_path: Path
+) -> None:
+    with serving(command, tmp_path) as (process, client):
+        client.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        assert client.recv(9) == b"HTTP/1.1 "
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, "")
+    assert "interrupted" not in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("number", NUMBERS, ids=lambda number: str(number.name))
+def test_serve_keeps_what_it_has_read_for_the_next_start(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    """It is told in the middle of a reply."""
+    cache = {"UHLM_DEVICE_PROMPT_CACHE_MB": "64", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    body = json.dumps({"prompt": "One two " * 50, "max_tokens": 400, "stream": True}).encode()
+    with serving("serve", tmp_path, UHLM_NO_CLOUD="1", **cache) as (process, client):
+        head = (
+            "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\n"
+            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        )
+        client.sendall(head.encode() + body)
+        assert client.recv(15).startswith(b"HTTP/1.1 200")
+        process.send_signal(number)
+        assert process.wait(60) == 0
+    assert any(path.is_file() for path in (tmp_path / "cache").rglob("*"))
