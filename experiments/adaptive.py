@@ -30,7 +30,6 @@ from numpy.typing import NDArray
 
 from ..bench.harness.scoring import exact
 from ..bench.harness.shadow_verifier import ROWS, ShadowVerifier
-from ..calibrate.shadow import Replay
 from ..cloud.service import load_service
 from ..common.files import write_whole
 from ..common.keys import Keys
@@ -40,17 +39,16 @@ from ..configs.layers import load_config
 from ..edge.cache import TokenCache
 from ..edge.decode.drafter import Device
 from ..edge.decode.loop import ReplyLoop
-from ..edge.events import Draft, SkippedVerdict, Token
+from ..edge.events import Token
 from ..edge.link.in_process import LocalLink
 from ..edge.link.session import Prompt, Session
 from ..edge.policy.calibration import SHIPPED, load
-from ..edge.policy.policies import Policy
 from ..edge.policy.strategy import Strategy
 from ..edge.policy.tuning import Tuning, head_of, strategy_of
 from ..lm.chat import ChatEncoder
-from ..lm.draws import Draws, turn_seed
+from ..lm.draws import turn_seed
 from ..lm.engines.llama import LlamaEngine
-from ..lm.sampling import TOTAL, Distribution, Sampler
+from ..lm.sampling import Sampler
 from ..models.resolve import find_model
 
 POLICIES: dict[str, dict[str, Any]] = {
@@ -67,6 +65,7 @@ POLICIES: dict[str, dict[str, Any]] = {
 
 SAMPLERS = {"default": Sampler(), "temperature 1": Sampler(temperature=1.0, top_k=0, top_p=1.0)}
 _FIRST = 500
+_SUMMED, _LISTED = ("tokens", "uploads", "losses", "audits"), ("right", "thresholds")
 
 
 @dataclass
@@ -118,20 +117,13 @@ def halves(segment: Segment) -> list[Segment]:
     early = begun < _FIRST
 
     def part(name: str, inside: NDArray[np.bool_]) -> Segment:
-        def kept(values: list[Any], otherwise: float) -> list[Any]:
+        def kept(column: str) -> list[Any]:
+            otherwise = 0 if column in _SUMMED else math.nan
+            values = getattr(segment, column)
             return [x if here else otherwise for x, here in zip(values, inside, strict=False)]
 
-        return Segment(
-            segment.policy,
-            f"{segment.text}, {name}",
-            segment.sampler,
-            kept(segment.tokens, 0),
-            kept(segment.uploads, 0),
-            kept(segment.losses, 0.0),
-            kept(segment.right, math.nan),
-            kept(segment.thresholds, math.nan),
-            kept(segment.audits, 0),
-        )
+        columns: dict[str, Any] = {column: kept(column) for column in (*_SUMMED, *_LISTED)}
+        return replace(segment, text=f"{segment.text}, {name}", **columns)
 
     return [part(f"first {_FIRST} tokens", early), part("after them", ~early)]
 
@@ -142,15 +134,9 @@ def pooled(segments: Sequence[Segment]) -> Segment:
     def added(name: str) -> list[Any]:
         return [sum(column) for column in zip(*(getattr(s, name) for s in segments), strict=True)]
 
-    return replace(
-        segments[0],
-        tokens=added("tokens"),
-        uploads=added("uploads"),
-        losses=added("losses"),
-        right=[x for s in segments for x in s.right],
-        thresholds=[x for s in segments for x in s.thresholds],
-        audits=added("audits"),
-    )
+    columns: dict[str, Any] = {name: added(name) for name in _SUMMED}
+    columns |= {name: [x for s in segments for x in getattr(s, name)] for name in _LISTED}
+    return replace(segments[0], **columns)
 
 
 def table(segments: Sequence[Segment], target: float) -> str:
@@ -171,33 +157,6 @@ def table(segments: Sequence[Segment], target: float) -> str:
             f"| {sum(s.audits)} | {s.risk:.5f} ± {1.96 * s.error:.5f}{mark} | {right} | {reach} |"
         )
     return "\n".join(lines) + "\n"
-
-
-def replayed(policy: Policy, texts: Sequence[Sequence[Replay]]) -> list[tuple[float, float]]:
-    """Upload rate and risk on each text of recorded shadow runs, as if the policy had decided.
-
-    Quick, for many settings; the text stays that of the shadow run.
-    """
-    longest = policy.audit_after or 64
-    draws, sure = Draws(0), Distribution(np.array([0]), np.array([TOTAL]))
-    results = []
-    for replays in texts:
-        tokens = uploads = 0
-        loss = 0.0
-        for replay in replays:
-            waiting: list[SkippedVerdict] = []
-            for i, (u, beta) in enumerate(zip(replay.sampled, replay.beta_rounded, strict=True)):
-                uploaded = policy.upload(Draft(i, 0, sure, float(u)), draws)
-                waiting.append(SkippedVerdict(i, float(u), 0.0 if uploaded else float(beta)))
-                uploads += uploaded
-                loss += waiting[-1].beta
-                if uploaded or len(waiting) == longest or i + 1 == len(replay.ids):
-                    for judged in waiting:
-                        policy.observe(judged)
-                    waiting.clear()
-            tokens += len(replay.ids)
-        results.append((uploads / tokens, loss / tokens))
-    return results
 
 
 @dataclass(frozen=True)

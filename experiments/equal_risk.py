@@ -9,7 +9,11 @@ Intervals are paired bootstraps over conversations; nothing is fitted or chosen 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
+from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +21,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..calibrate.scores import rate_at_risk
-from ..calibrate.shadow import Replay, Setting
-from ..common.prompts import shipped_prompts
+from ..calibrate.shadow import Replay, Setting, shadow_run
+from ..common.prompts import read_prompts, shipped_prompts
 from ..edge.policy.calibration import Calibration, load
+from ..lm.engines.llama import LlamaEngine
+from ..lm.engines.options import EngineOptions
+from ..models.shipped import path_of
 from .calibration_check import scores_of
-from .shadow_pool import shadow_pool
 
 Floats = NDArray[np.float64]
 RISKS = (0.0001, 0.0002, 0.0003, 0.0006, 0.001, 0.002, 0.003, 0.01, 0.03)
 _DRAWS = 1000
+_PART = 60  # replies that a process makes before it takes the next
 
 
 def compare(
@@ -81,6 +88,26 @@ def thresholds(
     return rows
 
 
+def _shadow_pool(prompts: Path, setting: Setting, jobs: int = 1) -> Iterator[Replay]:
+    """All replies of a shadow run of the demo pair, made by `jobs` processes of two models each."""
+    total = len(read_prompts(prompts)) * setting.replies
+    parts = [(prompts, setting, begin) for begin in range(0, total, _PART)]
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        for lines in pool.map(_part, parts):
+            yield from map(Replay.from_json, lines)
+
+
+def _part(task: tuple[Path, Setting, int]) -> list[str]:
+    prompts, setting, begin = task
+    options = EngineOptions(n_threads=1, n_threads_batch=1)
+    with (
+        closing(LlamaEngine(path_of("demo-slm"), options)) as device,
+        closing(LlamaEngine(path_of("demo-llm"), options, max_rows=setting.max_tokens)) as cloud,
+    ):
+        made = shadow_run(device, cloud, read_prompts(prompts), setting, begin)
+        return [replay.to_json() for replay in islice(made, _PART)]
+
+
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     names = ("head", "sampled u", "expected u", "entropy", "oracle")
     lines = ["| risk | " + " | ".join(names) + " | head less sampled u | head less expected u |"]
@@ -116,7 +143,7 @@ def _main() -> None:
                 calibration.sampler, calibration.wire_top, calibration.k, seed,
                 calibration.max_tokens, args.replies,
             )  # fmt: skip
-            replays += shadow_pool(shipped_prompts(args.prompts), setting, args.jobs)
+            replays += _shadow_pool(shipped_prompts(args.prompts), setting, args.jobs)
         if args.keep is not None:
             args.keep.write_text("".join(replay.to_json() + "\n" for replay in replays))
     beta = np.concatenate([replay.beta for replay in replays])

@@ -15,14 +15,12 @@ from uhlm_edge.calibrate import run as bench
 from uhlm_edge.calibrate.head import features
 from uhlm_edge.calibrate.plot import draw
 from uhlm_edge.calibrate.shadow import Setting
-from uhlm_edge.edge.policy.adaptive import Adaptive
-from uhlm_edge.edge.policy.policies import UncertainAbove
 from uhlm_edge.edge.policy.reward import RewardHead
-from uhlm_edge.experiments.adaptive import Segment, halves, pooled, replayed, table
+from uhlm_edge.experiments.adaptive import Segment, halves, pooled, table
 from uhlm_edge.experiments.calibration_check import check, predict
 from uhlm_edge.lm.sampling import Sampler
 
-from .test_calibrate import fake_pair, prompts_file, replays
+from .test_calibrate import fake_pair, prompts_file
 
 PLAIN = Sampler(temperature=1.0, top_k=0, top_p=1.0)
 
@@ -115,20 +113,3 @@ def test_a_long_text_is_told_in_two_parts_and_no_token_is_lost() -> None:
     assert first.accuracy == rest.accuracy == 1.0
     short = Segment("a", "t", "s", [10] * 100)
     assert halves(short) == [short]
-
-
-def test_a_replay_is_what_a_fixed_threshold_would_have_done() -> None:
-    made = replays(50, 0.4, 0.1)
-    u, beta = (np.concatenate([getattr(r, name) for r in made]) for name in ("sampled", "beta"))
-    ((rate, risk),) = replayed(UncertainAbove(0.3), [made])
-    assert rate == pytest.approx((u > 0.3).mean())
-    assert risk == pytest.approx((beta * (u <= 0.3)).mean())
-
-
-def test_a_replay_teaches_the_adaptive_threshold() -> None:
-    made = replays(400, 0.4, 0.1)
-    policy = Adaptive(0.5, 0.01)
-    ((_, risk),) = replayed(policy, [made])
-    assert policy.tokens == 400 * 40
-    assert risk == pytest.approx(policy.mean_risk)
-    assert risk < 0.012
