@@ -25,12 +25,13 @@ from ...lm.targets import Contrastive, Target, sampler_of_parts
 from ...lm.verification import contrast, contrast_mask, draft_token, judge, mixture
 from ..cache import TokenCache
 from ..events import Draft, Event, Outcome, Source, Token
+from ..link.latency import PassCost
 from ..link.session import Prompt
 from ..policy.strategy import Strategy, shares_of
 from ..stats import Stats
 from ..transcript import Transcript
 from .drafter import Device, log_probs
-from .turns import LOCKSTEP, PassCost, Plan, best_plan
+from .turns import LOCKSTEP, Plan, best_plan
 
 _KEEP = 0.98  # weight of the past in the acceptance
 _PLAN_FIRST, _PLAN_FOR = 8, 64  # tokens, after which the plan is made anew

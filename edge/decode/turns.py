@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
-_KEEP = 0.97  # weight of the past
-_ENOUGH = 5.0  # passes from which on another one can be told to be odd
 _HORIZON = 16  # tokens that a plan is followed for
 _MOST_DRAFTS = 4
 
@@ -21,37 +18,6 @@ class Plan(NamedTuple):
 
 LOCKSTEP = Plan(1, False)
 """All models at each token: the standard ensemble."""
-
-
-@dataclass
-class PassCost:
-    """What a pass of one model takes: seconds per pass and per id, by least squares over passes."""
-
-    n: float = 0.0
-    k: float = 0.0
-    kk: float = 0.0
-    t: float = 0.0
-    kt: float = 0.0
-
-    def add(self, seconds: float, ids: int, keep: float = _KEEP) -> None:
-        """A pass over `ids` ids took `seconds`; an interrupted one counts as thrice the rest."""
-        if self.n > _ENOUGH:
-            fixed, each = self.fit
-            seconds = min(seconds, 3.0 * (fixed + each * ids))
-        self.n = keep * self.n + 1.0
-        self.k = keep * self.k + ids
-        self.kk = keep * self.kk + ids * ids
-        self.t = keep * self.t + seconds
-        self.kt = keep * self.kt + ids * seconds
-
-    @property
-    def fit(self) -> tuple[float, float]:
-        """Seconds per pass and per id; all per id while every pass was as wide as the others."""
-        spread = self.n * self.kk - self.k**2
-        if spread <= 1e-9 * max(1.0, self.kk):
-            return 0.0, self.t / self.k if self.k else 0.0
-        slope = max(0.0, (self.n * self.kt - self.k * self.t) / spread)
-        return max(0.0, (self.t - slope * self.k) / self.n), slope
 
 
 def judged_at(plan: Plan, costs: Sequence[tuple[float, float]]) -> Iterator[tuple[int, float]]:

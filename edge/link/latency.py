@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _KEEP = 0.9  # weight of the past in every running mean
 _LONGEST = 16
+_ENOUGH = 5.0  # passes from which on another one can be told to be odd
 
 
 def best_draft_limit(
@@ -88,6 +89,43 @@ def best_ensemble_step(
 
 
 @dataclass
+class PassCost:
+    """What a pass of a model takes: seconds per pass and per id, by least squares over passes.
+
+    Attributes:
+        keep: weight of the past at each pass.
+        n, k, kk, t, kt: weighted sums of 1, ids, their squares, seconds, and seconds times ids.
+    """
+
+    keep: float = 0.97
+    n: float = 0.0
+    k: float = 0.0
+    kk: float = 0.0
+    t: float = 0.0
+    kt: float = 0.0
+
+    def add(self, seconds: float, ids: int, most: float | None = 3.0) -> None:
+        """A pass over `ids` ids took `seconds`; one interrupted counts as `most` times the rest."""
+        if most is not None and self.n > _ENOUGH:
+            fixed, each = self.fit
+            seconds = min(seconds, most * (fixed + each * ids))
+        self.n = self.keep * self.n + 1.0
+        self.k = self.keep * self.k + ids
+        self.kk = self.keep * self.kk + ids * ids
+        self.t = self.keep * self.t + seconds
+        self.kt = self.keep * self.kt + ids * seconds
+
+    @property
+    def fit(self) -> tuple[float, float]:
+        """Seconds per pass and per id; all per id while every pass was as wide as the others."""
+        spread = self.n * self.kk - self.k**2
+        if spread <= 1e-9 * max(1.0, self.kk):
+            return 0.0, self.t / self.k if self.k else 0.0
+        slope = max(0.0, (self.n * self.kt - self.k * self.t) / spread)
+        return max(0.0, (self.t - slope * self.k) / self.n), slope
+
+
+@dataclass
 class LatencyModel:
     """Running means over the replies of a session; times in seconds.
 
@@ -96,17 +134,14 @@ class LatencyModel:
         round_trip: of a call, without the time of the verifier's model; None before the first.
         call: of a whole call; None before the first.
         acceptance: how often a judged draft stands.
+        model: what a call costs the verifier's model.
     """
 
     draft: float | None = None
     round_trip: float | None = None
     call: float | None = None
     acceptance: float = 0.9
-    _n: float = 0.0  # weighted sums over calls: 1, k, k^2, time, k time
-    _k: float = 0.0
-    _kk: float = 0.0
-    _t: float = 0.0
-    _kt: float = 0.0
+    model: PassCost = field(default_factory=lambda: PassCost(_KEEP))
 
     def drafted(self, seconds: float) -> None:
         """A token was drafted."""
@@ -116,11 +151,7 @@ class LatencyModel:
         """A call took `seconds`, of which the model `model` for `positions` ids."""
         self.call = _mean(self.call, seconds)
         self.round_trip = _mean(self.round_trip, max(0.0, seconds - model))
-        self._n = _KEEP * self._n + 1.0
-        self._k = _KEEP * self._k + positions
-        self._kk = _KEEP * self._kk + positions * positions
-        self._t = _KEEP * self._t + model
-        self._kt = _KEEP * self._kt + positions * model
+        self.model.add(model, positions, None)
 
     def judged(self, betas: list[float]) -> None:
         """Drafts were rejected with these probabilities."""
@@ -132,20 +163,11 @@ class LatencyModel:
         """Does a call last longer than a draft?"""
         return self.draft is not None and self.call is not None and self.call > self.draft
 
-    @property
-    def cost(self) -> tuple[float, float]:
-        """Seconds of the verifier's model per call and per position, by least squares."""
-        spread = self._n * self._kk - self._k**2
-        if spread <= 1e-9 * max(1.0, self._kk):
-            return 0.0, self._t / self._k if self._k else 0.0
-        slope = max(0.0, (self._n * self._kt - self._k * self._t) / spread)
-        return max(0.0, (self._t - slope * self._k) / self._n), slope
-
     def draft_limit(self, pipelined: bool) -> int:
         """The best limit by what is known so far; 4 before the first call."""
         if self.draft is None or self.round_trip is None:
             return 4
-        fixed, per_draft = self.cost
+        fixed, per_draft = self.model.fit
         return best_draft_limit(
             self.acceptance, self.draft, self.round_trip, fixed, per_draft, pipelined
         )
@@ -154,7 +176,7 @@ class LatencyModel:
         """The best step of an ensemble; both models at each token before the first call."""
         if self.draft is None or self.round_trip is None:
             return 1, False
-        return best_ensemble_step(self.acceptance, self.draft, self.round_trip, *self.cost)
+        return best_ensemble_step(self.acceptance, self.draft, self.round_trip, *self.model.fit)
 
 
 def _mean(old: float | None, new: float) -> float:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uhlm_edge.edge.decode.turns import LOCKSTEP, PassCost, Plan, best_plan, judged_at
+from uhlm_edge.edge.decode.turns import LOCKSTEP, Plan, best_plan, judged_at
+from uhlm_edge.edge.link.latency import PassCost
 
 UNIT = [(1.0, 0.0)] * 3
 seconds = st.floats(0.0, 5.0)
