@@ -77,6 +77,22 @@ def read_number(path: Path) -> float:
     return number
 
 
+def text_or(path: Path, otherwise: str) -> str:
+    """The stripped content of a sysfs file; `otherwise` if it cannot be read."""
+    try:
+        return read_text(path)
+    except SensorError:
+        return otherwise
+
+
+def number_or_none(path: Path) -> float | None:
+    """The number in a sysfs file; None if there is none."""
+    try:
+        return read_number(path)
+    except SensorError:
+        return None
+
+
 def run_command(command: Sequence[str]) -> str:
     """Run `command` for at most two seconds and return its output. Raises SensorError."""
     path = shutil.which(command[0])
@@ -159,11 +175,9 @@ class BatterySource:
     def _on_mains(self) -> bool:
         folder = self.batteries[0].parent
         for supply in sorted(folder.iterdir()) if folder.is_dir() else []:
-            try:
-                if read_text(supply / "type") != "Battery" and read_number(supply / "online") > 0:
-                    return True
-            except SensorError:
-                continue
+            is_other = text_or(supply / "type", "Battery") != "Battery"
+            if is_other and (number_or_none(supply / "online") or 0.0) > 0:
+                return True
         return False
 
     def _can(self, how: str, battery: Path) -> bool:

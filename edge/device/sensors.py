@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...common.machine import read_machine
 from .power import (
     BatterySource,
     JetsonSource,
@@ -21,9 +22,9 @@ from .power import (
     RaplSource,
     Runner,
     SensorError,
-    read_number,
-    read_text,
+    number_or_none,
     run_command,
+    text_or,
 )
 
 # The rail that feeds the module, by board: Orin Nano/NX, Xavier NX, TX1, TX2 have VDD_IN, the
@@ -74,16 +75,6 @@ class BatteryState:
     full_wh: float | None
 
 
-def device_model(root: Path = Path("/")) -> str | None:
-    """What the firmware calls the board ("Raspberry Pi 5 Model B Rev 1.0"), if it does."""
-    for path in ("proc/device-tree/model", "sys/class/dmi/id/product_name"):
-        try:
-            return read_text(root / path)
-        except SensorError:
-            continue
-    return None
-
-
 def discover(root: Path = Path("/"), runner: Runner = run_command) -> Sensors:
     """Look for every kind of power source, trying one reading of each. Never raises."""
     sources: list[PowerSource] = []
@@ -115,42 +106,27 @@ def discover(root: Path = Path("/"), runner: Runner = run_command) -> Sensors:
 def read_battery(root: Path = Path("/")) -> BatteryState | None:
     """The first system battery, or None where there is none."""
     for path in _batteries(root):
-        volts = _number(path / "voltage_now") or _number(path / "voltage_min_design")
+        volts = number_or_none(path / "voltage_now") or number_or_none(path / "voltage_min_design")
 
         def energy(what: str, path: Path = path, volts: float | None = volts) -> float | None:
-            direct = _number(path / f"energy_{what}")
+            direct = number_or_none(path / f"energy_{what}")
             if direct is not None:
                 return direct * 1e-6
-            charge = _number(path / f"charge_{what}")
+            charge = number_or_none(path / f"charge_{what}")
             return None if charge is None or volts is None else charge * 1e-6 * volts * 1e-6
 
-        try:
-            status = read_text(path / "status")
-        except SensorError:
-            status = "Unknown"
-        percent = _number(path / "capacity")
+        status = text_or(path / "status", "Unknown")
+        percent = number_or_none(path / "capacity")
         return BatteryState(path.name, status, percent, energy("now"), energy("full"))
     return None
-
-
-def _number(path: Path) -> float | None:
-    try:
-        return read_number(path)
-    except SensorError:
-        return None
 
 
 def _batteries(root: Path) -> list[Path]:
     """The batteries that feed the device; those of a mouse or a headset have scope "Device"."""
     found = []
     for path in sorted(root.glob("sys/class/power_supply/*")):
-        try:
-            if read_text(path / "type") != "Battery" or _number(path / "present") == 0:
-                continue
-        except SensorError:
-            continue
-        scope = path / "scope"
-        if not (scope.exists() and read_text(scope) == "Device"):
+        is_there = text_or(path / "type", "") == "Battery" and number_or_none(path / "present") != 0
+        if is_there and text_or(path / "scope", "") != "Device":
             found.append(path)
     return found
 
@@ -163,7 +139,7 @@ def _battery(root: Path) -> BatterySource:
 
 
 def _pmic(root: Path, runner: Runner) -> PmicSource:
-    model = device_model(root) or ""
+    model = read_machine(root).board or ""
     if not re.search(r"Raspberry Pi (5|Compute Module 5|500)", model):
         raise SensorError("not a Raspberry Pi 5")
     return PmicSource(runner)
@@ -173,18 +149,13 @@ def _rapl(root: Path) -> RaplSource:
     packages = []
     for path in sorted(root.glob("sys/class/powercap/intel-rapl:*")):
         # intel-rapl:0 is a package, intel-rapl:0:1 a part of one.
-        if re.fullmatch(r"intel-rapl:\d+", path.name) and _name(path).startswith("package"):
+        if re.fullmatch(r"intel-rapl:\d+", path.name) and text_or(path / "name", "").startswith(
+            "package"
+        ):
             packages.append(path)
     if not packages:
         raise SensorError("no processor package counters (not x86, or a virtual machine)")
     return RaplSource(tuple(packages))
-
-
-def _name(path: Path) -> str:
-    try:
-        return read_text(path / "name")
-    except SensorError:
-        return ""
 
 
 def _jetson(root: Path) -> JetsonSource:
@@ -204,20 +175,15 @@ def _ina3221(root: Path) -> dict[str, Rail]:
     """Rails by label, from the mainline driver (hwmon) or the older one (iio)."""
     rails: dict[str, Rail] = {}
     for chip in sorted(root.glob("sys/class/hwmon/hwmon*")):
-        if _name(chip) != "ina3221":
+        if text_or(chip / "name", "") != "ina3221":
             continue
         for channel in (1, 2, 3):  # in4 to in6 are shunt voltages, in7 their sum
-            try:
-                label = read_text(chip / f"in{channel}_label")
-            except SensorError:
+            if not (label := text_or(chip / f"in{channel}_label", "")):
                 continue
             millivolts, milliamps = chip / f"in{channel}_input", chip / f"curr{channel}_input"
             rails.setdefault(label, (label, millivolts, milliamps))
     for file in sorted(root.glob("sys/bus/i2c/drivers/ina3221x/*/iio:device*/rail_name_*")):
-        try:
-            label = read_text(file)
-        except SensorError:
-            continue
-        milliwatts = file.parent / f"in_power{file.name.rsplit('_', 1)[1]}_input"
-        rails.setdefault(label, (label, milliwatts, None))
+        if label := text_or(file, ""):
+            milliwatts = file.parent / f"in_power{file.name.rsplit('_', 1)[1]}_input"
+            rails.setdefault(label, (label, milliwatts, None))
     return rails

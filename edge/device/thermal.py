@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from .power import Runner, SensorError, read_number, read_text, run_command
+from .power import Runner, SensorError, number_or_none, read_text, run_command, text_or
 
 # Bits of `vcgencmd get_throttled`: 0-3 now, 16-19 since boot (Raspberry Pi documentation).
 _THROTTLE_BITS = {
@@ -92,26 +92,18 @@ def _zones(root: Path) -> tuple[dict[str, float], tuple[str, ...]]:
     temperatures: dict[str, float] = {}
     trip: list[str] = []
     for zone in sorted(root.glob("sys/class/thermal/thermal_zone*")):
-        try:
-            celsius = read_number(zone / "temp") / 1000
-        except SensorError:
+        milli = number_or_none(zone / "temp")
+        # A zone that is off reports nonsense such as -256 degrees.
+        if milli is None or not -50 < (celsius := milli / 1000) < 200:
             continue
-        if not -50 < celsius < 200:  # a zone that is off reports nonsense such as -256 degrees
-            continue
-        try:
-            name = read_text(zone / "type")
-        except SensorError:
-            name = zone.name
+        name = text_or(zone / "type", zone.name)
         name = f"{name} ({zone.name})" if name in temperatures else name
         temperatures[name] = celsius
         limits = []
         for kind in zone.glob("trip_point_*_type"):
-            try:
-                if read_text(kind) == "passive":
-                    limit = zone / kind.name.replace("_type", "_temp")
-                    limits.append(read_number(limit) / 1000)
-            except SensorError:
-                continue
+            if text_or(kind, "") == "passive":
+                limit = number_or_none(zone / kind.name.replace("_type", "_temp"))
+                limits.append((limit or 0.0) / 1000)
         if any(0 < limit <= celsius for limit in limits):
             trip.append(name)
     return temperatures, tuple(trip)
@@ -121,15 +113,11 @@ def _frequencies(root: Path) -> tuple[float | None, float | None]:
     now: list[float] = []
     top: list[float] = []
     for folder in sorted(root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq")):
-        try:
-            pair = (
-                read_number(folder / "scaling_cur_freq"),
-                read_number(folder / "cpuinfo_max_freq"),
-            )
-        except SensorError:
-            continue
-        now.append(pair[0] / 1000)
-        top.append(pair[1] / 1000)
+        current = number_or_none(folder / "scaling_cur_freq")
+        highest = number_or_none(folder / "cpuinfo_max_freq")
+        if current is not None and highest is not None:
+            now.append(current / 1000)
+            top.append(highest / 1000)
     if not now:
         return None, None
     return sum(now) / len(now), sum(top) / len(top)
@@ -145,15 +133,10 @@ def _firmware(root: Path, runner: Runner) -> tuple[tuple[str, ...] | None, tuple
 
 
 def _events(root: Path) -> int | None:
-    counts: list[int] = []
     patterns = (
         "sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/*_throttle_count",
         "sys/class/hwmon/hwmon*/oc*_event_cnt",
     )
-    for pattern in patterns:
-        for path in root.glob(pattern):
-            try:
-                counts.append(int(read_number(path)))
-            except SensorError:
-                continue
+    found = [number_or_none(path) for pattern in patterns for path in root.glob(pattern)]
+    counts = [int(count) for count in found if count is not None]
     return sum(counts) if counts else None

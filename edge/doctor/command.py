@@ -24,7 +24,7 @@ from ...models.store import default_folder
 from ...wire.messages import Info
 from ..chat.assemble import api_key
 from ..device.power import Runner, run_command
-from ..device.sensors import device_model, discover
+from ..device.sensors import discover
 from ..device.thermal import read_heat
 from ..policy.calibration import ModelKey, model_digest
 from ..policy.tuning import find_tuning, needs_calibration
@@ -80,7 +80,7 @@ class Doctor:
         yield self._calibration(config, trial, info)
 
     def _board(self) -> Iterator[Finding]:
-        board = device_model(self.root)
+        board = read_machine(self.root).board
         yield Finding("board", "ok", board or "not named by its firmware")
         yield check_heat(read_heat(self.root, self.runner))
         yield check_energy(discover(self.root, self.runner))

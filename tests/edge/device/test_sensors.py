@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from uhlm_edge.common.errors import ResourceError
+from uhlm_edge.common.machine import read_machine
 from uhlm_edge.edge.device.power import (
     BatterySource,
     JtopSource,
@@ -17,7 +18,7 @@ from uhlm_edge.edge.device.power import (
     SensorError,
     run_command,
 )
-from uhlm_edge.edge.device.sensors import device_model, discover, read_battery
+from uhlm_edge.edge.device.sensors import discover, read_battery
 from uhlm_edge.edge.device.thermal import decode_throttled, read_heat, throttling_between
 
 DATA = Path(__file__).parents[2] / "data"
@@ -220,7 +221,7 @@ def test_a_cloud_machine_has_a_reason_for_every_source_and_no_number(device: Dev
     with pytest.raises(SensorError, match="rapl: no processor package counters"):
         sensors.pick("rapl")
     assert read_battery(device("cloud")) is None
-    assert device_model(device("cloud")) == "KVM Virtual Machine"
+    assert read_machine(device("cloud")).board == "KVM Virtual Machine"
 
 
 def test_a_file_that_vanishes_is_an_error_with_its_name(device: Device) -> None:
