@@ -20,6 +20,7 @@ import requests
 import urllib3
 
 from ..common.errors import ModelError, ResourceError, UsageError
+from ..common.listen import is_loopback
 from ..common.sockets import TimedSession
 from ..common.text import one_line
 
@@ -32,7 +33,6 @@ HEAD_SECONDS = 60.0  # until the content begins, redirects included
 LEAST, WINDOW = 64 << 10, 60.0  # bytes that must come in so many seconds
 TRIES = 4
 MAX_REDIRECTS = 5
-_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _AGAIN = {408, 429, 500, 502, 503, 504}
 
 
@@ -58,9 +58,8 @@ def require_safe(url: str) -> None:
         UsageError: such an address.
     """
     parts = urlsplit(url)
-    if parts.scheme != "https" and not (
-        parts.scheme == "http" and (parts.hostname or "") in _LOOPBACK
-    ):
+    local = parts.scheme == "http" and is_loopback(parts.hostname or "")
+    if parts.scheme != "https" and not local:
         raise UsageError(f"{one_line(url, 200)}: models are downloaded over https only")
 
 

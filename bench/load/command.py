@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from urllib.parse import urlsplit
 import typer
 
 from ...common.errors import ResourceError, UsageError
+from ...common.listen import is_loopback
 from ..harness.output import Plot, Table, measurement, numbers, say
 
 if TYPE_CHECKING:
@@ -119,11 +119,7 @@ def check_address(url: str | None, allowed: bool) -> None:
         UsageError: another machine, and no `--allow-remote`.
     """
     host = urlsplit(url).hostname if url else "localhost"
-    try:
-        local = host == "localhost" or ipaddress.ip_address(host or "").is_loopback
-    except ValueError:
-        local = False
-    if not (local or allowed):
+    if not (allowed or is_loopback(host or "")):
         raise UsageError(
             f"{host} is another machine: a load test can take a verifier down for others; give "
             "--allow-remote if it is yours"

@@ -28,6 +28,7 @@ from ...common.errors import (
     Rejected,
     Unreachable,
 )
+from ...common.listen import is_loopback
 from ...common.sockets import ClosableAdapter
 from ...wire.codec import require
 from ...wire.messages import MEDIA_TYPE, Conflict, Info, Malformed, Reply, Request
@@ -40,7 +41,6 @@ _BACKOFF = 0.05  # seconds, doubled each time, with jitter
 _MAX_REPLY = 4 << 20
 _UNSAID = {"User-Agent": SKIP_HEADER, "Accept-Encoding": SKIP_HEADER}
 """Defaults that say nothing to a verifier: each would cost its bytes at every call."""
-_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
 class HttpLink:
@@ -94,7 +94,7 @@ class HttpLink:
             found: Any = session.merge_environment_settings(
                 self.url, {}, True, self._ca_file or True, None
             )
-        if urlsplit(self.url).hostname in _LOOPBACK:
+        if is_loopback(urlsplit(self.url).hostname or ""):
             found["proxies"] = {}  # whatever http_proxy says: the key stays here
         root = requests.Request("GET", self.url + "/").prepare()
         verify, cert, proxies = found["verify"], found["cert"], found["proxies"]
@@ -243,7 +243,7 @@ def _checked_url(url: str, key: str | None) -> str:
         raise ConfigError(f"{url!r} is no URL of a verifier; it looks like http://192.0.2.1:8787")
     if parts.query or parts.fragment or parts.username:
         raise ConfigError(f"{parts.hostname}: give the verifier's URL without query and user")
-    if key and parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+    if key and parts.scheme == "http" and not is_loopback(parts.hostname):
         raise ConfigError(
             f"a key is never sent over plain http, except to this machine: use "
             f"https://{parts.netloc}"
