@@ -6,8 +6,8 @@ The loop is not touched: link and engine are handed to it inside these.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from ...common.errors import CloudError
 from ...edge.link.protocol import Deadline, Link, WrappedLink
@@ -15,7 +15,6 @@ from ...lm.engines.protocol import Engine, Logits
 from ...lm.engines.wrapped import WrappedEngine
 
 if TYPE_CHECKING:
-    from ...cloud.verifier import Verifier
     from ...wire.messages import Conflict, Reply, Request
 
 
@@ -61,50 +60,31 @@ class Meter(WrappedLink):
                 self.requests.append(traffic.wire_up - wire)
 
 
-class VerifierCounters(Protocol):
-    """What the verifier says that it did."""
-
-    def read(self) -> PassCount | None:
-        """Since it started; None if it does not tell."""
-        ...
+VerifierCounters = Callable[[], PassCount | None]
+"""What the verifier did since it started; None if it does not tell."""
 
 
-class HttpCounters:
-    """`GET /metrics` of a verifier. With other users at the same time it counts their work too."""
+def http_counters(url: str, key: str | None) -> VerifierCounters:
+    """By `GET /metrics`. With other users at the same time it counts their work too.
 
-    def __init__(self, url: str, key: str | None) -> None:
-        import requests
+    What it returns raises CloudError where the verifier does not answer.
+    """
+    import requests
 
-        self._http = requests.Session()
-        self._http.trust_env = False
-        self._url = f"{url}/metrics"
-        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+    http, url = requests.Session(), f"{url}/metrics"
+    http.trust_env = False
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
 
-    def read(self) -> PassCount | None:
-        import requests
-
+    def read() -> PassCount | None:
         try:
-            answer = self._http.get(
-                self._url, headers=self._headers, timeout=10, allow_redirects=False
-            )
+            answer = http.get(url, headers=headers, timeout=10, allow_redirects=False)
         except requests.RequestException as error:
-            raise CloudError(f"{self._url} does not answer: {type(error).__name__}") from None
-        found = dict(
-            re.findall(r"^uhlm_(passes|positions)_total (\d+)(?:\.0)?$", answer.text, re.M)
-        )
-        if answer.status_code != 200 or len(found) != 2:
-            return None
-        return PassCount(int(found["passes"]), int(found["positions"]))
+            raise CloudError(f"{url} does not answer: {type(error).__name__}") from None
+        counted = re.findall(r"^uhlm_(passes|positions)_total (\d+)(?:\.0)?$", answer.text, re.M)
+        found = {name: int(count) for name, count in counted}
+        return PassCount(**found) if answer.status_code == 200 and len(found) == 2 else None
 
-
-class LocalCounters:
-    """Those of a verifier in this process."""
-
-    def __init__(self, verifier: Verifier) -> None:
-        self._counters = verifier.counters
-
-    def read(self) -> PassCount | None:
-        return PassCount(self._counters.passes, self._counters.positions)
+    return read
 
 
 class CountingEngine(WrappedEngine):

@@ -225,7 +225,7 @@ class _LoopWriter:
             return PassCount(sum(w.passes for w in works), sum(w.positions for w in works))
         if self._meter is None:
             return PassCount(0, 0)
-        return self._bench.counters.read() if self._bench.counters else None
+        return self._bench.counters() if self._bench.counters else None
 
     def _look(self, outcome: Outcome, case: Case, loop: ReplyLoop | RotationLoop) -> Outcome:
         shadow = self._bench.shadow

@@ -21,7 +21,7 @@ from ...edge.link.in_process import LocalLink
 from ...lm.engines.llama import LlamaEngine
 from ...lm.engines.llama_embed import LlamaEmbedder
 from ...models.resolve import find_model
-from ..harness.meter import HttpCounters, LocalCounters, Meter, VerifierCounters
+from ..harness.meter import Meter, PassCount, VerifierCounters, http_counters
 from ..harness.scoring import cosine
 from ..harness.shadow_verifier import ROWS, ShadowVerifier
 from .compare import Bench, Similarity
@@ -57,7 +57,10 @@ def open_bench(
         counters: VerifierCounters | None = None
         if needed and in_process:
             service = load_service(find_model(config.verifier.model), config.verifier, Keys())
-            counters = LocalCounters(service.verifier)
+            done = service.verifier.counters
+
+            def counters() -> PassCount:
+                return PassCount(done.passes, done.positions)
 
             def link() -> Meter:
                 return Meter(LocalLink(service), on_wire=False)
@@ -68,7 +71,7 @@ def open_bench(
             url, key = cloud.url, api_key(config, os.environ)
             if url is None:
                 url, key = stack.enter_context(_own_verifier(config))
-            counters = HttpCounters(url, key)
+            counters = http_counters(url, key)
 
             def link() -> Meter:
                 return Meter(HttpLink(url, key, cloud.connect_timeout, ca_file))

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 
 _PROCESSES = "UHLM_VERIFIER_ENGINE_PROCESSES"  # the device works beside it
 _NEEDED = ("starlette", "uvicorn", "httptools")
@@ -59,12 +58,7 @@ class DemoVerifier:
     def __enter__(self) -> DemoVerifier:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._process.stdin is not None:
             self._process.stdin.close()
         try:
