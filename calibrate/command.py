@@ -133,7 +133,8 @@ def calibrate(
     from ..models.resolve import find_model
     from .fit import require_enough
     from .plot import draw
-    from .run import Pair, Text, rows_path
+    from .rows import rows_path
+    from .run import Pair, Text
     from .run import calibrate as run
     from .shadow import Setting
 
@@ -230,8 +231,9 @@ def _handoff(
     from ..common.prompts import shipped_prompts
     from ..configs.layers import config_folder, load_config
     from ..edge.policy.handoff_calibration import HANDOFF
-    from .handoff import describe, rows_path
+    from .handoff import describe
     from .handoff_command import run_handoff
+    from .rows import rows_path
 
     source = shipped_prompts(prompts)
     by = "-head" if given["strategy", "ask_by"] == "head" else ""

@@ -21,6 +21,7 @@ from ..common.files import write_whole
 from ..common.prompts import Case, Message, read_prompts
 from ..edge.policy.handoff_calibration import HANDOFF, HandoffCalibration, Point
 from .fit import require_enough
+from .rows import kept_rows
 
 if TYPE_CHECKING:
     from ..configs.config import Config
@@ -149,16 +150,12 @@ def calibrate_handoff(
         "prompts": prompts.name,
         "prompts_digest": digest,
     }
-    path = rows_path(out)
     header = json.dumps(about, sort_keys=True)
-    rows = _resume(path, header)[: len(cases)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:  # without a line that was cut off
-        file.write("".join(f"{line}\n" for line in [header, *map(_line, rows)]))
+    with kept_rows(out, header, lambda line: Row(**json.loads(line))) as (rows, keep):
+        del rows[len(cases) :]
         advance(len(rows), len(cases))
         for row in measure(write, ask, cases, config.strategy.window, seed, len(rows)):
-            file.write(_line(row) + "\n")
-            file.flush()
+            keep(json.dumps(asdict(row)))
             rows.append(row)
             advance(len(rows), len(cases))
     made = summarise(rows, about, out.name.removesuffix(HANDOFF))
@@ -186,33 +183,6 @@ def summarise(rows: Sequence[Row], about: dict[str, Any], name: str) -> HandoffC
         endpoint_alone=sum(row.cloud_right for row in held_out) / len(held_out),
         curve=tuple(points),
     )
-
-
-def rows_path(out: Path) -> Path:
-    """Where the rows are kept while the run goes on, and after it: an endpoint may cost money."""
-    return out.with_suffix(".rows.jsonl")
-
-
-def _line(row: Row) -> str:
-    return json.dumps(asdict(row))
-
-
-def _resume(path: Path, header: str) -> list[Row]:
-    if not path.is_file():
-        return []
-    first, *lines = path.read_text("utf-8", "replace").split("\n")
-    if first != header:
-        raise DataError(
-            f"{path}: holds rows of other models, prompts or settings; remove it or choose another "
-            "--out"
-        )
-    rows = []
-    for line in lines:
-        try:
-            rows.append(Row(**json.loads(line)))
-        except (ValueError, TypeError):
-            break  # cut off
-    return rows
 
 
 def describe(made: HandoffCalibration) -> str:

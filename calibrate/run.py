@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..common.errors import DataError
 from ..common.files import write_whole
 from ..common.prompts import read_prompts
 from ..edge.policy.calibration import Calibration, EstimatorName, HeadFile, ModelKey, Quality
@@ -32,6 +31,7 @@ from ..edge.policy.reward import FEATURES, FORMAT
 from ..lm.engines.protocol import Engine
 from .fit import fit_law, fit_line, require_enough, risk_threshold
 from .head import Head, export, features, train
+from .rows import kept_rows
 from .scores import auroc, calibration_error, risk_curve
 from .shadow import Replay, Setting, shadow_run
 
@@ -68,11 +68,6 @@ class Result(NamedTuple):
     replays: list[Replay]
     held_out: list[Replay]
     head: Head | None
-
-
-def rows_path(out: Path) -> Path:
-    """Where the rows of the shadow run are kept while it goes on, and after it."""
-    return out.with_suffix(".rows.jsonl")
 
 
 def calibrate(
@@ -166,18 +161,12 @@ def shadow_rows(pair: Pair, text: Text, advance: Callable[[int, int], None]) -> 
     conversations = read_prompts(text.prompts)
     total = len(conversations) * setting.replies
     header = _header(pair, _digest(text.prompts), setting)
-    path = rows_path(text.out)
-    replays = _resume(path, header)[:total]
-    advance(len(replays), total)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        if file.tell() == 0:
-            file.write(header + "\n")
-        todo = shadow_run(pair.device, pair.cloud, conversations, setting, len(replays))
-        for replay in todo:
+    with kept_rows(text.out, header, Replay.from_json) as (replays, keep):
+        del replays[total:]
+        advance(len(replays), total)
+        for replay in shadow_run(pair.device, pair.cloud, conversations, setting, len(replays)):
             line = replay.to_json()
-            file.write(line + "\n")
-            file.flush()
+            keep(line)
             replays.append(Replay.from_json(line))  # rounded, as when the run is resumed
             advance(len(replays), total)
     return replays
@@ -202,37 +191,6 @@ def _header(pair: Pair, digest: str, setting: Setting) -> str:
         "features": FORMAT,
     }
     return json.dumps(about, sort_keys=True)
-
-
-def _resume(path: Path, header: str) -> list[Replay]:
-    """The replies of an interrupted run; a line that was cut off is cut away.
-
-    Raises:
-        DataError: the rows are of another run, or damaged.
-    """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return []
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        with path.open("r+b") as file:
-            file.truncate(whole)
-    lines = content[:whole].decode("utf-8", "replace").splitlines()
-    if not lines:
-        return []
-    if lines[0] != header:
-        raise DataError(
-            f"{path}: holds rows of other models, prompts or settings; remove it or choose another "
-            "--out"
-        )
-    replays = []
-    for i, line in enumerate(lines[1:], 2):
-        try:
-            replays.append(Replay.from_json(line))
-        except (ValueError, KeyError, TypeError):
-            raise DataError(f"{path}:{i}: damaged; remove the file and run again") from None
-    return replays
 
 
 def summarise(

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from uhlm_edge.calibrate import run as bench
 from uhlm_edge.calibrate.fit import MIN_TOKENS, fit_law, fit_line, require_enough
 from uhlm_edge.calibrate.head import features, train
+from uhlm_edge.calibrate.rows import rows_path
 from uhlm_edge.calibrate.scores import auroc, calibration_error, rate_at_risk, risk_curve
 from uhlm_edge.calibrate.shadow import Replay, Setting, shadow_run
 from uhlm_edge.common.errors import DataError
@@ -308,7 +309,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Pat
     for stop in (5, 6, 31):
         with pytest.raises(Interrupted):
             run(tmp_path, advance=stop_after(stop))
-    rows = bench.rows_path(tmp_path / "mine.json")
+    rows = rows_path(tmp_path / "mine.json")
     with rows.open("a") as file:
         file.write('{"conversation": 7, "ids": [1')  # cut off in the middle of a line
     begun: list[int] = []
@@ -327,7 +328,7 @@ def test_rows_of_another_run_are_not_mixed_in(tmp_path: Path) -> None:
 
 def test_damaged_rows_are_named_by_line(tmp_path: Path) -> None:
     run(tmp_path)
-    rows = bench.rows_path(tmp_path / "mine.json")
+    rows = rows_path(tmp_path / "mine.json")
     lines = rows.read_text().splitlines()
     rows.write_text("\n".join([*lines[:3], "[]", *lines[4:]]) + "\n")
     with pytest.raises(DataError, match=r"rows\.jsonl:4: damaged"):
@@ -338,7 +339,7 @@ def test_too_few_prompts_are_refused_before_anything_runs(tmp_path: Path) -> Non
     path = prompts_file(tmp_path, 10)
     with pytest.raises(DataError, match=r"10 conversations are too few.*20 more"):
         bench.calibrate(fake_pair(), [bench.Text(path, tmp_path / "mine.json", SETTING)])
-    assert not bench.rows_path(tmp_path / "mine.json").exists()
+    assert not rows_path(tmp_path / "mine.json").exists()
 
 
 def test_a_text_file_holds_a_prompt_per_line(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from uhlm_edge.calibrate.handoff import (
     calibrate_handoff,
     choose,
     curve,
-    rows_path,
     with_answers,
 )
+from uhlm_edge.calibrate.rows import rows_path
 from uhlm_edge.common.errors import CloudError, ConfigError, DataError
 from uhlm_edge.common.prompts import Message
 from uhlm_edge.configs.config import Config
