@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -28,17 +28,19 @@ EstimatorName = Literal["sampled", "expected"]
 SHIPPED = Path(__file__).resolve().parents[2] / "models" / "calibrations"
 """Where the calibrations of the shipped pair lie."""
 
-_MAX_BYTES = 4_000_000
+MAX_BYTES = 4_000_000
 _MAX_HEAD = 64_000_000
 _CHUNK = 1 << 16
 _CHUNKS = 64
 
 
-class _Frozen(BaseModel):
+class Frozen(BaseModel):
+    """A part of a calibration file."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class ModelKey(_Frozen):
+class ModelKey(Frozen):
     """Which model it is: name, vocabulary, and the digest of its file where the file is at hand."""
 
     name: str
@@ -54,7 +56,7 @@ class ModelKey(_Frozen):
         return self.name == other.name
 
 
-class Level(_Frozen):
+class Level(Frozen):
     """Tokens of one uncertainty: the share that has it, and their mean rejection probability."""
 
     u: float
@@ -62,7 +64,7 @@ class Level(_Frozen):
     beta: float
 
 
-class GridRow(_Frozen):
+class GridRow(Frozen):
     """One threshold: upload rate and risk as predicted and as measured.
 
     Attributes:
@@ -81,7 +83,7 @@ class GridRow(_Frozen):
     risk_bound: float | None = None
 
 
-class Law(_Frozen):
+class Law(Frozen):
     """beta = a u + b for one estimator of u, and what follows from it.
 
     Attributes:
@@ -109,7 +111,7 @@ class Law(_Frozen):
     advice: str | None = None
 
 
-class Quality(_Frozen):
+class Quality(Frozen):
     """How well a score tells rejected from accepted drafts, on conversations held out.
 
     Attributes:
@@ -123,7 +125,7 @@ class Quality(_Frozen):
     uploads: float | None = None
 
 
-class HeadFile(_Frozen):
+class HeadFile(Frozen):
     """The reward head that belongs to a calibration.
 
     Attributes:
@@ -144,7 +146,7 @@ class HeadFile(_Frozen):
     risk: float | None = None
 
 
-class Calibration(_Frozen):
+class Calibration(Frozen):
     """One calibration file.
 
     Attributes:
@@ -274,7 +276,7 @@ def load(path: Path) -> Calibration:
         DataError: it is missing, too large, or no calibration.
     """
     try:
-        return Calibration.model_validate_json(read_bounded(path, _MAX_BYTES))
+        return Calibration.model_validate_json(read_bounded(path, MAX_BYTES))
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from None
     except ValidationError as error:
@@ -323,12 +325,12 @@ def find(
         DataError: the one of that name is damaged or of another pair.
     """
     if name is not None:
-        path = _named(folders, name)
+        path = named(folders, name)
         calibration = load(path)
         require_pair(calibration, device, cloud)
         return calibration, path.parent
     best: tuple[tuple[bool, bool, str], Calibration, Path] | None = None
-    for path in _files(folders):
+    for path in files(folders):
         try:
             calibration = load(path)
             require_pair(calibration, device, cloud)
@@ -342,20 +344,27 @@ def find(
     return None if best is None else best[1:]
 
 
-def _files(folders: Sequence[Path]) -> Iterator[Path]:
-    for folder in folders:
-        yield from (p for p in sorted(folder.glob("*.json")) if "." not in p.stem)
+def files(folders: Sequence[Path], ending: str = ".json") -> list[Path]:
+    """All whose name is one word and that ending, folder by folder."""
+    every = (path for folder in folders for path in sorted(folder.glob(f"*{ending}")))
+    return [path for path in every if "." not in path.name.removesuffix(ending)]
 
 
-def _named(folders: Sequence[Path], name: str) -> Path:
+def named(
+    folders: Sequence[Path], name: str, ending: str = ".json", what: str = "calibration"
+) -> Path:
+    """The file of that name, or the path that it is.
+
+    Raises:
+        ConfigError: there is none; the message lists those that there are.
+    """
     if name.endswith(".json"):
         return Path(name)
-    for folder in folders:
-        path = folder / f"{name}.json"
-        if "/" not in name and path.is_file():
-            return path
-    known = ", ".join(path.stem for path in _files(folders)) or "none yet"
-    raise ConfigError(f"no calibration is called {name!r}; there are: {known}")
+    known = files(folders, ending)
+    if found := next((path for path in known if path.name == name + ending), None):
+        return found
+    names = ", ".join(path.name.removesuffix(ending) for path in known) or "none yet"
+    raise ConfigError(f"no {what} is called {name!r}; there are: {names}")
 
 
 def model_digest(path: Path) -> str:

@@ -10,25 +10,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
-from ...common.errors import ConfigError, DataError
+from ...common.errors import DataError
 from ...common.files import read_bounded
 from ...configs.config import AskBy
 from ...lm.sampling import Sampler
-from .calibration import EstimatorName, ModelKey
+from .calibration import MAX_BYTES, EstimatorName, Frozen, ModelKey, files, named
 
 HANDOFF = ".handoff.json"
 """How the name of such a file ends."""
 
-_MAX_BYTES = 4_000_000
 
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Point(_Frozen):
+class Point(Frozen):
     """What a threshold gives: replies whose risk exceeds it are handed over."""
 
     threshold: float
@@ -36,7 +30,7 @@ class Point(_Frozen):
     accuracy: float
 
 
-class HandoffCalibration(_Frozen):
+class HandoffCalibration(Frozen):
     """One such file.
 
     Attributes:
@@ -85,7 +79,7 @@ def load_handoff(path: Path) -> HandoffCalibration:
         DataError: it is missing, too large, or no calibration of `handoff`.
     """
     try:
-        return HandoffCalibration.model_validate_json(read_bounded(path, _MAX_BYTES))
+        return HandoffCalibration.model_validate_json(read_bounded(path, MAX_BYTES))
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from None
     except ValidationError:
@@ -121,20 +115,19 @@ def find_handoff(
         DataError: the one of that name is damaged, or was made for something else.
     """
     if name is not None:
-        made = load_handoff(_named(folders, name))
+        made = load_handoff(named(folders, name, HANDOFF, "calibration of handoff"))
         if (why := _unfit(made, device, window, estimator, by)) is not None:
             raise DataError(f"calibration {made.name} is of {why}")
         return made
     best: tuple[tuple[bool, bool, str], HandoffCalibration] | None = None
-    for folder in folders:
-        for path in sorted(folder.glob(f"*{HANDOFF}")):
-            try:
-                made = load_handoff(path)
-            except DataError:
-                continue
-            rank = (made.endpoint == endpoint, made.sampler == sampler, made.made)
-            if _unfit(made, device, window, estimator, by) is None and (not best or rank > best[0]):
-                best = rank, made
+    for path in files(folders, HANDOFF):
+        try:
+            made = load_handoff(path)
+        except DataError:
+            continue
+        rank = (made.endpoint == endpoint, made.sampler == sampler, made.made)
+        if _unfit(made, device, window, estimator, by) is None and (not best or rank > best[0]):
+            best = rank, made
     return None if best is None else best[1]
 
 
@@ -151,14 +144,3 @@ def _unfit(
     if made.estimator != estimator:
         return f"{made.estimator} u, not of {estimator}: give --estimator {made.estimator}"
     return None
-
-
-def _named(folders: Sequence[Path], name: str) -> Path:
-    if name.endswith(".json"):
-        return Path(name)
-    known = [path for folder in folders for path in sorted(folder.glob(f"*{HANDOFF}"))]
-    for path in known:
-        if path.name == name + HANDOFF:
-            return path
-    names = ", ".join(path.name.removesuffix(HANDOFF) for path in known) or "none yet"
-    raise ConfigError(f"no calibration of handoff is called {name!r}; there are: {names}")
