@@ -17,7 +17,7 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from ..lm.sampling import TOTAL, Distribution, Probs
+from ..lm.sampling import TOTAL, Distribution
 from .codec import (
     PREFIX_BYTES,
     SENT_PREFIX_BYTES,
@@ -28,7 +28,6 @@ from .codec import (
     pack_q,
     prefix_hash,
     require,
-    unpack_contrast,
     unpack_distribution,
     unpack_ids,
     unpack_q,
@@ -327,11 +326,6 @@ class Reply:
             raise Malformed(str(error)) from None
         require(drawn_from.weight(proposal) > 0, Malformed, "a proposal is not in its distribution")
         return drawn_from
-
-    @staticmethod
-    def contrast_from(raw: bytes, n_vocab: int) -> tuple[NDArray[np.int64], Probs]:
-        """Ids (n,) and log-probabilities (n,) of one position; raises Malformed."""
-        return unpack_contrast(raw, n_vocab)
 
 
 @dataclass(frozen=True)

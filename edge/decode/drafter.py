@@ -127,7 +127,7 @@ class Drafter:
         logits = self._cache.row()
         if self._matching is None:
             return Row(logits)
-        may = self._matching.mask(self._ids[:index])
+        may = self._matching(self._ids[:index])
         return Row(np.where(may, logits, np.float32(-np.inf)))
 
     def before(self, proposal: int) -> tuple[Distribution, Probs | None]:

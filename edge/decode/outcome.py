@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from ...lm.sampling import Probs
 from ...lm.targets import Contrastive
 from ...lm.verification import Verdict, contrast, judge, target_probs
+from ...wire.codec import unpack_contrast
 from ...wire.messages import Reply
 from ..events import Draft, Outcome
 from ..link.call import Call
@@ -48,7 +49,7 @@ def _judge_proposal(call: Call, reply: Reply, proposal: int, drafter: Drafter) -
     q, log_q = drafter.before(proposal)
     if isinstance(target, Contrastive):
         assert log_q is not None  # noqa: S101 - measured for this target
-        ids, log_p = Reply.contrast_from(reply.distributions[-2], n_vocab)
+        ids, log_p = unpack_contrast(reply.distributions[-2], n_vocab)
         r = contrast(ids, log_p, log_q, target.mu, drafter.greedy)
     else:
         r = target_probs(target, q, p.probs(n_vocab), drafter.greedy)
@@ -68,7 +69,7 @@ def _judge_contrast(
     ps = reply.distributions[last - len(drafts) : last]
     rs: list[Probs] = []
     for draft, raw in zip(drafts, ps, strict=True):
-        ids, log_p = Reply.contrast_from(raw, drafter.n_vocab)
+        ids, log_p = unpack_contrast(raw, drafter.n_vocab)
         assert draft.log_q is not None  # noqa: S101 - kept for this target
         rs.append(contrast(ids, log_p, draft.log_q, target.mu, drafter.greedy))
     return judge([d.id for d in drafts], [d.q for d in drafts], rs, drafter.seed, drafts[0].index)

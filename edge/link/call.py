@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from ...common.errors import CloudError, ProtocolError
 from ...lm.sampling import TOTAL, Distribution
 from ...lm.targets import Contrastive
-from ...wire.codec import require
+from ...wire.codec import require, unpack_contrast
 from ...wire.messages import (
     Conflict,
     Info,
@@ -201,6 +201,6 @@ def _check_contrasts(reply: Reply, n: int, n_vocab: int) -> None:
             n += 1
         require(len(contrasts) >= n, Malformed, "distributions are missing")
         for raw in contrasts:
-            Reply.contrast_from(raw, n_vocab)
+            unpack_contrast(raw, n_vocab)
     except Malformed as error:
         raise ProtocolError(f"the verifier answered nonsense: {error}") from None

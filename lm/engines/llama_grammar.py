@@ -82,10 +82,19 @@ class Grammars:
             raise UsageError(f"the grammar {one_line(str(error), 200)}") from None
 
         def begin() -> Matching:
+            """One text. Each request has the whole grammar: a child started anew can answer."""
             with self._lock:
                 self._numbers += 1
                 number = self._numbers
-            return _Matching(self._ask, {"number": number, **request})
+
+            def mask(tokens: Sequence[int]) -> NDArray[np.bool_]:
+                try:
+                    bits = self._ask({"number": number, **request, "tokens": list(tokens)})
+                except Refused as error:
+                    raise EngineError(f"the grammar {one_line(str(error), 200)}") from None
+                return np.unpackbits(np.frombuffer(bits, dtype=np.uint8)).view(bool)
+
+            return mask
 
         return begin
 
@@ -100,19 +109,3 @@ class Grammars:
                 first = {"path": str(self._path), "seconds": SECONDS}
                 self._child = Child(_START, [_PACKAGE], first, "read the grammar")
         return self._child.ask(request)
-
-
-class _Matching:
-    """One text. Each request has the whole grammar: a child that was started anew can answer."""
-
-    def __init__(
-        self, ask: Callable[[Mapping[str, Any]], bytes], request: Mapping[str, Any]
-    ) -> None:
-        self._ask, self._request = ask, request
-
-    def mask(self, tokens: Sequence[int]) -> NDArray[np.bool_]:
-        try:
-            bits = self._ask({**self._request, "tokens": list(tokens)})
-        except Refused as error:
-            raise EngineError(f"the grammar {one_line(str(error), 200)}") from None
-        return np.unpackbits(np.frombuffer(bits, dtype=np.uint8)).view(bool)

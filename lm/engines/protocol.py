@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
@@ -74,19 +74,10 @@ class Work(NamedTuple):
     rows: int = 1
 
 
-class Matching(Protocol):
-    """What may follow in one text that must match a grammar.
-
-    Implementations: `lm/engines/llama_grammar.py`, and a fake in the tests.
-    """
-
-    def mask(self, tokens: Sequence[int]) -> NDArray[np.bool_]:
-        """Which ids may stand after `tokens`, all of the text so far. Shape (V,), some are True.
-
-        Raises:
-            EngineError: none may, or the grammar takes too much time or memory.
-        """
-        ...
+Matching = Callable[[Sequence[int]], NDArray[np.bool_]]
+"""What may follow in one text that must match a grammar: which ids may stand after all of the text
+so far. Shape (V,), some are True. Raises EngineError: none may, or the grammar takes too much time
+or memory. Implementations: `lm/engines/llama_grammar.py`, and a fake in the tests."""
 
 
 class Context(Protocol):

@@ -26,19 +26,17 @@ PROMPT = [1, 2, 3]
 PLAIN = Sampler(temperature=1.0, top_k=0, top_p=1.0)
 
 
-class Alternating:
+def alternating(tokens: Sequence[int]) -> Any:
     """Even ids at even positions, odd ids at odd ones."""
-
-    def mask(self, tokens: Sequence[int]) -> Any:
-        assert all(token % 2 == i % 2 for i, token in enumerate(tokens))
-        return np.arange(12) % 2 == len(tokens) % 2
+    assert all(token % 2 == i % 2 for i, token in enumerate(tokens))
+    return np.arange(12) % 2 == len(tokens) % 2
 
 
 def drafter(sampler: Sampler, seed: int) -> tuple[Drafter, TokenCache]:
     cache = TokenCache(FakeEngine(SLM))
     cache.restart(PROMPT)
     estimate = lambda row, token, *_: expected(row, token)  # noqa: E731
-    device = Device(cache, sampler, measure=True, estimator=estimate, grammar=Alternating)
+    device = Device(cache, sampler, measure=True, estimator=estimate, grammar=lambda: alternating)
     stats = Stats("local")
     return Drafter(device, make_strategy("local"), seed, LatencyModel(), stats), cache
 
