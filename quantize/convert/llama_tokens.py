@@ -5,23 +5,18 @@ A wrong name of the pre-tokenizer gives wrong ids and no error: the model merely
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llama_cpp import llama_cpp as ll
-
 from ...common.errors import ModelError
-from ...lm.engines.llama_model import LlamaVocabulary
-from ...lm.gguf.check import check
+from ...lm.engines.llama_model import LlamaModel, LlamaVocabulary
+from ...lm.engines.options import EngineOptions
 from .sample_text import SAMPLE_LINES, SAMPLE_TEXT
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-_silent = ll.llama_log_callback(lambda level, text, data: None)
 
 
 @contextmanager
@@ -31,18 +26,11 @@ def open_vocabulary(path: Path) -> Iterator[LlamaVocabulary]:
     Raises:
         ModelError: llama.cpp refuses it.
     """
-    check(path)
-    params = ll.llama_model_default_params()
-    params.vocab_only = True
-    ll.llama_log_set(_silent, ctypes.c_void_p(0))
-    ll.llama_backend_init()
-    model = ll.llama_model_load_from_file(str(path).encode(), params)
-    if not model:
-        raise ModelError(f"{path}: llama.cpp refuses the vocabulary")
+    model = LlamaModel(path, EngineOptions(), vocabulary_only=True)
     try:
-        yield LlamaVocabulary(ll.llama_model_get_vocab(model), model)
+        yield model.vocab
     finally:
-        ll.llama_model_free(model)
+        model.close()
 
 
 def compare_ids(vocab: LlamaVocabulary, reference: Tokenizer) -> int:
