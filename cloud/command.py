@@ -9,7 +9,7 @@ import threading
 from collections.abc import Mapping
 
 from ..common.errors import ConfigError
-from ..common.key_file import MIN_KEY, read_key_file
+from ..common.key_file import MIN_KEY, server_keys
 from ..common.keys import Keys
 from ..common.listen import is_loopback, url_of
 from ..common.streams import complain
@@ -38,9 +38,7 @@ def run_verifier(
         ModelError: the model is refused.
         ResourceError: the address cannot be had.
     """
-    given = [environment["UHLM_API_KEY"]] if environment.get("UHLM_API_KEY") else []
-    if options.key_file is not None:
-        given += read_key_file(options.key_file.expanduser())
+    given = server_keys(environment, "UHLM_API_KEY", options.key_file)
     if any(len(key) < MIN_KEY for key in given):
         raise ConfigError(
             f"the key in UHLM_API_KEY is shorter than {MIN_KEY} characters; make one with:"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 from .errors import ConfigError
@@ -42,6 +43,16 @@ def read_key_file(path: Path) -> list[str]:
         if not all("!" <= character <= "~" for character in key):
             raise ConfigError(f"key file {path}: line {i} is no key: use letters and digits only")
     return list(keys.values())
+
+
+def server_keys(environment: Mapping[str, str], variable: str, file: Path | None) -> list[str]:
+    """The keys that a server lets in: that of a variable, then those of a file.
+
+    Raises:
+        ConfigError: see `read_key_file`.
+    """
+    given = [environment[variable]] if environment.get(variable) else []
+    return given if file is None else given + read_key_file(file.expanduser())
 
 
 def _read(path: Path) -> bytes:

@@ -19,7 +19,7 @@ from ray import serve
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 
 from ...common.errors import ConfigError, EngineError
-from ...common.key_file import read_key_file
+from ...common.key_file import server_keys
 from ...common.keys import Keys
 from ...models.resolve import find_model
 from ..app import App
@@ -61,10 +61,7 @@ class Replica:
         self, options: VerifierOptions, environment: Mapping[str, str] | None = None
     ) -> None:
         environment = os.environ if environment is None else environment
-        given = [environment["UHLM_API_KEY"]] if environment.get("UHLM_API_KEY") else []
-        if options.key_file is not None:
-            given += read_key_file(options.key_file.expanduser())
-        keys = Keys(given)
+        keys = Keys(server_keys(environment, "UHLM_API_KEY", options.key_file))
         if not keys:
             raise ConfigError(
                 "a cluster's verifier wants a key: set UHLM_API_KEY in the replicas' environment, "

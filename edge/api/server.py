@@ -8,7 +8,7 @@ from types import FrameType
 
 import uvicorn
 
-from ...common.key_file import read_key_file
+from ...common.key_file import server_keys
 from ...common.keys import Keys
 from ...common.listen import bind, is_loopback, server_config, url_of
 from ...common.logs import log_to_stderr
@@ -35,10 +35,7 @@ def serve(
         ResourceError: the address cannot be had.
     """
     options = config.serve
-    given = [environment["UHLM_SERVE_KEY"]] if environment.get("UHLM_SERVE_KEY") else []
-    if options.key_file is not None:
-        given += read_key_file(options.key_file.expanduser())
-    keys = Keys(given)
+    keys = Keys(server_keys(environment, "UHLM_SERVE_KEY", options.key_file))
     with (
         bind(options.host, options.port, keys, "serve", "UHLM_SERVE_KEY") as listener,
         Hybrid(config, _notify, link, environment) as hybrid,
