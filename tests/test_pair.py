@@ -15,7 +15,7 @@ import pytest
 from uhlm_edge.configs.config import StrategyName
 from uhlm_edge.edge.policy.strategy import STRATEGIES
 
-from .commands import COMMAND, RunningVerifier, environment, run, verifier
+from .commands import COMMAND, RunningVerifier, environment, run_here, verifier
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +40,7 @@ def reply(
     running: RunningVerifier, home: Path, text: bytes, *flags: str
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The tokens of a reply and its statistics."""
-    result = run(["run", "-", "--cloud", running.url, "--json", *flags], home, text)
+    result = run_here(["run", "-", "--cloud", running.url, "--json", *flags], home, text)
     assert (result.code, result.err) == (0, "")
     lines = [json.loads(line) for line in result.out.splitlines()]
     assert lines[-1]["event"] == "done"
@@ -49,28 +49,28 @@ def reply(
 
 def test_the_first_example_of_the_readme(home: Path) -> None:
     """The demo starts a verifier of its own, and leaves none behind."""
-    result = run(["run", "-", "--seed", "1"], home, QUESTION)
+    result = run_here(["run", "-", "--seed", "1"], home, QUESTION)
     assert (result.code, result.out, result.err) == (0, ANSWER, "")
 
 
 def test_local_asks_nobody(running: RunningVerifier, home: Path) -> None:
     asked = ["run", "-", "--strategy", "local", "--seed", "1"]
-    assert run(asked, home, QUESTION).out == ANSWER
-    result = run([*asked, "--cloud", running.url, "--require-cloud"], home, QUESTION)
+    assert run_here(asked, home, QUESTION).out == ANSWER
+    result = run_here([*asked, "--cloud", running.url, "--require-cloud"], home, QUESTION)
     assert (result.code, result.out) == (4, "")
 
 
 @pytest.mark.parametrize("name", ANSWERING)
 def test_every_strategy_answers(name: StrategyName, running: RunningVerifier, home: Path) -> None:
     flags = ["--strategy", name, "--seed", "1", "--require-cloud"]
-    result = run(["run", "-", "--cloud", running.url, *flags], home, QUESTION)
+    result = run_here(["run", "-", "--cloud", running.url, *flags], home, QUESTION)
     assert (result.code, result.out, result.err) == (0, ANSWER, "")
 
 
 @pytest.mark.parametrize("flags", ENSEMBLES, ids=" ".join)
 def test_every_ensemble_answers(flags: list[str], running: RunningVerifier, home: Path) -> None:
     asked = ["run", "-", "--cloud", running.url, "--strategy", "ensemble", "--seed", "1"]
-    result = run([*asked, *flags], home, QUESTION)
+    result = run_here([*asked, *flags], home, QUESTION)
     assert (result.code, result.out, result.err) == (0, ANSWER, "")
 
 

@@ -27,7 +27,7 @@ from uhlm_edge.edge.policy.calibration import ModelKey
 from uhlm_edge.edge.policy.handoff_calibration import HandoffCalibration, Point, find_handoff
 from uhlm_edge.edge.policy.tuning import handoff_threshold
 
-from ..commands import run
+from ..commands import run_here
 
 ROWS = st.lists(st.builds(Row, st.sampled_from([0.0, 0.1, 0.2, 0.5]), st.booleans(), st.booleans()))
 KEY = ModelKey(name="small", vocabulary=(8, "f" * 32))
@@ -180,7 +180,9 @@ def test_too_few_prompts_are_refused_before_a_model_is_looked_for(
 ) -> None:
     few = tmp_path / "five.jsonl"
     few.write_text('{"prompt": "hi", "answer": "ho"}\n' * 5)
-    found = run(["calibrate", "--prompts", str(few), "--model", "nowhere.gguf", *more], tmp_path)
+    found = run_here(
+        ["calibrate", "--prompts", str(few), "--model", "nowhere.gguf", *more], tmp_path
+    )
     assert found.code == 2
     assert "5 conversations are too few for a fit: 25 more are needed" in found.err
 
@@ -191,7 +193,7 @@ def test_the_demo_pair_is_calibrated_from_end_to_end(tmp_path: Path) -> None:
     rows = tmp_path / "some.jsonl"
     rows.write_text("".join(shipped.read_text("utf-8").splitlines(True)[:40]), "utf-8")
     home = tmp_path / "uhlm-edge"
-    found = run(
+    found = run_here(
         ["calibrate", "--handoff", "--prompts", str(rows), "--max-tokens", "48"],
         tmp_path, more={"UHLM_DEVICE_ENGINE_N_THREADS": "1", "UHLM_VERIFIER_ENGINE_N_THREADS": "1"},
     )  # fmt: skip

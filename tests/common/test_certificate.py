@@ -13,7 +13,7 @@ import pytest
 from uhlm_edge.common.certificate import make_certificate
 from uhlm_edge.common.errors import ResourceError, UsageError
 
-from ..commands import RunningVerifier, run
+from ..commands import RunningVerifier, run_here
 
 pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
 KEY = "a-key-that-is-long-enough-0123456789"
@@ -58,7 +58,7 @@ def test_without_openssl_it_says_how_to_get_it(
 
 @pytest.mark.slow
 def test_a_device_at_home_trusts_the_certificate_that_one_command_made(tmp_path: Path) -> None:
-    made = run(["certificate", "localhost", "127.0.0.1", "--out", str(tmp_path)], tmp_path)
+    made = run_here(["certificate", "localhost", "127.0.0.1", "--out", str(tmp_path)], tmp_path)
     assert made.code == 0, made.err
     certificate = made.out.strip()
     arguments = ["--tls-certificate", certificate, "--tls-key", str(tmp_path / "key.pem")]
@@ -67,10 +67,10 @@ def test_a_device_at_home_trusts_the_certificate_that_one_command_made(tmp_path:
         ask = ["run", "Hello!", "--strategy", "hlm", "--cloud", server.url, "--max-tokens", "8"]
         ask.append("--require-cloud")
         more = {"UHLM_API_KEY": KEY}
-        trusted = run(ask, tmp_path, more={**more, "UHLM_CLOUD_CA_FILE": certificate})
+        trusted = run_here(ask, tmp_path, more={**more, "UHLM_CLOUD_CA_FILE": certificate})
         assert trusted.code == 0, trusted.err
         assert trusted.out.strip()
-        stranger = run(ask, tmp_path, more=more)
+        stranger = run_here(ask, tmp_path, more=more)
         assert stranger.code == 4
         assert "certificate is not trusted" in stranger.err
         assert "set ca_file" in stranger.err

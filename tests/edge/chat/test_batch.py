@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ...commands import run
+from ...commands import run_here
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +22,7 @@ FLAGS = ["run", "--offline", "--seed", "1", "--prompts"]
 def test_a_run_that_was_cut_short_goes_on_where_it_was(tmp_path: Path) -> None:
     prompts, out, whole = (tmp_path / name for name in ("in.jsonl", "out.jsonl", "whole.jsonl"))
     prompts.write_text("\n".join(map(json.dumps, ROWS)), "utf-8")
-    first = run([*FLAGS, str(prompts), "--out", str(whole)], tmp_path)
+    first = run_here([*FLAGS, str(prompts), "--out", str(whole)], tmp_path)
     assert first.code == 1
     assert "1 of 3 rows could not be answered" in first.err
     lines = whole.read_text("utf-8").splitlines(keepends=True)
@@ -32,7 +32,7 @@ def test_a_run_that_was_cut_short_goes_on_where_it_was(tmp_path: Path) -> None:
     assert rows[0]["finish_reason"] == "stop"
     assert "context" in rows[2]["error"]
     out.write_text(lines[0] + lines[1][:20], "utf-8")  # killed in the middle of a line
-    again = run([*FLAGS, str(prompts), "--out", str(out)], tmp_path)
+    again = run_here([*FLAGS, str(prompts), "--out", str(out)], tmp_path)
     assert "1 of 3 are in" in again.err
     resumed = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
     assert [r.get("text") for r in resumed] == [r.get("text") for r in rows]
@@ -47,7 +47,7 @@ def test_wrong_files_are_refused_before_anything_is_loaded(tmp_path: Path) -> No
         ([str(tmp_path / "none")], "cannot be read"),
         ([str(good), "--out", str(bad)], "holds something else than answers"),
     ):
-        result = run([*FLAGS, *arguments], tmp_path)
+        result = run_here([*FLAGS, *arguments], tmp_path)
         assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
         assert words in result.err
     assert bad.read_text("utf-8") == '{"text": 1}\n'
@@ -57,9 +57,9 @@ def test_a_template_says_where_the_prompt_goes(tmp_path: Path) -> None:
     template = tmp_path / "ask.txt"
     template.write_text("What is the capital of {prompt}?\n", "utf-8")
     asked = ["run", "--offline", "--seed", "1", "--template", str(template), "Peru"]
-    assert run(asked, tmp_path).out == "The capital of Peru is Lima.\n"
+    assert run_here(asked, tmp_path).out == "The capital of Peru is Lima.\n"
     template.write_text("no place\n", "utf-8")
-    refused = run(asked, tmp_path)
+    refused = run_here(asked, tmp_path)
     assert refused.code == 2
     assert "has no {prompt}" in refused.err
 
@@ -70,17 +70,19 @@ def test_answers_match_a_schema_or_a_grammar_from_a_file(tmp_path: Path) -> None
     grammar.write_text('root ::= "yes" | "no"', "utf-8")
     prompts.write_text(json.dumps(ROWS[0]) + "\n" + json.dumps(ROWS[1]), "utf-8")
     alone = ["run", "--offline", "--seed", "1"]
-    said = json.loads(run([*alone, "--json-schema", str(schema), "hi"], tmp_path).out)
+    said = json.loads(run_here([*alone, "--json-schema", str(schema), "hi"], tmp_path).out)
     assert len(said) >= 2
     assert set(map(type, said)) == {bool}
-    many = run([*alone, "--grammar", str(grammar), "--prompts", str(prompts)], tmp_path)
+    many = run_here([*alone, "--grammar", str(grammar), "--prompts", str(prompts)], tmp_path)
     assert all(json.loads(line)["text"] in ("yes", "no") for line in many.out.splitlines())
-    both = run([*alone, "--grammar", str(grammar), "--json-schema", str(schema), "hi"], tmp_path)
+    both = run_here(
+        [*alone, "--grammar", str(grammar), "--json-schema", str(schema), "hi"], tmp_path
+    )
     assert (both.code, both.complaints) == (
         2, ["uhlm-edge: give --grammar or --json-schema, not both"],
     )  # fmt: skip
     schema.write_text("[", "utf-8")
-    wrong = run([*alone, "--json-schema", str(schema), "hi"], tmp_path)
+    wrong = run_here([*alone, "--json-schema", str(schema), "hi"], tmp_path)
     assert wrong.code == 2
     assert "not JSON" in wrong.complaints[0]
 
@@ -90,7 +92,7 @@ def test_a_budget_holds_for_all_rows_together_and_each_tells_what_is_spent(tmp_p
     prompts.write_text("\n".join(json.dumps(row) for row in ROWS[:2]), "utf-8")
     capped = {"UHLM_BUDGET_SESSION_UPLOADS": "3"}
     flags = ["run", "--strategy", "hlm", "--seed", "1", "--prompts", str(prompts)]
-    first, second = map(json.loads, run(flags, tmp_path, more=capped).out.splitlines())
+    first, second = map(json.loads, run_here(flags, tmp_path, more=capped).out.splitlines())
     for row in (first, second):
         assert row["stats"]["budget"]["session"]["uploads"] == {"spent": 3, "cap": 3}
     assert first["stats"]["uploads"] == 3

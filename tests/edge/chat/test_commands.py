@@ -14,7 +14,7 @@ from uhlm_edge.edge.chat.piped import turns
 from uhlm_edge.edge.chat.why import explained
 from uhlm_edge.edge.events import SkippedVerdict, Token
 
-from ...commands import Result, run
+from ...commands import Result, run_here
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +29,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def chat(home: Path, *lines: str, flags: tuple[str, ...] = ()) -> Result:
     stdin = "\n".join(lines).encode() + b"\n"
-    return run(["chat", "--offline", "--seed", "1", *flags], home, stdin)
+    return run_here(["chat", "--offline", "--seed", "1", *flags], home, stdin)
 
 
 def test_a_conversation_is_kept_for_its_owner_and_goes_on(home: Path, tmp_path: Path) -> None:

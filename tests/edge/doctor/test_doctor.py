@@ -25,7 +25,7 @@ from uhlm_edge.lm.engines.options import EngineOptions
 from uhlm_edge.lm.gguf.check import check
 from uhlm_edge.models import shipped
 
-from ...commands import DEVICE_MODEL, run, verifier, with_another_vocabulary
+from ...commands import DEVICE_MODEL, run_here, verifier, with_another_vocabulary
 from .boards import board, put, vcgencmd
 
 DOTPROD = "CPU : NEON = 1 | ARM_FMA = 1 | FP16_VA = 1 | DOTPROD = 1 | LLAMAFILE = 1"
@@ -174,11 +174,11 @@ def test_a_wrong_key_and_no_verifier_are_told_from_a_right_one(tmp_path: Path) -
         good = check_verifier(found, required=False)
         assert good.level == "ok"
         assert good.facts["round_trip_ms"] > 0
-        refused = run(
+        refused = run_here(
             ["doctor", "--cloud", running.url, "--json"], tmp_path, more={"UHLM_API_KEY": "wrong"}
         )
         assert "refuses the key" in refused.out
-        by_command = run(
+        by_command = run_here(
             ["doctor", "--cloud", running.url, "--json"],
             tmp_path,
             more={"UHLM_API_KEY": "secret-0123456789abcdef"},
@@ -189,7 +189,7 @@ def test_a_wrong_key_and_no_verifier_are_told_from_a_right_one(tmp_path: Path) -
         assert checks["vocabulary"]["level"] == "ok"
         assert checks["calibration"]["level"] == "ok"
         other = with_another_vocabulary(tmp_path / "other.gguf")
-        mismatch = run(
+        mismatch = run_here(
             ["doctor", "--cloud", running.url, "--model", str(other)],
             tmp_path,
             more={"UHLM_API_KEY": "secret-0123456789abcdef"},
@@ -197,7 +197,7 @@ def test_a_wrong_key_and_no_verifier_are_told_from_a_right_one(tmp_path: Path) -
         assert mismatch.code == 1
         assert "fail  vocabulary" in mismatch.out
     assert check_vocabulary(info, None).level == "warn"
-    gone = run(["doctor", "--cloud", running.url], tmp_path)
+    gone = run_here(["doctor", "--cloud", running.url], tmp_path)
     assert gone.code == 0
     assert "warn  verifier" in gone.out
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from uhlm_edge.configs.config import BudgetOptions, Caps
 from uhlm_edge.edge.link.budget import Budget, BudgetReached
 
-from ...commands import run
+from ...commands import run_here
 
 NOON = 1_764_072_000.0  # of a day in 2025
 DAY = 86_400.0
@@ -138,7 +138,7 @@ def test_at_the_cap_the_text_goes_on_and_the_user_is_told_once(tmp_path: Path) -
     caps = {"UHLM_BUDGET_DAY_UPLOADS": "4", "UHLM_BUDGET_PRICE_PER_CALL": "0.5"}
     uploads = []
     for _ in range(2):
-        result = run(asked, tmp_path, more=caps)
+        result = run_here(asked, tmp_path, more=caps)
         assert result.code == 0, result.err
         done = json.loads(result.out.splitlines()[-1])
         assert done["text"]
