@@ -9,8 +9,7 @@ import threading
 from collections.abc import Mapping
 
 from ..common.errors import ConfigError
-from ..common.key_file import MIN_KEY, server_keys
-from ..common.keys import Keys
+from ..common.keys import MIN_KEY, Keys, server_keys
 from ..common.listen import is_loopback, url_of
 from ..common.streams import complain
 from ..models.resolve import find_model

@@ -16,6 +16,7 @@ from ..common import listen
 from ..common.errors import ResourceError
 from ..common.keys import Keys
 from ..common.logs import log_to_stderr
+from ..common.server import Server
 from .app import App
 from .options import VerifierOptions
 from .protocol import guarded_protocol
@@ -80,8 +81,8 @@ def _require_files(listener: socket.socket) -> None:
             os.close(handle)
 
 
-class _Server(uvicorn.Server):
-    """Drains before it stops: running calls finish, new ones get 503, and the exit status is 0."""
+class _Server(Server):
+    """Drains before it stops: running calls finish, new ones get 503."""
 
     def __init__(self, config: uvicorn.Config, service: Service, seconds: float) -> None:
         super().__init__(config)
@@ -100,7 +101,7 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._end is not None:  # a second signal means it
-            self.should_exit = self.force_exit = True
+            self.should_exit = self._in_haste = True
         self._service.ready = False
         self._end = time.monotonic() + self._seconds
 

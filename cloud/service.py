@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..common.errors import ConfigError
-from ..common.key_file import read_key_file
-from ..common.keys import Keys
+from ..common.keys import Keys, read_key_file
 from ..common.machine import read_machine
 from ..lm.engines.fit import chosen
 from ..lm.engines.llama import LlamaContext

@@ -1,10 +1,20 @@
-"""API keys of a server: held as hashes, compared in constant time."""
+"""API keys of a server: from a file that only its owner can read, compared in constant time."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from .errors import ConfigError
+
+MIN_KEY = 16
+"""Characters of the shortest key: fewer can be guessed."""
+
+_MOST = 1 << 16  # bytes of a file
 
 
 class Keys:
@@ -30,6 +40,62 @@ class Keys:
             if hmac.compare_digest(known, given):
                 found = known.hex()
         return found if scheme.lower() == "bearer" else None
+
+
+def read_key_file(path: Path) -> list[str]:
+    """The keys in a file, at least one, one a line; lines that begin with # are remarks.
+
+    Raises:
+        ConfigError: it cannot be read, is no plain file, can be read by others than its owner,
+            holds no key, or one that is too short or cannot travel in a header.
+    """
+    try:
+        content = _read(path)
+        lines = [line.strip() for line in content.decode("utf-8").splitlines()]
+    except FileNotFoundError:
+        raise ConfigError(f"key file {path} not found") from None
+    except OSError as error:
+        raise ConfigError(f"key file {path}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"key file {path}: is no text") from None
+    keys = {i: line for i, line in enumerate(lines, 1) if line and not line.startswith("#")}
+    if not keys:
+        raise ConfigError(f"key file {path} holds no key; write one into it, or do not name it")
+    for i, key in keys.items():
+        if len(key) < MIN_KEY:
+            raise ConfigError(
+                f"key file {path}: the key in line {i} is shorter than {MIN_KEY} characters; make"
+                " one with: openssl rand -hex 32"
+            )
+        if not all("!" <= character <= "~" for character in key):
+            raise ConfigError(f"key file {path}: line {i} is no key: use letters and digits only")
+    return list(keys.values())
+
+
+def server_keys(environment: Mapping[str, str], variable: str, file: Path | None) -> list[str]:
+    """The keys that a server lets in: that of a variable, then those of a file.
+
+    Raises:
+        ConfigError: see `read_key_file`.
+    """
+    given = [environment[variable]] if environment.get(variable) else []
+    return given if file is None else given + read_key_file(file.expanduser())
+
+
+def _read(path: Path) -> bytes:
+    """The content; without waiting for whoever would write to a pipe, and not without end."""
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    try:
+        about = os.fstat(handle)
+        if not stat.S_ISREG(about.st_mode):
+            raise ConfigError(f"key file {path}: is no plain file")
+        if os.name == "posix" and about.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise ConfigError(f"key file {path} can be read by others; run: chmod 600 {path}")
+        if about.st_size > _MOST:
+            raise ConfigError(f"key file {path}: is too large to hold keys")
+        return os.read(handle, _MOST)
+    finally:
+        os.close(handle)
 
 
 def _hash(key: str) -> bytes:

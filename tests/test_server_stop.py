@@ -34,12 +34,14 @@ def serving(
         text=True,
     ) as process:
         assert process.stderr is not None
-        address = next(
-            (m for line in process.stderr if (m := re.search(r"://([\d.]+):(\d+)", line))), None
-        )
-        assert address is not None
-        with socket.create_connection((address[1], int(address[2])), 60) as client:
-            yield process, client
+        try:
+            line = next(line for line in process.stderr if "://" in line)
+            address = re.search(r"://([\d.]+):(\d+)", line)
+            assert address is not None
+            with socket.create_connection((address[1], int(address[2])), 60) as client:
+                yield process, client
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize("number", NUMBERS, ids=lambda number: str(number.name))
@@ -74,3 +76,24 @@ def test_serve_keeps_what_it_has_read_for_the_next_start(
         process.send_signal(number)
         assert process.wait(60) == 0
     assert any(path.is_file() for path in (tmp_path / "cache").rglob("*"))
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+@pytest.mark.parametrize(
+    ("command", "path"), [("serve", "/v1/completions"), ("cloud", "/v1/verify")]
+)
+def test_a_client_that_never_ends_its_request_is_hung_up_on(
+    command: str, path: str, signals: int, tmp_path: Path
+) -> None:
+    """Within seconds; at a second signal at once."""
+    with serving(command, tmp_path) as (process, client):
+        head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        head += f"x-session-id: {'a' * 32}\r\ncontent-length: 1000\r\nexpect: 100-continue\r\n\r\n"
+        client.sendall(head.encode())
+        assert client.recv(12) == b"HTTP/1.1 100"
+        for _ in range(signals):
+            process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "Traceback" not in err
+    assert not [line for line in err.splitlines() if line.startswith("ERROR")]

@@ -19,8 +19,7 @@ from ray import serve
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 
 from ...common.errors import ConfigError, EngineError
-from ...common.key_file import server_keys
-from ...common.keys import Keys
+from ...common.keys import Keys, server_keys
 from ...models.resolve import find_model
 from ..app import App
 from ..options import VerifierOptions

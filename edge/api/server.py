@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from types import FrameType
 
-import uvicorn
-
-from ...common.key_file import server_keys
-from ...common.keys import Keys
+from ...common.keys import Keys, server_keys
 from ...common.listen import bind, is_loopback, server_config, url_of
 from ...common.logs import log_to_stderr
+from ...common.server import Server
 from ...common.streams import complain
 from ...configs.config import Config
 from ..link.protocol import Link
@@ -52,19 +49,7 @@ def serve(
                 "without TLS the key and every word can be read on the way: set tls_certificate "
                 "and tls_key in [serve] (`uhlm-edge certificate HOST` makes both)"
             )
-        _Server(settings).run(sockets=[listener])
-
-
-class _Server(uvicorn.Server):
-    """Stops in order when it is told to, and the exit status is 0.
-
-    By itself uvicorn ends the process by the signal once more, before the models are closed and
-    what they have read is kept.
-    """
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self.force_exit |= self.should_exit  # a second signal means it
-        self.should_exit = True
+        Server(settings).run(sockets=[listener])
 
 
 def _notify(text: str) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ...common.errors import CloudError, ConfigError, ProtocolError, Refused, Rejected
-from ...common.key_file import read_key_file
+from ...common.keys import read_key_file
 from ...common.listen import is_loopback
 from ...configs.config import Config
 from ...configs.layers import as_environment

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from uhlm_edge.common.errors import ConfigError
-from uhlm_edge.common.key_file import read_key_file
+from uhlm_edge.common.keys import read_key_file
 
 
 def key_file(folder: Path, content: bytes, mode: int = 0o600) -> Path:

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from uhlm_edge.common.errors import UhlmError, UsageError
-from uhlm_edge.common.key_file import read_key_file
+from uhlm_edge.common.keys import read_key_file
 from uhlm_edge.common.prompts import Message
 from uhlm_edge.configs.layers import load_config
 from uhlm_edge.edge.policy.calibration import load as load_calibration

@@ -1,4 +1,4 @@
-"""Key files, and which addresses need a key."""
+"""Which addresses need a key."""
 
 from __future__ import annotations
 
