@@ -47,7 +47,8 @@ class Session:
     def __init__(self, process: subprocess.Popen[bytes], terminal: int) -> None:
         self.process = process
         self.raw = ""  # everything that was ever written
-        self._terminal = terminal
+        self.terminal = terminal
+        self.modes = termios.tcgetattr(terminal)
         self._seen = 0
 
     @property
@@ -59,10 +60,10 @@ class Session:
 
     def type(self, text: str) -> None:
         """Type a line."""
-        os.write(self._terminal, text.encode() + b"\r")
+        os.write(self.terminal, text.encode() + b"\r")
 
     def press(self, key: bytes) -> None:
-        os.write(self._terminal, key)
+        os.write(self.terminal, key)
 
     def press_until(self, key: bytes, pattern: str) -> None:
         """Press a key again if nothing comes of it: the editor may not be waiting for it yet."""
@@ -94,10 +95,10 @@ class Session:
         return self.process.wait(SECONDS)
 
     def _read(self, seconds: float) -> bool:
-        if seconds <= 0 or not select.select([self._terminal], [], [], seconds)[0]:
+        if seconds <= 0 or not select.select([self.terminal], [], [], seconds)[0]:
             return False
         try:
-            shown = os.read(self._terminal, 65536)
+            shown = os.read(self.terminal, 65536)
         except OSError:  # Linux: nobody holds the other end any more
             return False
         self.raw += shown.decode("utf-8", "replace")
@@ -195,6 +196,28 @@ def test_ctrl_c_stops_the_reply_and_the_session_goes_on(tmp_path: Path) -> None:
         session.press(b"\x04")
         assert session.ends() == 0
     assert "Traceback" not in session.screen
+
+
+def test_ctrl_d_during_a_reply_ends_the_chat_after_it(tmp_path: Path) -> None:
+    with chat(tmp_path, "--offline", "--seed", "1", *ENDLESS) as session:
+        session.type("Tell me everything.")
+        session.wait_for(r"everything\.\n.{40}")
+        session.press(b"\x04")
+        assert session.ends() == 0
+        assert termios.tcgetattr(session.terminal)[6] == session.modes[6]  # Ctrl-D as it was
+    assert re.search(r"\[\d+ tokens .*tokens/s", session.screen)  # the reply is whole
+    assert "stopped" not in session.screen
+    assert "Traceback" not in session.screen
+
+
+def test_what_is_typed_during_a_reply_is_said_before_its_ctrl_d_counts(tmp_path: Path) -> None:
+    with chat(tmp_path, "--offline", "--seed", "1", *ENDLESS) as session:
+        session.type("Tell me everything.")
+        session.wait_for(r"everything\.\n.{40}")
+        session.type("/stats")
+        session.press(b"\x04")
+        assert session.ends() == 0
+    assert "last reply  [" in session.screen
 
 
 def test_ctrl_c_during_a_call_leaves_the_verifier_in_step(

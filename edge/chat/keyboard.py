@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -69,6 +70,34 @@ def typed(complete: Complete, history: Path | None, tell: Callable[[str], None])
         prompt_continuation="",
     )
     yield from _prompts(session.prompt, tell)
+
+
+@contextlib.contextmanager
+def ctrl_d_kept() -> Iterator[None]:
+    """For as long as the context lasts, a Ctrl-D waits for the next prompt as other keys do.
+
+    While nobody reads a line, the terminal itself would take it for the end of one, and nothing of
+    it would be left when the prompt comes.
+    """
+    if sys.platform == "win32" or os.environ.get("TERM") == "dumb":  # its lines are the terminal's
+        yield
+        return
+    import termios
+
+    def set_end(key: bytes) -> bytes:
+        modes = termios.tcgetattr(terminal)
+        before: bytes = modes[6][termios.VEOF]
+        modes[6][termios.VEOF] = key
+        termios.tcsetattr(terminal, termios.TCSANOW, modes)
+        return before
+
+    terminal = sys.stdin.fileno()
+    key = set_end(os.fpathconf(terminal, "PC_VDISABLE").to_bytes(1, "little"))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(termios.error):  # it is gone
+            set_end(key)
 
 
 def _prompts(ask: Callable[[str], str], tell: Callable[[str], None]) -> Iterator[str]:

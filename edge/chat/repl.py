@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 
 from ...common.errors import CloudError, UhlmError, UsageError
 from ...common.logs import log_to_stderr
@@ -16,6 +17,7 @@ from .assemble import NO_GPU, assemble
 from .assistant import Assistant
 from .binding import GrammarText, bound
 from .commands import Commands, Leave
+from .keyboard import ctrl_d_kept, history_file, typed
 from .piped import lines, turns
 from .show import show, tell
 from .terminal import Style, fitted, legend, summary
@@ -60,7 +62,10 @@ def chat(
 ) -> None:
     """Turn after turn until the input ends."""
     interactive = sys.stdin.isatty()
-    with assemble(config, tell, link) as assistant:
+    with (
+        ctrl_d_kept() if interactive else nullcontext(),
+        assemble(config, tell, link) as assistant,
+    ):
         status = Style.of(sys.stderr)
         if verbose:
             _be_verbose(assistant)
@@ -110,8 +115,6 @@ def _turn(
 
 
 def _said(config: Config, commands: Commands) -> Iterator[str]:
-    from .keyboard import history_file, typed
-
     return typed(commands.completions, history_file() if config.chat.history else None, tell)
 
 
