@@ -8,33 +8,26 @@ child writes llama.cpp's log to its output, which is where the progress comes fr
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import re
-import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ..common.errors import ModelError, ResourceError
 from ..common.files import atomic_output
 from ..lm.gguf.check import check
 from ..lm.gguf.types import TENSOR_TYPES
+from . import llama_child
 from .convert.writer import Progress
+from .llama_child import NEXT, RESULT
 from .quant_types import QUANT_TYPES
 
 _LINE = re.compile(r"\[\s*(\d+)/\s*(\d+)\]\s+(\S+)\s+-.*?type =\s*(\S+?),(?:.*\((\w+)\))?")
 _ALIGNMENT = 32
-_NEXT = "uhlm-edge next"
-_RESULT = "uhlm-edge result:"
 
 
 @dataclass(frozen=True)
@@ -69,7 +62,7 @@ def predict(src: Path, type_names: Sequence[str], imatrix: bool = False) -> list
             fallbacks += "falling back to" in line
             if match := _LINE.search(line):
                 types[match[3]] = (match[5] or match[4]).upper()
-            if line.startswith(_NEXT):
+            if line.startswith(NEXT):
                 total = start
                 for tensor in header.tensors:
                     kind = bytes_of[types[tensor.name]]
@@ -114,10 +107,10 @@ def _run(
 ) -> Generator[str, None, None]:
     """Run the child and yield its lines as they come."""
     numbers = ",".join(str(QUANT_TYPES[name]) for name in types)
-    command = [sys.executable, "-m", __name__, str(src), str(out), numbers]
+    command = [sys.executable, "-m", llama_child.__name__, str(src), str(out), numbers]
     command += [str(threads or os.cpu_count() or 1), "dry" if dry else "write", imatrix]
     lines: list[str] = []
-    child = subprocess.Popen(  # noqa: S603 -- this interpreter and this module
+    child = subprocess.Popen(  # noqa: S603 -- this interpreter and our own module
         command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -135,8 +128,8 @@ def _run(
     result = ""
     try:
         for line in child.stdout or ():
-            if line.startswith(_RESULT):
-                result = line.removeprefix(_RESULT).strip()
+            if line.startswith(RESULT):
+                result = line.removeprefix(RESULT).strip()
             else:
                 lines = [*lines[-200:], line.rstrip()]
                 yield line
@@ -171,57 +164,3 @@ def _explain(src: Path, type_name: str, lines: list[str]) -> None:
         raise ModelError(f"{src}: {type_name} needs an importance matrix for these tensors")
     why = re.sub(r"^\S+: ", "", said[-1]) if said else (lines or ["it gives no reason"])[-1]
     raise ModelError(f"{src}: llama.cpp cannot make {type_name} of it: {why}")
-
-
-def _imatrix_array(path: str) -> tuple[Any, list[Any]]:
-    """The matrix as llama.cpp takes it, its last entry without a name; and what must live on."""
-    from llama_cpp import llama_cpp as ll
-
-    from .imatrix.file import load_imatrix
-
-    entries: list[tuple[str, NDArray[np.float32]]] = [
-        ("any", np.ones(1, np.float32))
-    ]  # for a dry run it need only be there
-    if path != "any":
-        entries = sorted(load_imatrix(Path(path)).importance().items())
-    array = (ll.llama_model_imatrix_data * (len(entries) + 1))()
-    for place, (name, values) in zip(array, entries, strict=False):
-        place.name = name.encode()
-        place.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-        place.size = values.size
-    return array, [entries]
-
-
-def _child(src: str, out: str, types: str, threads: str, mode: str, imatrix: str) -> int:
-    """The quantisation itself: log lines to the output, the result last."""
-    from llama_cpp import llama_cpp as ll
-
-    def follow_parent() -> None:
-        sys.stdin.buffer.read()  # ends when the parent does
-        os._exit(1)
-
-    threading.Thread(target=follow_parent, daemon=True).start()
-    log = ll.llama_log_callback(lambda level, text, data: os.write(1, text) and None)
-    ll.llama_log_set(log, ctypes.c_void_p(0))
-    ll.llama_backend_init()
-    params = ll.llama_model_quantize_default_params()
-    params.nthread = int(threads)
-    params.dry_run = mode == "dry"
-    params.max_buf_size = 256 << 20
-    keep: Any = None
-    if imatrix:
-        array, keep = _imatrix_array(imatrix)
-        params.imatrix = ctypes.cast(array, type(params.imatrix))
-    code = 0
-    for number in types.split(","):
-        params.ftype = int(number)
-        code = code or ll.llama_model_quantize(src.encode(), out.encode(), params)
-        os.write(1, f"\n{_NEXT}\n".encode())
-    del keep
-    os.write(1, f"{_RESULT} {code}\n".encode())
-    return 0
-
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    sys.exit(_child(*sys.argv[1:]))

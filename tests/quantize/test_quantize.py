@@ -303,7 +303,7 @@ app()
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Large enough to be stopped in the middle."""
-    made = make("llama", width=1024, hidden=4096, heads=16, head_dim=64, layers=2, tied=True)
+    made = make("llama", width=1024, hidden=1024, heads=16, head_dim=64, layers=2, tied=True)
     return made.write(tmp_path_factory.mktemp("src") / "wide")
 
 
