@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .commands import COMMAND, environment, run, verifier, web_server
+from .commands import COMMAND, environment, run_here, verifier, web_server
 
 pytestmark = pytest.mark.slow
 
@@ -225,15 +225,15 @@ def test_neither_prompt_nor_key_is_written_anywhere(tmp_path: Path) -> None:
         for key in (KEY, "wrong-" + KEY):
             for strategy in ("hlm", "cloud"):
                 asked = ["run", "-", "--cloud", running.url, "--verbose", "--strategy", strategy]
-                result = run(asked, home, CANARY.encode(), {"UHLM_API_KEY": key})
+                result = run_here(asked, home, CANARY.encode(), {"UHLM_API_KEY": key})
                 assert result.code == 0
                 written.append(result.err)
         written.append(running.stop())
     with web_server(500, CANARY.encode()) as url:
         asked = ["run", CANARY, "--cloud", url]
-        written.append(run(asked, home, more={"UHLM_API_KEY": KEY}).err)
+        written.append(run_here(asked, home, more={"UHLM_API_KEY": KEY}).err)
     asked = ["config", "show"]
-    shown = run(asked, home, more={"UHLM_API_KEY": KEY})
+    shown = run_here(asked, home, more={"UHLM_API_KEY": KEY})
     written += [shown.out, shown.err, files_below(home)]
     everything = "".join(written)
     assert "refuses the key" in everything

@@ -6,6 +6,7 @@ Forms ("--prompts FILE") and what needs the internet, weights or minutes are onl
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 import shutil
@@ -18,7 +19,7 @@ import pytest
 
 from uhlm_edge.models import shipped
 
-from .commands import COMMAND, environment, verifier
+from .commands import COMMAND, environment, run_here, verifier
 from .test_docs import ROOT, commands_of
 
 PAGES = [ROOT / "README.md", ROOT / "docs" / "boards.md", *sorted(ROOT.glob("docs/guides/*.md"))]
@@ -81,25 +82,20 @@ def here(call: str, url: str) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("call", [call for call in CALLS if call not in ELSEWHERE])
-def test_a_command_of_the_documents_runs(call: str, home: Path, url: str) -> None:
+def test_a_command_of_the_documents_runs(
+    call: str, home: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = here(call, url)
     if words[0] in ("cloud", "serve") and "--help" not in words:
         serves(words, home)
         return
-    done = subprocess.run(
-        [*COMMAND, *words],
-        input="What is the capital of Peru?\n",
-        capture_output=True,
-        cwd=home,
-        env=environment(home, XDG_CACHE_HOME=str(home)),
-        text=True,
-        check=False,
-    )
-    assert "Traceback" not in done.stderr
+    monkeypatch.chdir(home)
+    done = run_here(words, home, b"What is the capital of Peru?\n", {"XDG_CACHE_HOME": str(home)})
+    assert "Traceback" not in done.err
     # doctor's 1: this machine is no board, and it says so.
-    assert done.returncode in ((0, 1) if words[0] == "doctor" else (0,)), done.stderr
+    assert done.code in ((0, 1) if words[0] == "doctor" else (0,)), done.err
     if words[0] == "chat":
-        assert "Lima" in done.stdout
+        assert "Lima" in done.out
 
 
 def serves(words: list[str], home: Path) -> None:
@@ -121,7 +117,10 @@ def serves(words: list[str], home: Path) -> None:
         )
         try:
             assert found is not None
-            socket.create_connection((found[1], int(found[2])), 60).close()
+            with socket.create_connection((found[1], int(found[2])), 60) as asking:
+                asking.sendall(b"GET / HTTP/1.1\r\nhost: here\r\n\r\n")
+                with contextlib.suppress(ConnectionResetError):  # by one that expects TLS
+                    asking.recv(1)  # from now on it is up, and a signal is heard
         finally:
             process.terminate()
         process.stderr.read()
