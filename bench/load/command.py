@@ -67,8 +67,9 @@ def load(
     from ...edge.link.protocol import Deadline
     from ..harness.machine import build_info, machine_info
     from .picture import load_over_devices
+    from .plan import Load, Plan
     from .row import COLUMNS
-    from .run import Plan, run_load
+    from .run import run_load
     from .trace import device_rate, record
 
     chat = config.chat.model_copy(update={"seed": 1, "max_tokens": 96})
@@ -99,7 +100,7 @@ def load(
             paced = plan if tokens_per_s is not None else replace(plan, tokens_per_s=rate)
             say(f"{plan.devices} devices for {duration:g} s")
             n = processes or max(1, min(plan.devices // 4, read_machine().cores // 4))
-            row = run_load(paced, url, key, info, traces, pid, n)
+            row = run_load(Load(paced, traces, url, key, info, pid), n)
             rows.append({**row, "model": info.model, "load_1m": os.getloadavg()[0], **about})
     if reference:
         rows += _references(loaded, shapes, "after")

@@ -7,13 +7,12 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ...wire.messages import Conflict, Reply, Request, Settings, prefix_hash
 from .client import Client
-from .trace import Step, Trace
+from .plan import Load
 
 _MORE_TRIES = 2
 _LONGEST_PAUSE = 2.0
@@ -72,39 +71,34 @@ class Player:
     Args:
         client: its connection.
         log: where calls are noted.
-        n_vocab: ids of the vocabulary.
-        deadline: seconds for a call with all its tries.
-        pace: seconds per token; 0: as fast as the verifier answers.
+        load: what is played.
     """
 
-    def __init__(
-        self, client: Client, log: Log, n_vocab: int, deadline: float, pace: float
-    ) -> None:
-        self._client = client
+    def __init__(self, client: Client, log: Log, load: Load) -> None:
+        self.client = client
         self._log = log
-        self._n_vocab = n_vocab
-        self._deadline = deadline
-        self._pace = pace
+        self._load = load
         self._held: list[int] = []
         self._calls = 0
 
-    async def play(self, traces: Sequence[Trace], steps: Sequence[Sequence[Step]], at: int) -> None:
+    async def play(self, at: int) -> None:
         """Replies one after another, beginning with number `at`, until cancelled."""
         while True:
-            trace = traces[at % len(traces)]
-            await self.reply(trace, steps[at % len(traces)])
+            await self.reply(at % len(self._load.traces))
             at += 1
             await asyncio.sleep(0)  # a trace without a call must not keep the loop
 
-    async def reply(self, trace: Trace, steps: Sequence[Step]) -> None:
+    async def reply(self, number: int) -> None:
         """One reply: think, ask, go on."""
+        load = self._load
+        trace, steps, rate = load.traces[number], load.steps[number], load.plan.tokens_per_s
         settings: Settings | None = trace.settings
         text = [*trace.prompt, *(turn.settled for turn in trace.turns)]
         skipped: tuple[int, ...] = ()
         due = time.monotonic()
         for step in steps:
-            if self._pace:
-                due = max(due, time.monotonic()) + self._pace * step.tokens
+            if rate:
+                due = max(due, time.monotonic()) + step.tokens / rate
                 await asyncio.sleep(due - time.monotonic())
             if step.drafts:
                 end = len(trace.prompt) + step.begin + len(step.skipped)
@@ -131,19 +125,18 @@ class Player:
         """One call with all its tries; False if it brought no answer."""
         self._calls = (self._calls + 1) % 2**32
         begun = time.monotonic()
-        end = begun + self._deadline
+        end = begun + self._load.plan.deadline
         send_settings = whole.settings is not None
         tries = conflicts = 0
         while time.monotonic() < end:
             request = self._request(whole, settings if send_settings else None)
             try:
-                answer = await self._client.call(
+                answer = await self.client.call(
                     "POST", "/v1/verify", request.pack(), max(0.001, end - time.monotonic())
                 )
                 if answer.status == 200:
-                    reply = Reply.unpack(
-                        answer.body, request, self._n_vocab, self._client.session_id
-                    )
+                    n_vocab = self._load.info.fingerprint[0]
+                    reply = Reply.unpack(answer.body, request, n_vocab, self.client.session_id)
                     self._log.arrived += self._calls == 1
                     self._settle(whole, reply)
                     self._note(kind, begun, reply, len(whole.drafts))
@@ -212,13 +205,15 @@ class Player:
             )  # fmt: skip
 
 
-async def pour(
-    player: Player, ids: Sequence[int], settings: Settings, per_s: float, seed: int
-) -> None:
-    """Long prefills, `per_s` a second, each of another text, until cancelled."""
-    turn = seed
+async def pour(player: Player, load: Load, seed: int) -> None:
+    """Long prefills, as often as the plan says, each of another text, until cancelled."""
+    plan = load.plan
+    ids = [i for t in load.traces for i in (*t.prompt, *(turn.settled for turn in t.turns))]
+    ids = (ids * (1 + plan.prefill_ids // len(ids)))[: min(plan.prefill_ids, load.info.n_ctx - 2)]
+    settings = load.traces[0].settings.model_copy(update={"origin": 0})
+    first = seed % len(ids)
     while True:
-        await asyncio.sleep(1.0 / per_s)
-        turn += 1
-        text = [*ids[turn % len(ids) :], *ids[: turn % len(ids)]]
+        await asyncio.sleep(1.0 / plan.prefills_per_s)
+        first = (first + 1) % len(ids)
+        text = [*ids[first:], *ids[:first]]
         await player.ask(Request(0, 0, b"", text, settings=settings), settings, "prefill")

@@ -12,7 +12,7 @@ import numpy as np
 from .player import Log
 
 if TYPE_CHECKING:
-    from .run import Plan
+    from .plan import Plan
 
 COLUMNS = (
     "devices", "calls_per_s", "tokens_per_s", "drafts_per_s", "positions_per_s", "p50_ms",

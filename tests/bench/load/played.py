@@ -10,11 +10,12 @@ from typing import NamedTuple
 from uhlm_edge.bench.load.trace import Trace, Turn
 from uhlm_edge.lm.row import Row
 from uhlm_edge.lm.sampling import Sampler
-from uhlm_edge.wire.messages import Limits, Reply, Request, Settings, prefix_hash
+from uhlm_edge.wire.messages import Info, Limits, Reply, Request, Settings, prefix_hash
 
-from ...fakes import DEVICE
+from ...fakes import CLOUD, DEVICE
 
 N_VOCAB = len(DEVICE.vocab)
+INFO = Info.of("fake", CLOUD.vocab, 256, Limits())
 SAMPLER = Sampler(temperature=1.0, top_k=0, top_p=1.0)
 
 

@@ -7,15 +7,13 @@ from collections.abc import Callable
 
 import pytest
 
-from uhlm_edge.bench.load.client import Client
+from uhlm_edge.bench.load.plan import Load, Plan
 from uhlm_edge.bench.load.player import Log, Player
-from uhlm_edge.bench.load.trace import steps_of
 from uhlm_edge.wire.messages import Limits, Request, prefix_hash
 
-from .played import N_VOCAB, Asked, accepting, http, scripted, trace
+from .played import INFO, N_VOCAB, Asked, accepting, http, scripted, trace
 
 TRACE = trace("hello", 12, wrong=(4,))
-(STEPS,) = steps_of([TRACE], 1.0, 1)
 
 
 def play(answer: Callable[[Asked], bytes | None], deadline: float = 10.0) -> Log:
@@ -24,10 +22,11 @@ def play(answer: Callable[[Asked], bytes | None], deadline: float = 10.0) -> Log
 
     async def run() -> None:
         async with scripted(answer) as url:
-            client = Client(url, None, "a" * 32)
-            player = Player(client, log, N_VOCAB, deadline, pace=0.0)
-            await player.reply(TRACE, STEPS)
-            client.close()
+            plan = Plan(1, 1.0, 0.0, upload_rate=1.0, deadline=deadline)
+            load = Load(plan, [TRACE], url, None, INFO)
+            player = Player(load.client(), log, load)
+            await player.reply(0)
+            player.client.close()
 
     asyncio.run(run())
     return log

@@ -10,16 +10,13 @@ import pytest
 
 from uhlm_edge.bench.load.command import check_address
 from uhlm_edge.bench.load.picture import load_over_devices
+from uhlm_edge.bench.load.plan import Load, Plan
 from uhlm_edge.bench.load.row import gauge, growth, load_row
-from uhlm_edge.bench.load.run import Plan, drive
+from uhlm_edge.bench.load.run import drive
 from uhlm_edge.common.errors import DataError, UsageError
-from uhlm_edge.wire.messages import Info, Limits
 
 from ...commands import run
-from ...fakes import CLOUD
-from .played import Asked, accepting, http, scripted, trace
-
-INFO = Info.of("fake", CLOUD.vocab, 256, Limits())
+from .played import INFO, Asked, accepting, http, scripted, trace
 
 
 def test_a_row_counts_calls_tokens_errors_and_what_metrics_say() -> None:
@@ -39,7 +36,7 @@ def test_a_row_counts_calls_tokens_errors_and_what_metrics_say() -> None:
         async with scripted(answer) as url:
             plan = Plan(devices=4, duration=1.0, tokens_per_s=200.0, upload_rate=0.5)
             traces = [trace(), trace("again", 20)]
-            return load_row(plan, [await drive(plan, url, None, INFO, traces, None)])
+            return load_row(plan, [await drive(Load(plan, traces, url, None, INFO))])
 
     row = asyncio.run(play())
     assert row["devices"] == 4
