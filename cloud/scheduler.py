@@ -291,7 +291,7 @@ class Scheduler:
             except (OutOfRange, EngineError) as error:
                 self._end(call, error)
             self.pace.swapped(self._store.lost_ids - lost, self._store.copy_seconds - copied)
-            swap = swap and self.pace.may_swap(self._clock())
+            swap = swap and (not self._running or self.pace.may_swap(self._clock()))
 
     def _begin(self, call: Call, session: Session, swap: bool) -> bool:
         """Repeat, conflict, or the first wish; False if there is no room yet."""

@@ -48,6 +48,19 @@ def test_calls_that_wait_share_one_pass() -> None:
     assert all(len(into) == 1 for into in answers)
 
 
+def test_calls_that_need_no_pass_are_all_answered_at_once_however_dear_places_are() -> None:
+    of = Verifier(FakeContext(), 200, 1, parked_bytes=1 << 20, clock=Clock())
+    devices = [device(of, i) for i in range(4)]
+    for one in devices:
+        one.ask(one.request())
+    of.scheduler.pace.swapped(0, 1.0)  # a second is owed, and the clock stands still
+    answers: list[list[Reply]] = [[] for _ in devices]
+    for one, into in zip(devices, answers, strict=True):
+        submit(one, one.request(), into)
+    run(of)
+    assert all(len(into) == 1 for into in answers)
+
+
 def test_a_short_call_never_waits_for_more_than_one_slice_of_a_prompt() -> None:
     clock = Clock()
     context = TimedContext(clock)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from uhlm_edge.common.errors import EngineError, UsageError
+from uhlm_edge.lm.engines import llama_grammar
 from uhlm_edge.lm.engines.llama_grammar import Grammars
 from uhlm_edge.lm.engines.llama_model import LlamaModel
 from uhlm_edge.lm.engines.options import EngineOptions
@@ -21,7 +22,8 @@ DEVICE = shipped.path_of("demo-slm")
 
 @pytest.fixture(scope="module")
 def grammars() -> Iterator[Grammars]:
-    with closing(Grammars(DEVICE)) as grammars:
+    with pytest.MonkeyPatch.context() as patch, closing(Grammars(DEVICE)) as grammars:
+        patch.setattr(llama_grammar, "SECONDS", 0.3)
         yield grammars
 
 
