@@ -8,7 +8,7 @@ session; the ids that the device has read stay.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,19 +18,17 @@ from ...common.prompts import Message
 from ...configs.config import Config, StrategyName, StrategyOptions
 from ...configs.layers import changed
 from ...lm.engines.protocol import Matching
-from ...lm.ids import common_length
 from ..chat.adjust import PIPELINED, choose, handing
 from ..chat.assemble import assemble
 from ..chat.assistant import Assistant
 from ..chat.binding import GrammarText, grammars_of, require_alone
-from ..decode.handoff import NO_ID, Handoff
-from ..events import Draft, Event, Token
+from ..decode.handoff import Handoff
+from ..events import Event
 from ..link.budget import Budget
 from ..link.protocol import Link
 from ..link.session import Prompt
 from ..policy.reward import RewardHead
 from ..policy.strategy import Strategy
-from ..stats import Stats
 from .options import Key
 
 if TYPE_CHECKING:
@@ -42,68 +40,12 @@ Grammar = Callable[[], Matching]
 _MOST_STRATEGIES = 32  # kept: an adaptive one has learnt something
 
 
+Begun = tuple[Assistant, Iterator[Event]]
+"""A reply: what makes it and no other, and its events."""
+
+
 class PromptTooLong(UsageError):
     """A conversation that leaves no room for a reply."""
-
-
-class Writing:
-    """A reply as it is written: events, and what is known about it so far.
-
-    Args:
-        assistant: makes this reply and no other.
-        events: of the reply.
-
-    Attributes:
-        prompt_tokens: length of the prompt. Known when the reply has ended.
-        cached_tokens: how many of them the device had read before. Known then too.
-        budget: what was spent of it when the reply had ended, per span, and its caps; None:
-            nothing is counted.
-    """
-
-    def __init__(self, assistant: Assistant, events: Iterator[Event]) -> None:
-        self._assistant = assistant
-        self._events = events
-        self.prompt_tokens = self.cached_tokens = 0
-        self.budget: dict[str, Any] | None = None
-
-    def events(self) -> Generator[Event, None, None]:
-        """Event by event; closing the iterator ends the reply."""
-        cache = self._assistant.device.cache
-        held = cache.ids[: cache.engine.length]
-        try:
-            yield from self._events
-        finally:
-            self._events.close()  # type: ignore[attr-defined]  # a generator
-            if (budget := self._assistant.budget) is not None:
-                self.budget = budget.to_json()
-            if (loop := self._assistant.loop) is not None:
-                self.prompt_tokens = loop.text.origin
-                # The last id of a prompt is read in any case.
-                self.cached_tokens = common_length(held, cache.ids[: self.prompt_tokens - 1])
-
-    @property
-    def stats(self) -> Stats:
-        """What it has cost so far."""
-        loop = self._assistant.loop
-        return Stats(self._assistant.strategy.name) if loop is None else loop.stats
-
-    @property
-    def ended_by_itself(self) -> bool:
-        """Is its last token the end of the text, for one of the two models?"""
-        loop = self._assistant.loop
-        return loop is not None and bool(loop.tokens) and loop.tokens[-1].id in loop.text.end_ids
-
-    def draft(self, token: Token) -> Draft | None:
-        """What the device had proposed where `token` stands; None if it proposed nothing."""
-        loop = self._assistant.loop
-        known = [] if loop is None or token.id == NO_ID else loop.text.proposals
-        return known[token.index] if token.index < len(known) else None
-
-    def piece(self, token_id: int) -> bytes:
-        """The bytes that an id adds to a text; of a control token, nothing."""
-        if token_id == NO_ID:
-            return b""
-        return self._assistant.device.vocab.text_bytes(token_id)
 
 
 class _Made(NamedTuple):
@@ -172,7 +114,7 @@ class Assistants:
         messages: Sequence[Message],
         values: Mapping[Key, Any],
         grammar: Grammar | None = None,
-    ) -> Writing:
+    ) -> Begun:
         """A reply to a conversation. Nothing is computed before its first event is asked for.
 
         Args:
@@ -188,7 +130,7 @@ class Assistants:
 
     def write_on(
         self, prompt: str, values: Mapping[Key, Any], grammar: Grammar | None = None
-    ) -> Writing:
+    ) -> Begun:
         """The same, for a text to go on with as it is."""
         return self._write(_Continuer, [{"role": "user", "content": prompt}], values, grammar)
 
@@ -208,7 +150,7 @@ class Assistants:
         messages: Sequence[Message],
         values: Mapping[Key, Any],
         grammar: Grammar | None,
-    ) -> Writing:
+    ) -> Begun:
         config = changed(self.config, values, "option") if values else self.config
         options = config.strategy
         strategy, head, handoff = self._strategy(config)
@@ -232,7 +174,7 @@ class Assistants:
             partners=base.partners,
         )
         try:
-            return Writing(assistant, assistant.answer(messages))
+            return assistant, assistant.answer(messages)
         except UsageError as error:
             raise PromptTooLong(str(error)) from None
 

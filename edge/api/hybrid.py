@@ -119,8 +119,8 @@ class Hybrid:
             UsageError: an option or a message that cannot be used, or too many of them.
         """
         values = reply_keys_of(options)
-        writing = self._assistants.write(_checked(messages), values, self._grammar(grammar))
-        return Reply(writing, [stop] if isinstance(stop, str) else stop, self._device())
+        begun = self._assistants.write(_checked(messages), values, self._grammar(grammar))
+        return Reply(*begun, [stop] if isinstance(stop, str) else stop, self._device())
 
     def complete(
         self,
@@ -136,8 +136,8 @@ class Hybrid:
             UsageError: see `generate`.
         """
         values = reply_keys_of(options)
-        writing = self._assistants.write_on(prompt, values, self._grammar(grammar))
-        return Reply(writing, [stop] if isinstance(stop, str) else stop, self._device())
+        begun = self._assistants.write_on(prompt, values, self._grammar(grammar))
+        return Reply(*begun, [stop] if isinstance(stop, str) else stop, self._device())
 
     def read_grammar(self, grammar: GrammarText) -> Grammar:
         """Check GBNF text or a JSON schema, for `grammar` of several replies.

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ...common.worker import Worker
-from ..events import Draft, Notice, SkippedVerdict, Token
+from ...lm.ids import common_length
+from ..chat.assistant import Assistant
+from ..decode.handoff import NO_ID
+from ..events import Draft, Event, Notice, SkippedVerdict, Token
 from ..stats import Stats
-from .assistants import Writing
 from .stops import until_stop
 
 FinishReason = Literal["stop", "length"]
@@ -40,6 +42,10 @@ class _Written:
     notices: list[str] = field(default_factory=list)
     verdicts: list[SkippedVerdict] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+    ended_by_itself: bool = False
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    budget: dict[str, Any] | None = None
 
 
 class Reply(Iterator[Token]):
@@ -56,14 +62,19 @@ class Reply(Iterator[Token]):
     """
 
     def __init__(
-        self, writing: Writing, stops: Sequence[str], device: AbstractContextManager[object]
+        self,
+        assistant: Assistant,
+        events: Iterator[Event],
+        stops: Sequence[str],
+        device: AbstractContextManager[object],
     ) -> None:
         self._written = written = _Written()
         self.tokens = written.tokens
         self.notices = written.notices
         self.verdicts = written.verdicts
-        self._writing = writing
-        self._generator = _write(writing, [stop for stop in stops if stop], device, written)
+        self._assistant = assistant
+        committed = _committed(assistant, events, written)
+        self._generator = _write(committed, [stop for stop in stops if stop], device, written)
 
     def __iter__(self) -> Reply:
         return self
@@ -104,58 +115,67 @@ class Reply(Iterator[Token]):
     @property
     def stats(self) -> Stats:
         """What it cost: uploads, bytes, times. Complete when the reply has ended."""
-        return self._writing.stats
+        loop = self._assistant.loop
+        return Stats(self._assistant.strategy.name) if loop is None else loop.stats
 
     @property
     def budget(self) -> dict[str, Any] | None:
         """What was spent of the budget when it had ended, per span (reply, session, day), and its
         caps; None: no budget is configured."""
-        return self._writing.budget
+        return self._written.budget
 
     @property
     def prompt_tokens(self) -> int:
         """Tokens of the prompt. Known when the reply has ended."""
-        return self._writing.prompt_tokens
+        return self._written.prompt_tokens
 
     @property
     def cached_tokens(self) -> int:
         """Tokens of the prompt that the device had read before. Known when it has ended."""
-        return self._writing.cached_tokens
+        return self._written.cached_tokens
 
     def draft(self, token: Token) -> Draft | None:
         """What the device had proposed where a token stands, and from which distribution."""
-        return self._writing.draft(token)
+        loop = self._assistant.loop
+        known = [] if loop is None or token.id == NO_ID else loop.text.proposals
+        return known[token.index] if token.index < len(known) else None
 
     def draft_text(self, token: Token) -> str | None:
         """The text of that proposal; None if there was none (strategy `cloud`)."""
-        draft = self._writing.draft(token)
+        draft = self.draft(token)
         return None if draft is None else self.piece(draft.id).decode("utf-8", "replace")
 
     def piece(self, token_id: int) -> bytes:
-        """The bytes that an id adds to a text."""
-        return self._writing.piece(token_id)
+        """The bytes that an id adds to a text; of a control token, nothing."""
+        return b"" if token_id == NO_ID else self._assistant.device.vocab.text_bytes(token_id)
 
 
 def _write(
-    writing: Writing,
+    committed: Generator[Token, None, None],
     stops: Sequence[str],
     device: AbstractContextManager[object],
     written: _Written,
 ) -> Generator[Token, None, None]:
-    with device, closing(_committed(writing, written)) as committed:
-        tokens = until_stop(committed, stops) if stops else committed
+    with device, closing(committed):
+        tokens: Generator[Token, None, object] = (
+            until_stop(committed, stops) if stops else committed
+        )
         while True:
             try:
                 token = next(tokens)
             except StopIteration as end:
-                written.finish_reason = "stop" if end.value or writing.ended_by_itself else "length"
+                written.finish_reason = "stop" if end.value or written.ended_by_itself else "length"
                 return
             written.tokens.append(token)
             yield token
 
 
-def _committed(writing: Writing, written: _Written) -> Generator[Token, None, bool]:
-    with closing(writing.events()) as events:
+def _committed(
+    assistant: Assistant, events: Iterator[Event], written: _Written
+) -> Generator[Token, None, None]:
+    cache = assistant.device.cache
+    held = cache.ids[: cache.engine.length]
+    try:
         for event in events:
             if isinstance(event, Token):
                 yield event
@@ -163,7 +183,17 @@ def _committed(writing: Writing, written: _Written) -> Generator[Token, None, bo
                 written.notices.append(event.text)
             else:
                 written.verdicts.append(event)
-    return False
+    finally:
+        events.close()  # type: ignore[attr-defined]  # a generator
+        if assistant.budget is not None:
+            written.budget = assistant.budget.to_json()
+        if (loop := assistant.loop) is not None:
+            written.prompt_tokens = loop.text.origin
+            # Is the last token the end of the text, for one of the two models?
+            last = loop.tokens[-1].id if loop.tokens else None
+            written.ended_by_itself = last in loop.text.end_ids
+            # The last id of a prompt is read in any case.
+            written.cached_tokens = common_length(held, cache.ids[: loop.text.origin - 1])
 
 
 class AsyncReply:
