@@ -36,11 +36,6 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    @property
-    def waiting(self) -> int:
-        """Jobs that have not begun."""
-        return self._jobs.qsize()
-
     def submit(self, job: Callable[[int], T]) -> Future[T]:
         """Run `job(microseconds waited)` later.
 

@@ -128,12 +128,6 @@ class Terminal:
     def _put(self, mark: str, text: str) -> None:
         self._out.write(f"{mark}{text}{self._style.off}" if mark else text)
 
-    def end(self) -> None:
-        """Finish the line."""
-        self._begun, self._column, self._word = False, 0, []
-        self._out.write("\n")
-        self._out.flush()
-
 
 def _columns(text: str) -> int:
     if text.isascii():

@@ -94,7 +94,6 @@ class HandoffLoop:
         stats: counts what was shown, not what the device drafted unseen.
         tokens: shown so far.
         text: the device's own transcript.
-        ended: nothing follows the newest token.
     """
 
     def __init__(
@@ -105,7 +104,6 @@ class HandoffLoop:
     ) -> None:
         self.stats = Stats("handoff", threshold=handoff.threshold)
         self.tokens: list[Token] = []
-        self.ended = False
         self._device = replace(device, measure=True)
         self._handoff = handoff
         self._prompt = prompt
@@ -120,7 +118,7 @@ class HandoffLoop:
         try:
             with closing(self._local.events()) as drafting:
                 yield from self._decided(drafting)
-            self.ended = self.text.ended = True
+            self.text.ended = True
         finally:
             local = self._local.stats
             self.stats.drafts, self.stats.device_time = local.drafts, local.device_time

@@ -161,11 +161,6 @@ class RotationLoop:
             self._drop_pending()
             self.stats.elapsed = self.text.elapsed
 
-    @property
-    def ended(self) -> bool:
-        """Does nothing follow the newest token?"""
-        return self.text.ended
-
     def _take_turn(self, model: int) -> Iterator[Token]:
         """Score what is pending, settle what all have scored, propose what may follow."""
         if not self._pending:

@@ -353,7 +353,3 @@ class JtopSource:
         if not milliwatts > 0:
             raise SensorError(f"jtop reports {milliwatts:g} mW")
         return milliwatts * 1e-3
-
-    def close(self) -> None:
-        """Leave the service."""
-        self._jtop.close()

@@ -68,11 +68,6 @@ class Adaptive:
         if state is not None:
             self._resume(state)
 
-    @property
-    def mean_risk(self) -> float:
-        """The risk so far per token that was judged or uploaded; 0 before the first."""
-        return self.loss / self.tokens if self.tokens else 0.0
-
     def upload(self, draft: Draft, draws: Draws) -> bool:
         found = doubt(draft, self._ask_by)
         return found is None or found > self.threshold

@@ -88,11 +88,6 @@ class OnnxEngine:
             for part in ("key", "value")
         }
 
-    @property
-    def name(self) -> str:
-        """The folder's name: what people call this model."""
-        return self.path.resolve().name
-
     def eval(self, tokens: Sequence[int], rows: int = 1) -> Logits:
         before = self.length
         if before + len(tokens) > self.n_ctx:

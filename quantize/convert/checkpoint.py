@@ -95,11 +95,6 @@ class Checkpoint:
         path = self.folder / name
         return read_json(path) if path.exists() else {}
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all weights as stored."""
-        return sum(tensor.nbytes for tensor in self.tensors.values())
-
     def blocks(
         self, name: str, order: NDArray[np.intp] | None = None
     ) -> Iterator[NDArray[np.float32]]:

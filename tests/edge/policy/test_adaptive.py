@@ -173,7 +173,7 @@ def test_the_threshold_survives_a_restart(tmp_path: Path) -> None:
     policy.save()
     again = Adaptive(0.3, state=state, pair="a/b")
     assert again.threshold == policy.threshold < 0.3
-    assert (again.tokens, again.mean_risk) == (5, 0.5)
+    assert (again.tokens, again.loss) == (5, 2.5)
     assert [path.name for path in state.parent.iterdir()] == ["state.json"]
 
 
