@@ -91,7 +91,7 @@ def load(
     rows = _references(loaded, shapes, "before") if reference else []
     about = {**machine_info(), **build_info()}
     with _verifier(loaded) as (url, key, pid):
-        link = HttpLink(url, key, loaded.cloud.connect_timeout, _ca_file(loaded))
+        link = HttpLink(url, key, loaded.cloud.connect_timeout, loaded.cloud.ca_file)
         traces = record(loaded, link, say)
         info = link.info(Deadline(loaded.cloud.deadline))
         rate = device_rate(traces)
@@ -184,7 +184,3 @@ def _compare(rows: list[dict[str, Any]]) -> None:
             mean = sum(bare) / len(bare)
             row["of_bare"] = row["drafts_per_s"] / mean
             row["read_of_bare"] = row["positions_per_s"] and row["positions_per_s"] / mean
-
-
-def _ca_file(config: Config) -> str | None:
-    return str(config.cloud.ca_file) if config.cloud.ca_file else None

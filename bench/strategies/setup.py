@@ -67,14 +67,13 @@ def open_bench(
 
         elif needed:
             cloud = config.cloud
-            ca_file = str(cloud.ca_file) if cloud.ca_file else None
             url, key = cloud.url, api_key(config, os.environ)
             if url is None:
                 url, key = stack.enter_context(_own_verifier(config))
             counters = http_counters(url, key)
 
             def link() -> Meter:
-                return Meter(HttpLink(url, key, cloud.connect_timeout, ca_file))
+                return Meter(HttpLink(url, key, cloud.connect_timeout, cloud.ca_file))
 
         reader = _shadow_verifier(config, stack) if shadow else None
         wanted = any(case.reference is not None for case in cases)

@@ -133,9 +133,9 @@ def _verifier(
         return
     from ..link.http import HttpLink  # its library opens a socket when it is imported
 
-    ca_file = str(cloud.ca_file) if cloud.ca_file else None
     if cloud.url:
-        yield HttpLink(cloud.url, api_key(config, environment), cloud.connect_timeout, ca_file)
+        key = api_key(config, environment)
+        yield HttpLink(cloud.url, key, cloud.connect_timeout, cloud.ca_file)
         return
     missing = DemoVerifier.missing()
     if missing:
@@ -191,10 +191,9 @@ def endpoint_of(
     cloud = config.cloud
     if cloud.url is None:
         raise ConfigError("no endpoint is configured; give --cloud URL")
-    ca_file = str(cloud.ca_file) if cloud.ca_file else None
     return OpenAiEndpoint(
-        cloud.url, cloud.model, api_key(config, environment), cloud.connect_timeout,
-        cloud.deadline, ca_file, budget=budget if budget is not None and budget.counts else None,
+        cloud.url, cloud.model, api_key(config, environment), cloud.connect_timeout, cloud.deadline,
+        cloud.ca_file, budget=budget if budget is not None and budget.counts else None,
     )  # fmt: skip
 
 
@@ -311,10 +310,7 @@ def _require_kind(config: Config, wanted: Kind) -> None:
 
     cloud = config.cloud
     url = cloud.url or ""
-    found = kind_of(
-        url, api_key(config, os.environ), cloud.connect_timeout,
-        str(cloud.ca_file) if cloud.ca_file else None,
-    )  # fmt: skip
+    found = kind_of(url, api_key(config, os.environ), cloud.connect_timeout, cloud.ca_file)
     if found is None or found == wanted:
         return
     if found == "openai":

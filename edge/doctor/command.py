@@ -120,10 +120,7 @@ class Doctor:
             return None
         try:
             measured: Measured | CloudError = measure(
-                cloud.url,
-                api_key(config, self.environment),
-                str(cloud.ca_file) if cloud.ca_file else None,
-                cloud.connect_timeout,
+                cloud.url, api_key(config, self.environment), cloud.ca_file, cloud.connect_timeout
             )
         except CloudError as error:
             measured = error

@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import requests
 
@@ -33,7 +34,7 @@ class Measured:
     """Bits per second, of 64 KiB."""
 
 
-def measure(url: str, key: str | None, ca_file: str | None, timeout: float) -> Measured:
+def measure(url: str, key: str | None, ca_file: str | Path | None, timeout: float) -> Measured:
     """Ask and time it.
 
     Raises:
@@ -49,12 +50,12 @@ def measure(url: str, key: str | None, ca_file: str | None, timeout: float) -> M
 
 
 def _way(
-    url: str, key: str | None, ca_file: str | None, timeout: float
+    url: str, key: str | None, ca_file: str | Path | None, timeout: float
 ) -> tuple[float, float | None]:
     with requests.Session() as http:
         http.trust_env = False
         if ca_file:
-            http.verify = ca_file
+            http.verify = str(ca_file)
 
         def seconds(method: str, path: str, body: bytes = b"", **headers: str) -> float:
             begun = time.perf_counter()

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -62,14 +63,14 @@ class HttpLink:
         url: str,
         key: str | None = None,
         connect_timeout: float = 2.0,
-        ca_file: str | None = None,
+        ca_file: str | Path | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.url = _checked_url(url, key)
         self.traffic = Traffic()
         self._key = key
         self._connect_timeout = connect_timeout
-        self._ca_file = ca_file
+        self._ca_file = str(ca_file) if ca_file else True
         self._sleep = sleep
         self._adapter = ClosableAdapter()
         self._made: tuple[ClosableAdapter, Any, str] | None = None
@@ -91,9 +92,7 @@ class HttpLink:
         if made is not None and made[0] is adapter:
             return made[1:]
         with requests.Session() as session:
-            found: Any = session.merge_environment_settings(
-                self.url, {}, True, self._ca_file or True, None
-            )
+            found: Any = session.merge_environment_settings(self.url, {}, True, self._ca_file, None)
         if is_loopback(urlsplit(self.url).hostname or ""):
             found["proxies"] = {}  # whatever http_proxy says: the key stays here
         root = requests.Request("GET", self.url + "/").prepare()

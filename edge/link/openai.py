@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -59,7 +60,7 @@ class OpenAiEndpoint:
         key: str | None = None,
         connect_timeout: float = 2.0,
         deadline: float = 10.0,
-        ca_file: str | None = None,
+        ca_file: str | Path | None = None,
         breaker: Breaker | None = None,
         budget: Budget | None = None,
     ) -> None:
@@ -80,7 +81,7 @@ class OpenAiEndpoint:
         self._http.mount(f"{parts.scheme}://", self._adapter)
         self._http.headers["accept-encoding"] = "identity"
         self._http.trust_env = not is_loopback(parts.hostname or "")
-        self._http.verify = ca_file or True
+        self._http.verify = str(ca_file) if ca_file else True
         if key:
             self._http.headers["authorization"] = f"Bearer {key}"
 

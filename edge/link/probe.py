@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from pathlib import Path
 from typing import Literal
 
 from ...common.errors import CloudError, ConfigError
@@ -16,7 +17,7 @@ _SECONDS = 5.0
 
 
 def kind_of(
-    url: str, key: str | None = None, timeout: float = 2.0, ca_file: str | None = None
+    url: str, key: str | None = None, timeout: float = 2.0, ca_file: str | Path | None = None
 ) -> Kind | None:
     """A verifier answers /v1/info, an endpoint lists its models; None: neither does.
 
