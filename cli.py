@@ -24,7 +24,7 @@ from .common.streams import (
     open_closed_streams,
     write_failure,
 )
-from .configs.flags import conversation
+from .configs.flags import ConfigFile, Profile, conversation, load_and_tell
 from .lm.engines.llama_files import prepare_process
 from .models.command import register as register_models
 from .quantize.command import register as register_quantize
@@ -32,7 +32,6 @@ from .quantize.onnx.command import register as register_onnx
 
 if TYPE_CHECKING:
     from .configs.config import Config
-    from .configs.layers import Loaded
     from .edge.link.protocol import Link
     from .shell.tree import Command
 
@@ -113,8 +112,6 @@ def program(
 config_app = typer.Typer(help="See the configuration.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 
-Profile = Annotated[str | None, typer.Option(help="Named profile (default: demo).")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="Config file (TOML).")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object per line on stdout.")]
 Verbose = Annotated[
     bool,
@@ -259,7 +256,7 @@ def cloud_command(
         ("verifier", "engine", "n_threads"): threads,
         ("verifier", "engine", "n_gpu_layers"): gpu_layers,
     }
-    options = _load(profile, config, flags).config.verifier
+    options = load_and_tell(flags, profile, config).config.verifier
     try:
         from .cloud.command import run_verifier
     except ImportError as error:
@@ -341,17 +338,8 @@ def _tree() -> Command:
 @config_app.command("show")
 def config_show(profile: Profile = None, config: ConfigFile = None) -> None:
     """Print each value and where it came from."""
-    for key, value, origin in _load(profile, config, {}).rows():
+    for key, value, origin in load_and_tell({}, profile, config).rows():
         emit(f"{key} = {value!r}  # {origin}")
-
-
-def _load(profile: str | None, file: Path | None, flags: dict[tuple[str, ...], Any]) -> Loaded:
-    from .configs.layers import load_config
-
-    loaded = load_config(flags, profile, file)
-    for text in loaded.warnings:
-        complain(text)
-    return loaded
 
 
 _PARTS = (register_calibrate, register_quantize, register_onnx, register_models, register_bench)

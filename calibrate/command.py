@@ -11,6 +11,7 @@ import typer
 
 from ..common.errors import UsageError
 from ..common.streams import emit
+from ..configs.flags import ConfigFile, Profile
 
 if TYPE_CHECKING:
     from ..edge.policy.calibration import EstimatorName, ModelKey
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 
 WHOLE: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
 """The models' own distributions: what thresholds are measured under unless told."""
-
-Profile = Annotated[str | None, typer.Option(help="Named profile (default: demo).")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="Config file (TOML).")]
 
 
 def register(app: typer.Typer) -> None:

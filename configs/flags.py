@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
@@ -16,15 +16,20 @@ from ..common.streams import complain
 
 if TYPE_CHECKING:
     from .config import Config
+    from .layers import Loaded
 
 R = TypeVar("R")
+
+
+Profile = Annotated[str | None, typer.Option(help="Named profile (default: demo).")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="Config file (TOML).")]
 
 
 class _Flags:
     """Each flag of a conversation. None means "not given": lower layers decide."""
 
-    profile: Annotated[str | None, typer.Option(help="Named profile (default: demo).")]
-    config_file: Annotated[Path | None, typer.Option("--config", help="Config file (TOML).")]
+    profile: Profile
+    config_file: ConfigFile
     model: Annotated[str | None, typer.Option(help="Device model: a GGUF file or a shipped name.")]
     pair: Annotated[
         str | None,
@@ -156,6 +161,16 @@ class _AllFlags(_Flags):
     ]
 
 
+_NAMED_ALIKE = {
+    "strategy": (
+        "threshold", "calibration", "ask_by", "rate", "draft_limit", "window", "partner",
+        "ensemble", "weight", "mu", "alpha", "coupling", "estimator", "samples", "measure",
+        "pipelined",
+    ),
+    "sampler": ("temperature", "top_k", "top_p", "min_p"),
+    "chat": ("seed", "max_tokens", "system"),
+}  # fmt: skip
+
 FLAG_KEYS: dict[str, tuple[str, ...]] = {
     "model": ("device", "model"),
     "llm": ("verifier", "model"),
@@ -164,29 +179,7 @@ FLAG_KEYS: dict[str, tuple[str, ...]] = {
     "offline": ("cloud", "offline"),
     "require_cloud": ("cloud", "require"),
     "strategy": ("strategy", "name"),
-    "threshold": ("strategy", "threshold"),
-    "calibration": ("strategy", "calibration"),
-    "ask_by": ("strategy", "ask_by"),
-    "rate": ("strategy", "rate"),
-    "draft_limit": ("strategy", "draft_limit"),
-    "window": ("strategy", "window"),
-    "partner": ("strategy", "partner"),
-    "ensemble": ("strategy", "ensemble"),
-    "weight": ("strategy", "weight"),
-    "mu": ("strategy", "mu"),
-    "alpha": ("strategy", "alpha"),
-    "coupling": ("strategy", "coupling"),
-    "estimator": ("strategy", "estimator"),
-    "samples": ("strategy", "samples"),
-    "measure": ("strategy", "measure"),
-    "pipelined": ("strategy", "pipelined"),
-    "temperature": ("sampler", "temperature"),
-    "top_k": ("sampler", "top_k"),
-    "top_p": ("sampler", "top_p"),
-    "min_p": ("sampler", "min_p"),
-    "seed": ("chat", "seed"),
-    "max_tokens": ("chat", "max_tokens"),
-    "system": ("chat", "system"),
+    **{name: (section, name) for section, names in _NAMED_ALIKE.items() for name in names},
     "engine": ("device", "runtime"),
     "threads": ("device", "engine", "n_threads"),
     "gpu_layers": ("device", "engine", "n_gpu_layers"),
@@ -246,8 +239,6 @@ def configured(*names: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
 
 
 def _load(given: dict[str, Any]) -> Config:
-    from .layers import load_config
-
     if given.get("pipelined") is not None:
         given["pipelined"] = "on" if given["pipelined"] else "off"
     given = {name: None if value == [] else value for name, value in given.items()}
@@ -256,10 +247,19 @@ def _load(given: dict[str, Any]) -> Config:
     if given.get("pair") is not None:
         values |= {k: v for k, v in _pair(given).items() if values.get(k) is None}
         profile = profile or "pair"
-    loaded = load_config(values, profile, given["config_file"])
+    return load_and_tell(values, profile, given["config_file"]).config
+
+
+def load_and_tell(
+    flags: Mapping[tuple[str, ...], Any], profile: str | None, file: Path | None
+) -> Loaded:
+    """`load_config`, and what looks wrong on stderr."""
+    from .layers import load_config
+
+    loaded = load_config(flags, profile, file)
     for text in loaded.warnings:
         complain(text)
-    return loaded.config
+    return loaded
 
 
 def _pair(given: dict[str, Any]) -> dict[tuple[str, ...], Any]:
