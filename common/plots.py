@@ -226,7 +226,9 @@ def rejection_against_uncertainty(
 
 
 @contextmanager
-def figure(path: Path, width: float, height: float, columns: int = 1) -> Iterator[Any]:
+def figure(
+    path: Path, width: float, height: float, columns: int = 1, sharey: bool = True
+) -> Iterator[Any]:
     """Axes to draw on; saved to `path` when the block ends well."""
     try:
         from matplotlib import rc_context
@@ -249,7 +251,7 @@ def figure(path: Path, width: float, height: float, columns: int = 1) -> Iterato
     with rc_context(style):
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
-        yield figure.subplots(1, columns, sharey=True)
+        yield figure.subplots(1, columns, sharey=sharey)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=200, format="png", metadata={"Software": None})
 
