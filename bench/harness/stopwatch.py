@@ -7,29 +7,16 @@ each can be handed over inside a stopwatch.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import PrivateAttr
 
-from ...edge.cache import TokenCache
 from ...edge.chat.assistant import Assistant
-from ...edge.events import Draft, SkippedVerdict
-from ...edge.link.protocol import Deadline, Link, WrappedLink
-from ...edge.policy.policies import Policy
-from ...lm.draws import Draws
-from ...lm.engines.protocol import Engine, Logits
-from ...lm.engines.wrapped import WrappedEngine
 from ...lm.row import Row
 from ...lm.sampling import Distribution, Sampler
-from ...lm.uncertainty import Estimator
-
-if TYPE_CHECKING:
-    from ...wire.messages import Conflict, Info, Reply, Request
 
 PARTS = ("decode", "sampling", "uncertainty", "policy", "link")
 """`link` runs beside the loop; the loop's own waiting for it is in its statistics."""
@@ -62,32 +49,27 @@ def instrument(assistant: Assistant, watch: Stopwatch | None = None) -> Stopwatc
     device = assistant.device
     sampler = _TimedSampler(**device.sampler.model_dump())
     sampler._watch = watch
-    assistant.device = replace(
-        device,
-        cache=TokenCache(_TimedEngine(device.cache.engine, watch)),
-        sampler=sampler,
-        estimator=_timed_estimator(device.estimator, watch),
-    )
-    assistant.strategy = replace(
-        assistant.strategy, policy=_TimedPolicy(assistant.strategy.policy, watch)
-    )
+    estimator = _timed(device.estimator, watch, "uncertainty")
+    assistant.device = replace(device, sampler=sampler, estimator=estimator)
+    _time(device.cache.engine, watch, "decode", "eval", "truncate")
+    _time(assistant.strategy.policy, watch, "policy", "upload", "observe")
     if not assistant.session.is_offline:
-        assistant.session.link = _TimedLink(assistant.session.link, watch)
+        _time(assistant.session.link, watch, "link", "info", "verify")
     return watch
 
 
-class _TimedEngine(WrappedEngine):
-    def __init__(self, engine: Engine, watch: Stopwatch) -> None:
-        super().__init__(engine)
-        self._watch = watch
+def _timed(call: Callable[..., Any], watch: Stopwatch, part: str) -> Callable[..., Any]:
+    def timed(*given: Any, **more: Any) -> Any:
+        with watch.time(part):
+            return call(*given, **more)
 
-    def eval(self, tokens: Sequence[int], rows: int = 1) -> Logits:
-        with self._watch.time("decode"):
-            return super().eval(tokens, rows)
+    return timed
 
-    def truncate(self, n: int) -> None:
-        with self._watch.time("decode"):
-            super().truncate(n)
+
+def _time(target: object, watch: Stopwatch, part: str, *methods: str) -> None:
+    """Let some methods of this very object be timed; others of its class are not."""
+    for name in methods:
+        vars(target)[name] = _timed(getattr(target, name), watch, part)
 
 
 class _TimedSampler(Sampler):
@@ -96,60 +78,3 @@ class _TimedSampler(Sampler):
     def distribution(self, row: Row, wire_top: int = 64) -> Distribution:
         with self._watch.time("sampling"):
             return super().distribution(row, wire_top)
-
-
-def _timed_estimator(estimator: Estimator, watch: Stopwatch) -> Estimator:
-    def timed(
-        row: Row,
-        draft: int,
-        thetas: NDArray[np.float64],
-        perturbs: NDArray[np.float64],
-    ) -> float:
-        with watch.time("uncertainty"):
-            return estimator(row, draft, thetas, perturbs)
-
-    return timed
-
-
-class _TimedPolicy:
-    def __init__(self, policy: Policy, watch: Stopwatch) -> None:
-        self._policy, self._watch = policy, watch
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return self._policy.needs
-
-    @property
-    def audit_after(self) -> int | None:
-        return self._policy.audit_after
-
-    @property
-    def threshold(self) -> float | None:
-        return self._policy.threshold
-
-    def upload(self, draft: Draft, draws: Draws) -> bool:
-        with self._watch.time("policy"):
-            return self._policy.upload(draft, draws)
-
-    def observe(self, judged: SkippedVerdict) -> None:
-        with self._watch.time("policy"):
-            self._policy.observe(judged)
-
-    def save(self) -> None:
-        self._policy.save()
-
-
-class _TimedLink(WrappedLink):
-    def __init__(self, link: Link, watch: Stopwatch) -> None:
-        super().__init__(link)
-        self._watch = watch
-
-    def info(self, deadline: Deadline) -> Info:
-        with self._watch.time("link"):
-            return super().info(deadline)
-
-    def verify(
-        self, session_id: str, request: Request, n_vocab: int, deadline: Deadline
-    ) -> Reply | Conflict:
-        with self._watch.time("link"):
-            return super().verify(session_id, request, n_vocab, deadline)

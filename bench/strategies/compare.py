@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from tempfile import TemporaryDirectory
-from typing import Protocol
+from typing import Any, Protocol
 
 from ...common.errors import CloudError, DataError
 from ...common.prompts import Case, Message
@@ -190,23 +190,19 @@ class _LoopWriter:
         assert loop is not None  # noqa: S101 - it has been iterated
         assert not isinstance(loop, HandoffLoop)  # noqa: S101 - a strategy by token
         took = self._bench.clock() - begun
-        outcome = replace(count_reply(case.line, assistant.text, loop), seconds=took)
-        if (meter := self._meter) is not None:
-            outcome = replace(
-                outcome,
-                calls=len(meter.bodies),
-                bodies=meter.bodies,
-                requests=meter.requests,
-                payload_down=loop.stats.downlink_bytes,
-                wire_down=None if meter.requests is None else loop.stats.wire_down,
-            )
-        if (now := self._llm_work()) is None or llm is None:
-            outcome = replace(outcome, llm_passes=None, llm_positions=None)
-        else:
-            passes, positions = now.since(llm)
-            outcome = replace(outcome, llm_passes=passes, llm_positions=positions)
         own = self._engine.work.since(device)
-        outcome = replace(outcome, device_passes=own.passes, device_positions=own.positions)
+        counted: dict[str, Any] = {
+            "seconds": took, "device_passes": own.passes, "device_positions": own.positions,
+        }  # fmt: skip
+        if (meter := self._meter) is not None:
+            counted |= {
+                "calls": len(meter.bodies), "bodies": meter.bodies, "requests": meter.requests,
+                "payload_down": loop.stats.downlink_bytes,
+                "wire_down": None if meter.requests is None else loop.stats.wire_down,
+            }  # fmt: skip
+        if (now := self._llm_work()) is not None and llm is not None:
+            counted["llm_passes"], counted["llm_positions"] = now.since(llm)
+        outcome = replace(count_reply(case.line, assistant.text, loop), **counted)
         if isinstance(loop, ReplyLoop):
             self._bench.watch(case, loop)
         return self._look(outcome, case, loop)
