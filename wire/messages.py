@@ -244,18 +244,11 @@ class Reply:
         """MessagePack; betas as 32-bit floats."""
         body: bytes = msgpack.packb(
             [
-                self.id,
-                self.start,
-                self.binding,
-                self.accepted,
-                pack_ids(self.tokens),
-                self.proposal,
-                list(self.distributions),
-                np.asarray(self.betas, dtype="<f4").tobytes(),
-                self.held,
-                list(self.us),
+                self.id, self.start, self.binding, self.accepted, pack_ids(self.tokens),
+                self.proposal, list(self.distributions),
+                np.asarray(self.betas, dtype="<f4").tobytes(), self.held, list(self.us),
             ]
-        )
+        )  # fmt: skip
         return body
 
     def to_json(self) -> dict[str, Any]:

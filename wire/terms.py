@@ -88,15 +88,9 @@ class Settings(BaseModel):
             later.pop()
         target = None if self.target == LLM else self.target.model_dump()
         return [
-            _small(s.temperature),
-            s.top_k,
-            _small(s.top_p),
-            _small(s.min_p),
-            target,
-            self.seed,
-            self.origin,
-            *later,
-        ]
+            _small(s.temperature), s.top_k, _small(s.top_p), _small(s.min_p), target, self.seed,
+            self.origin, *later,
+        ]  # fmt: skip
 
     @staticmethod
     def unpack(value: Any) -> Settings:

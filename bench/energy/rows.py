@@ -5,18 +5,9 @@ from __future__ import annotations
 from .measure import EnergyReport
 
 COLUMNS = (
-    "status",
-    "source",
-    "idle_w",
-    "prompt_j_per_token",
-    "generation_j_per_token",
-    "j_per_token",
-    "j_per_reply",
-    "radio_j",
-    "hours_of_chat",
-    "n",
-    "flags",
-)
+    "status", "source", "idle_w", "prompt_j_per_token", "generation_j_per_token", "j_per_token",
+    "j_per_reply", "radio_j", "hours_of_chat", "n", "flags",
+)  # fmt: skip
 """What the Markdown table shows. All joules are above the idle baseline."""
 
 

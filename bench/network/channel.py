@@ -30,17 +30,9 @@ from ...common.errors import UsageError
 
 Fading = Literal["none", "rayleigh"]
 COLUMNS = (
-    "strategy",
-    "uplink",
-    "snr_db",
-    "fading",
-    "round_trip_ms",
-    "upload_ms",
-    "uplink_bytes_per_token",
-    "tokens_per_s",
-    "ratio_to_hlm",
-    "ratio_to_local",
-)
+    "strategy", "uplink", "snr_db", "fading", "round_trip_ms", "upload_ms",
+    "uplink_bytes_per_token", "tokens_per_s", "ratio_to_hlm", "ratio_to_local",
+)  # fmt: skip
 """What the Markdown table shows."""
 
 SNRS_DB = (0.0, 5.0, 10.0, 15.0, 20.0)

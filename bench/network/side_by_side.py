@@ -19,17 +19,9 @@ from .link_spec import LinkSpec
 from .real_link import HOWS, How, slow_link
 
 COLUMNS = (
-    "strategy",
-    "link",
-    "round_trip_ms",
-    "up_bps",
-    "modelled_tokens_per_s",
-    "measured_tokens_per_s",
-    "ratio",
-    "modelled_calls_per_token",
-    "measured_calls_per_token",
-    "n_tokens",
-)
+    "strategy", "link", "round_trip_ms", "up_bps", "modelled_tokens_per_s", "measured_tokens_per_s",
+    "ratio", "modelled_calls_per_token", "measured_calls_per_token", "n_tokens",
+)  # fmt: skip
 
 _PER_RUN_S = 600.0
 

@@ -26,19 +26,9 @@ from ...lm.gguf.check import check
 from ..harness.machine import build_info, machine_info
 
 COLUMNS = (
-    "model_filename",
-    "model_type",
-    "n_threads",
-    "runner",
-    "n_prompt",
-    "n_gen",
-    "n_depth",
-    "avg_ts",
-    "stddev_ts",
-    "median_ts",
-    "ratio_to_bare",
-    "n",
-)
+    "model_filename", "model_type", "n_threads", "runner", "n_prompt", "n_gen", "n_depth", "avg_ts",
+    "stddev_ts", "median_ts", "ratio_to_bare", "n",
+)  # fmt: skip
 """What the Markdown table shows."""
 
 
