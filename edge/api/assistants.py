@@ -8,6 +8,7 @@ session; the ids that the device has read stay.
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...common.errors import UsageError
 from ...common.prompts import Message
-from ...configs.config import Config, StrategyName, StrategyOptions
+from ...configs.config import Config, StrategyOptions
 from ...configs.layers import changed
 from ...lm.engines.protocol import Matching
 from ..chat.adjust import PIPELINED, choose, handing
@@ -24,7 +25,6 @@ from ..chat.assistant import Assistant
 from ..chat.binding import GrammarText, grammars_of, require_alone
 from ..decode.handoff import Handoff
 from ..events import Event
-from ..link.budget import Budget
 from ..link.protocol import Link
 from ..link.session import Prompt
 from ..policy.reward import RewardHead
@@ -78,6 +78,9 @@ class _Continuer(Assistant):
 class Assistants:
     """The models of a configuration, loaded; close it when done.
 
+    Attributes:
+        base: what every reply has in common.
+
     Args:
         config: all options; those of a reply may differ from it.
         notify: takes one line for the user.
@@ -100,9 +103,8 @@ class Assistants:
         self._notify = notify
         self._stack = ExitStack()
         self._grammars: Grammars | None = None
-        self._base = self._stack.enter_context(assemble(config, notify, link, environment))
-        base = self._base
-        made = _Made(base.strategy, base.device.head, base.handoff)
+        self.base = self._stack.enter_context(assemble(config, notify, link, environment))
+        made = _Made(self.base.strategy, self.base.device.head, self.base.handoff)
         self._strategies: dict[StrategyOptions, _Made] = {config.strategy: made}
 
     def close(self) -> None:
@@ -154,7 +156,7 @@ class Assistants:
         config = changed(self.config, values, "option") if values else self.config
         options = config.strategy
         strategy, head, handoff = self._strategy(config)
-        base = self._base
+        base = self.base
         if grammar is not None:
             require_alone(strategy, base.session)
         device = replace(
@@ -166,7 +168,7 @@ class Assistants:
             strategy,
             system=config.chat.system,
             max_tokens=config.chat.max_tokens,
-            seed=self._seed(config),
+            seed=secrets.randbits(63) if config.chat.seed is None else config.chat.seed,
             pipelined=PIPELINED[options.pipelined],
             budget=base.budget,
             handoff=handoff,
@@ -178,30 +180,11 @@ class Assistants:
         except UsageError as error:
             raise PromptTooLong(str(error)) from None
 
-    @property
-    def strategies(self) -> tuple[StrategyName, ...]:
-        """Those that a reply can choose from, with what was loaded."""
-        return self._base.strategies
-
-    @property
-    def scores(self) -> dict[str, str | None]:
-        """What the threshold of each of them is of; None: it has none."""
-        by = self.config.strategy.ask_by
-        return {name: StrategyOptions(name=name, ask_by=by).score for name in self.strategies}
-
-    @staticmethod
-    def _seed(config: Config) -> int:
-        return (
-            int.from_bytes(os.urandom(8), "big") >> 1
-            if config.chat.seed is None
-            else (config.chat.seed)
-        )
-
     def _strategy(self, config: Config) -> _Made:
         """The strategy of some options, and what it asks; made once."""
         if (known := self._strategies.get(config.strategy)) is not None:
             return known
-        base, name, handoff = self._base, config.strategy.name, None
+        base, name, handoff = self.base, config.strategy.name, None
         base.require(name)
         more = base.device, base.session
         strategy, head = choose(config, *more, self._notify, self._environment)
@@ -212,31 +195,3 @@ class Assistants:
             del self._strategies[next(iter(self._strategies))]
         self._strategies[config.strategy] = made = _Made(strategy, head, handoff)
         return made
-
-    @property
-    def device_name(self) -> str:
-        """Name of the device model."""
-        return str(self.config.device.model).rsplit("/", 1)[-1].removesuffix(".gguf")
-
-    @property
-    def n_ctx(self) -> int:
-        """Tokens that the device's context holds."""
-        return self._base.device.cache.engine.n_ctx
-
-    @property
-    def budget(self) -> Budget | None:
-        """What the cloud may cost; None: nothing is counted."""
-        return self._base.budget
-
-    @property
-    def has_verifier(self) -> bool:
-        """Is there a session with a verifier?"""
-        return not self._base.session.is_offline or (
-            self._base.handoff is not None and self._base.handoff.endpoint is not None
-        )
-
-    @property
-    def verifier_name(self) -> str | None:
-        """Model of the verifier, once it has told."""
-        info = self._base.session.info
-        return None if info is None else info.model

@@ -12,7 +12,7 @@ from typing import Any
 from ...common.errors import UsageError
 from ...common.prompts import Message
 from ...common.worker import Worker
-from ...configs.config import Config
+from ...configs.config import Config, StrategyName, StrategyOptions
 from ...configs.layers import load_config
 from ..chat.binding import GrammarText
 from ..link.budget import Budget
@@ -195,37 +195,41 @@ class Hybrid:
     @property
     def device(self) -> str:
         """Name of the device model."""
-        return self._assistants.device_name
+        return str(self.config.device.model).rsplit("/", 1)[-1].removesuffix(".gguf")
 
     @property
     def verifier(self) -> str | None:
         """Name of the verifier's model, once it has told; None before, or without one."""
-        return self._assistants.verifier_name
+        info = self._assistants.base.session.info
+        return None if info is None else info.model
 
     @property
     def budget(self) -> Budget | None:
         """What the cloud may cost, and has cost; None: nothing is counted."""
-        return self._assistants.budget
+        return self._assistants.base.budget
 
     @property
     def has_verifier(self) -> bool:
         """Is there one to ask, whether or not it answers just now?"""
-        return self._assistants.has_verifier
+        base = self._assistants.base
+        handed = base.handoff is not None and base.handoff.endpoint is not None
+        return handed or not base.session.is_offline
 
     @property
-    def strategies(self) -> tuple[str, ...]:
+    def strategies(self) -> tuple[StrategyName, ...]:
         """What a reply can choose from, with what was loaded."""
-        return self._assistants.strategies
+        return self._assistants.base.strategies
 
     @property
     def scores(self) -> dict[str, str | None]:
         """What the threshold of each of `strategies` is of; None: it has none."""
-        return self._assistants.scores
+        by = self.config.strategy.ask_by
+        return {name: StrategyOptions(name=name, ask_by=by).score for name in self.strategies}
 
     @property
     def n_ctx(self) -> int:
         """Tokens that the device's context holds, prompt and reply together."""
-        return self._assistants.n_ctx
+        return self._assistants.base.device.cache.engine.n_ctx
 
     def _thread(self) -> Worker:
         if self._worker is None:

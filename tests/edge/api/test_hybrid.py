@@ -60,7 +60,7 @@ def test_each_verdict_has_its_provenance(
 
 
 def test_options_of_a_reply_hold_for_it_alone_and_load_nothing(pair: Hybrid) -> None:
-    engine = pair._assistants._base.device.cache.engine
+    engine = pair._assistants.base.device.cache.engine
     before = pair.generate(ASKED).read()
     assert pair.generate(ASKED, strategy="local").read().stats.uploads == 0
     assert pair.generate(ASKED, threshold=-1).read().stats.uploads == before.stats.tokens
@@ -68,7 +68,7 @@ def test_options_of_a_reply_hold_for_it_alone_and_load_nothing(pair: Hybrid) -> 
     assert pair.generate(ASKED, seed=5, temperature=1.5).read().text != before.text
     again = pair.generate(ASKED).read()
     assert (again.text, again.stats.uploads) == (before.text, before.stats.uploads)
-    assert pair._assistants._base.device.cache.engine is engine
+    assert pair._assistants.base.device.cache.engine is engine
 
 
 def test_another_strategy_brings_the_threshold_of_its_own_score(pair: Hybrid) -> None:
@@ -120,7 +120,7 @@ def test_a_reply_is_bound_where_the_device_writes_alone(pair: Hybrid, alone: Hyb
 
 
 def test_the_second_turn_reads_nothing_of_the_first_again(alone: Hybrid) -> None:
-    engine = alone._assistants._base.device.cache.engine
+    engine = alone._assistants.base.device.cache.engine
     first = alone.chat("What is the capital of Peru?")
     known = engine.length
     read: list[int] = []
