@@ -32,12 +32,9 @@ def check_memory(machine: Machine, header: Header, options: EngineOptions, n_ctx
     needed = need(header, options, n_ctx)
     cache = cache_bytes(header, options, n_ctx)
     facts = {
-        "needed_bytes": needed,
-        "cache_bytes": cache,
-        "available_bytes": machine.available,
-        "total_bytes": machine.memory,
-        "n_ctx": n_ctx,
-    }
+        "needed_bytes": needed, "cache_bytes": cache, "available_bytes": machine.available,
+        "total_bytes": machine.memory, "n_ctx": n_ctx,
+    }  # fmt: skip
     if machine.available is None or machine.memory is None:
         return Finding("memory", "warn", "the system does not say how much is free", "", facts)
     free = f"{human_bytes(machine.available)} of {human_bytes(machine.memory)} free"
@@ -49,9 +46,9 @@ def check_memory(machine: Machine, header: Header, options: EngineOptions, n_ctx
     )
     advice = "a smaller n_ctx, cache_type_k and cache_type_v = 'q8_0', or a smaller model"
     if needed > machine.available:
-        level = "fail" if needed > machine.memory else "warn"
-        more = "" if level == "fail" else " now"
-        return Finding("memory", level, f"{text}: too little{more}", advice, facts)  # type: ignore[arg-type]
+        if needed > machine.memory:
+            return Finding("memory", "fail", f"{text}: too little", advice, facts)
+        return Finding("memory", "warn", f"{text}: too little now", advice, facts)
     if needed > 0.8 * machine.available:
         return Finding("memory", "warn", f"{text}: tight", advice, facts)
     return Finding("memory", "ok", text, "", facts)
@@ -61,11 +58,9 @@ def check_threads(machine: Machine, options: EngineOptions) -> Finding:
     """More threads than cores: each pass waits for the thread that has none."""
     threads = max(options.n_threads, options.n_threads_batch)
     facts = {
-        "cores": machine.cores,
-        "processors": machine.logical,
-        "n_threads": options.n_threads,
+        "cores": machine.cores, "processors": machine.logical, "n_threads": options.n_threads,
         "n_threads_batch": options.n_threads_batch,
-    }
+    }  # fmt: skip
     text = (
         f"cores: {machine.cores}; threads for single tokens: {options.n_threads}, "
         f"for many: {options.n_threads_batch}"
@@ -124,8 +119,7 @@ def check_clock(root: Path, installed: Path, now: Callable[[], float] = time.tim
         text = "the clock is before the day of the installation: certificates are not trusted"
         return Finding("clock", "fail", text, advice, facts)
     if (root / "run/systemd/timesync").is_dir():
-        synchronized = (root / "run/systemd/timesync/synchronized").exists()
-        if not synchronized:
+        if not (root / "run/systemd/timesync/synchronized").exists():
             return Finding("clock", "warn", "not yet set over the network", advice, facts)
         return Finding("clock", "ok", "set over the network", "", facts)
     return Finding("clock", "ok", "plausible; whether it is set is not known", "", facts)
@@ -137,10 +131,5 @@ def check_energy(sensors: Sensors) -> Finding:
     if sensors.sources:
         return Finding("energy", "ok", "; ".join(s.label for s in sensors.sources), "", facts)
     reasons = "; ".join(f"{name}: {why}" for name, why in sensors.missing.items())
-    return Finding(
-        "energy",
-        "ok",
-        f"not measured ({reasons})",
-        "to measure it, put a meter at the plug: uhlm-edge bench energy --help",
-        facts,
-    )
+    advice = "to measure it, put a meter at the plug: uhlm-edge bench energy --help"
+    return Finding("energy", "ok", f"not measured ({reasons})", advice, facts)

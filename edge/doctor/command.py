@@ -141,25 +141,19 @@ class Doctor:
             return Finding("calibration", "warn", "not looked for: the model did not load")
         path = find_model(config.device.model)
         vocabulary = (int(fingerprint[0]), str(fingerprint[1]))
-        digest = model_digest(path)
-        own = ModelKey(name=_name(path), vocabulary=vocabulary, digest=digest)
+        own = ModelKey(name=_name(path), vocabulary=vocabulary, digest=model_digest(path))
         cloud = None
         if info is not None:
             cloud = ModelKey(name=info.model, vocabulary=tuple(info.fingerprint))
         elif config.cloud.demo and not config.cloud.url:
-            path = find_model(config.verifier.model)
-            cloud = ModelKey(name=_name(path), vocabulary=vocabulary)
+            cloud = ModelKey(name=_name(find_model(config.verifier.model)), vocabulary=vocabulary)
         try:
             tuning = find_tuning(config, own, cloud, self.environment)
         except UhlmError as error:
             return Finding("calibration", "fail", str(error), "run `uhlm-edge calibrate`")
         if tuning is None:
-            return Finding(
-                "calibration",
-                "warn",
-                "none of this pair: the published threshold 0.073 of another pair is used",
-                "run `uhlm-edge calibrate` for this pair",
-            )
+            text = "none of this pair: the published threshold 0.073 of another pair is used"
+            return Finding("calibration", "warn", text, "run `uhlm-edge calibrate` for this pair")
         name = tuning.calibration.name
         if advice := tuning.advice(config.strategy):
             return Finding("calibration", "warn", f"{name}: {advice}", "the threshold adapts")
@@ -181,8 +175,7 @@ def run_doctor(
     findings = list(doctor.examine(flags, profile, file))
     level = worst(findings)
     if as_json:
-        rows = [finding.row() for finding in findings]
-        typer.echo(json.dumps({"level": level, "findings": rows}))
+        typer.echo(json.dumps({"level": level, "findings": [each.row() for each in findings]}))
     else:
         emit(render(findings))
     if level == "fail":

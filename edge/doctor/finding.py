@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from ...common.text import one_line
@@ -32,13 +32,7 @@ class Finding:
 
     def row(self) -> dict[str, Any]:
         """For JSON."""
-        return {
-            "check": self.check,
-            "level": self.level,
-            "text": self.text,
-            "advice": self.advice or None,
-            "facts": dict(self.facts),
-        }
+        return {**asdict(self), "advice": self.advice or None}
 
 
 def worst(findings: Sequence[Finding]) -> Level:

@@ -11,25 +11,12 @@ from .finding import Finding
 from .trial import Trial
 
 # What llama.cpp calls a feature, and what the kernel does.
-_ARM = {
-    "DOTPROD": "asimddp",
-    "FP16_VA": "fphp",
-    "MATMUL_INT8": "i8mm",
-    "SVE": "sve",
-}
+_ARM = {"DOTPROD": "asimddp", "FP16_VA": "fphp", "MATMUL_INT8": "i8mm", "SVE": "sve"}
 _X86 = {
-    "SSSE3": "ssse3",
-    "AVX": "avx",
-    "AVX2": "avx2",
-    "F16C": "f16c",
-    "FMA": "fma",
-    "BMI2": "bmi2",
-    "AVX_VNNI": "avx_vnni",
-    "AVX512": "avx512f",
-    "AVX512_VBMI": "avx512vbmi",
-    "AVX512_VNNI": "avx512_vnni",
-    "AVX512_BF16": "avx512_bf16",
-}
+    "SSSE3": "ssse3", "AVX": "avx", "AVX2": "avx2", "F16C": "f16c", "FMA": "fma", "BMI2": "bmi2",
+    "AVX_VNNI": "avx_vnni", "AVX512": "avx512f", "AVX512_VBMI": "avx512vbmi",
+    "AVX512_VNNI": "avx512_vnni", "AVX512_BF16": "avx512_bf16",
+}  # fmt: skip
 
 
 def compiled(system_info: str) -> set[str]:
@@ -62,66 +49,43 @@ def check_build(machine: Machine, trial: Trial) -> Finding:
     names = _ARM if machine.architecture == "aarch64" else _X86
     used = compiled(system_info)
     facts = {"system_info": system_info or None, "features": sorted(machine.features)}
-    command = rebuild(machine)
+    advice = f"compile it here: {rebuild(machine)}"
     if trial.signal == "SIGILL":
-        return Finding(
-            "processor",
-            "fail",
-            f"this build of llama.cpp uses instructions that the processor lacks (step: "
-            f"{trial.step})",
-            f"compile it here: {command}",
-            facts,
-        )
+        text = "this build of llama.cpp uses instructions that the processor lacks"
+        return Finding("processor", "fail", f"{text} (step: {trial.step})", advice, facts)
     if not used or not machine.features:
         missing = "the build does not say what it uses" if not used else ""
         text = missing or "the processor does not say what it has"
         return Finding("processor", "warn", f"{text}; nothing to compare", "", facts)
     lacking = [n for n, kernel in names.items() if n in used and kernel not in machine.features]
     if lacking:
-        return Finding(
-            "processor",
-            "fail",
-            f"this build uses {', '.join(lacking)}, which the processor lacks",
-            f"compile it here: {command}",
-            facts,
-        )
+        text = f"this build uses {', '.join(lacking)}, which the processor lacks"
+        return Finding("processor", "fail", text, advice, facts)
     unused = [n for n, kernel in names.items() if n not in used and kernel in machine.features]
     if unused:
-        return Finding(
-            "processor",
-            "warn",
-            f"the processor has {', '.join(unused)}, and this build does not use it: slower",
-            f"compile it here: {command}",
-            facts,
-        )
+        text = f"the processor has {', '.join(unused)}, and this build does not use it: slower"
+        return Finding("processor", "warn", text, advice, facts)
     used_names = ", ".join(n for n in names if n in used) or "the baseline"
-    return Finding(
-        "processor", "ok", f"{machine.architecture}, build fits: {used_names}", "", facts
-    )
+    text = f"{machine.architecture}, build fits: {used_names}"
+    return Finding("processor", "ok", text, "", facts)
 
 
 def check_runtime(machine: Machine, folder: Path | None) -> Finding:
     """Is llama.cpp installed, and does it share its C++ runtime with the rest of the process?"""
     if folder is None:
-        return Finding(
-            "C++ runtime",
-            "fail",
-            "llama-cpp-python is not installed",
-            f"install it: {rebuild(machine)}",
-        )
+        advice = f"install it: {rebuild(machine)}"
+        return Finding("C++ runtime", "fail", "llama-cpp-python is not installed", advice)
     own = has_own_cpp_runtime(folder)
     if own is None:
         return Finding("C++ runtime", "warn", f"no libggml-base in {folder}: not looked at")
     if own:
         command = rebuild(machine, "CC=/usr/bin/gcc CXX=/usr/bin/g++ CUDAHOSTCXX=/usr/bin/g++")
-        return Finding(
-            "C++ runtime",
-            "warn",
+        text = (
             "llama.cpp was linked with a libstdc++ of its own: a program that imports numpy before "
-            "llama_cpp crashes when it loads a model (uhlm-edge imports llama_cpp first)",
-            f"compile it with the system's compiler: {command}",
-            {"own_runtime": True},
+            "llama_cpp crashes when it loads a model (uhlm-edge imports llama_cpp first)"
         )
+        advice = f"compile it with the system's compiler: {command}"
+        return Finding("C++ runtime", "warn", text, advice, {"own_runtime": True})
     return Finding("C++ runtime", "ok", "shared with the system", "", {"own_runtime": False})
 
 
@@ -140,11 +104,6 @@ def check_speed(machine: Machine, trial: Trial) -> Finding:
     text = f"loads and writes {speed:.3g} tokens/s on {backend}"
     is_jetson = bool(machine.board and re.search("Jetson|Orin", machine.board))
     if is_jetson and not trial.facts.get("supports_gpu"):
-        return Finding(
-            "model",
-            "warn",
-            f"{text}; the GPU is not used: this build has no CUDA",
-            f"compile it here: {rebuild(machine)}",
-            facts,
-        )
+        text += "; the GPU is not used: this build has no CUDA"
+        return Finding("model", "warn", text, f"compile it here: {rebuild(machine)}", facts)
     return Finding("model", "ok", text, "", facts)

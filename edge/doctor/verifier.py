@@ -60,13 +60,9 @@ def _way(
         def seconds(method: str, path: str, body: bytes = b"", **headers: str) -> float:
             begun = time.perf_counter()
             http.request(
-                method,
-                url + path,
-                data=body or None,
-                headers=headers,
-                timeout=max(timeout, 10.0),
-                allow_redirects=False,
-            )
+                method, url + path, data=body or None, headers=headers,
+                timeout=max(timeout, 10.0), allow_redirects=False,
+            )  # fmt: skip
             return time.perf_counter() - begun
 
         seconds("GET", "/health")  # the connection itself
@@ -81,15 +77,12 @@ def _way(
 def check_verifier(measured: Measured | CloudError, required: bool) -> Finding:
     """Reachable, of which level, how far."""
     if isinstance(measured, CloudError):
-        level = "fail" if required else "warn"
         text = f"{measured}; the device answers alone"
-        return Finding("verifier", level, text, "start it, or give the right --cloud URL and key")  # type: ignore[arg-type]
+        advice = "start it, or give the right --cloud URL and key"
+        return Finding("verifier", "fail" if required else "warn", text, advice)
     info, round_trip, upload = measured.info, measured.round_trip, measured.upload
     facts = {
-        "model": info.model,
-        "level": info.level,
-        "version": info.version,
-        "n_ctx": info.n_ctx,
+        **info.model_dump(include={"model", "level", "version", "n_ctx"}),
         "round_trip_ms": None if round_trip is None else round(1e3 * round_trip, 2),
         "upload_bits_per_second": None if upload is None else round(upload),
     }
@@ -112,10 +105,9 @@ def check_vocabulary(info: Info, fingerprint: tuple[int, str] | None) -> Finding
         return Finding("vocabulary", "warn", "not compared: the device's model did not load")
     if tuple(fingerprint) == tuple(info.fingerprint):
         return Finding("vocabulary", "ok", f"the same {fingerprint[0]:,} tokens on both sides")
-    return Finding(
-        "vocabulary",
-        "fail",
+    text = (
         f"{fingerprint[0]:,} tokens on the device, {info.fingerprint[0]:,} on the verifier, and "
-        "they do not mean the same",
-        "use two models of one family: `uhlm-edge models list` names some",
+        "they do not mean the same"
     )
+    advice = "use two models of one family: `uhlm-edge models list` names some"
+    return Finding("vocabulary", "fail", text, advice)
