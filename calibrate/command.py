@@ -202,11 +202,7 @@ def calibrate(
 
 
 def _targets(sources: Sequence[Path], out: Path | None, folder: Path) -> list[Path]:
-    """The file of each text.
-
-    Raises:
-        UsageError: a name that is none, or two texts of one name.
-    """
+    """The file of each text."""
     if len(sources) == 1 and out is not None:
         if out.suffix != ".json":
             raise UsageError(f"--out {out}: the name must end with .json")

@@ -146,11 +146,7 @@ def _run(
 
 
 def _explain(src: Path, type_name: str, lines: list[str]) -> None:
-    """Turn what llama.cpp said into one line.
-
-    Raises:
-        ModelError, ResourceError: always.
-    """
+    """Turn what llama.cpp said into one line."""
     said = [line for line in lines if re.search(r"error|failed|missing|disabled", line, re.I)]
     text = " ".join(said).lower()
     if "no space" in text or "iostream error" in text or "basic_ios" in text:

@@ -245,11 +245,7 @@ def _make_imatrix(original: Path, path: Path, request: QuantizeRequest, progress
 
 
 def _try_model(path: Path) -> None:
-    """Load a finished file and run one pass.
-
-    Raises:
-        ModelError: it does not load, or its logits are not numbers; the file is removed.
-    """
+    """Load a finished file and run one pass."""
     engine = LlamaEngine(path, EngineOptions(n_ctx=64, n_threads=1, n_threads_batch=1))
     try:
         ids = engine.vocab.tokenize("Hello 1")[:32] or [0]

@@ -155,12 +155,7 @@ def _endpoint(
     environment: Mapping[str, str],
     budget: Budget,
 ) -> Iterator[OpenAiEndpoint | None]:
-    """To whom strategy `handoff` hands a reply over; None for the other strategies, or nobody.
-
-    Raises:
-        CloudError: there is nobody, and the configuration requires somebody.
-        ConfigError: the URL is a verifier's.
-    """
+    """To whom strategy `handoff` hands a reply over; None for the other strategies, or nobody."""
     cloud = config.cloud
     if config.strategy.name != "handoff":
         yield None
@@ -247,12 +242,7 @@ def _engine(config: Config, prompts: Path | None) -> tuple[Engine, str]:
 
 
 def _partners(config: Config, device: Device) -> Partners:
-    """The further models of an ensemble on this device.
-
-    Raises:
-        ModelError: one is refused.
-        VocabularyMismatch: one has another vocabulary.
-    """
+    """The further models of an ensemble on this device."""
     from ...lm.engines.llama import LlamaEngine
 
     shares_of(config.strategy.weight, len(config.strategy.partner) + 1)  # refused before a load
@@ -283,10 +273,6 @@ def _connect(config: Config, session: Session, endpoint: Endpoint | None) -> str
 
     No text of the user leaves, and a pair that does not fit is refused before anything is written.
     The demo's fits.
-
-    Raises:
-        CloudError: there is no answer, and the configuration requires one.
-        ConfigError: what answers is of the other kind.
     """
     if (endpoint is None and session.is_offline) or not (config.cloud.url or config.cloud.require):
         return None

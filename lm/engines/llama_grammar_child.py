@@ -91,11 +91,7 @@ class Reader:
 
 
 def _gbnf(schema: str) -> str:
-    """The grammar of a JSON schema, by llama.cpp's own conversion. It fetches nothing.
-
-    Raises:
-        Refused: it is no schema that can be converted.
-    """
+    """The grammar of a JSON schema, by llama.cpp's own conversion. It fetches nothing."""
     try:
         return str(json_schema_to_gbnf(schema))
     except RecursionError:

@@ -105,11 +105,7 @@ def convert(
 
 
 def _plan(checkpoint: Checkpoint, layout: Layout, dtype: str) -> list[PlannedTensor]:
-    """The tensors to write, the embedding first.
-
-    Raises:
-        ModelError: one is missing, has another shape, or is not known.
-    """
+    """The tensors to write, the embedding first."""
     names = _gguf_names(checkpoint, layout)
     embedding = names.get("token_embd.weight")
     if embedding is None:
@@ -151,11 +147,7 @@ def _plan(checkpoint: Checkpoint, layout: Layout, dtype: str) -> list[PlannedTen
 
 
 def _gguf_names(checkpoint: Checkpoint, layout: Layout) -> dict[str, str]:
-    """GGUF name -> name in the folder.
-
-    Raises:
-        ModelError: a tensor that the family does not know.
-    """
+    """GGUF name -> name in the folder."""
     import gguf
 
     arch = next(a for a, name in gguf.MODEL_ARCH_NAMES.items() if name == layout.family.arch)
@@ -182,9 +174,6 @@ def _try_vocabulary(
 
     Ids that must end a text and that llama.cpp does not know by their name are put into its keys
     for further end ids.
-
-    Raises:
-        ModelError: the ids differ, or there are more such end ids than keys.
     """
     from .llama_tokens import compare_ids, missing_ends, open_vocabulary
 

@@ -150,11 +150,7 @@ _PRE_TOKENIZERS = {
 
 
 def _pre_name(content: Mapping[str, Any]) -> str:
-    """llama.cpp's name of the pre-tokenizer.
-
-    Raises:
-        ModelError: it has none for this rule.
-    """
+    """llama.cpp's name of the pre-tokenizer."""
     rule: list[str] = []
     for step in _parts(content.get("pre_tokenizer"), "pretokenizers"):
         match step.get("type"):

@@ -129,11 +129,7 @@ def _blocks(
 
 
 def _narrow(block: NDArray[np.float32], dtype: str, name: str) -> NDArray[Any]:
-    """float32 as F32, F16 or BF16 (rounded to even, as uint16).
-
-    Raises:
-        ModelError: a weight is too large for F16.
-    """
+    """float32 as F32, F16 or BF16 (rounded to even, as uint16)."""
     if dtype == "F16":
         with np.errstate(over="ignore"):
             half = block.astype("<f2")

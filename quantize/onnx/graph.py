@@ -349,11 +349,7 @@ class _Builder:
 
 
 def _frequencies(rope: Rope, size: int, local: bool) -> tuple[NDArray[np.float32], float]:
-    """Radians per position of the size / 2 pairs, and a factor for queries and keys.
-
-    Raises:
-        ModelError: a kind of scaling that is not known here.
-    """
+    """Radians per position of the size / 2 pairs, and a factor for queries and keys."""
     base = rope.base_local if local and rope.base_local else rope.base
     steps: NDArray[np.float64] = base ** (-np.arange(0, size, 2, dtype=np.float64) / size)
     if local or rope.kind == "default":
