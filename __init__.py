@@ -30,21 +30,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "AsyncReply",
-    "CloudError",
-    "ConfigError",
-    "EngineError",
-    "Hybrid",
-    "ModelError",
-    "Reply",
-    "SkippedVerdict",
-    "Stats",
-    "Token",
-    "UhlmError",
-    "UsageError",
-    "__version__",
-    "provenance",
-]
+    "AsyncReply", "CloudError", "ConfigError", "EngineError", "Hybrid", "ModelError", "Reply",
+    "SkippedVerdict", "Stats", "Token", "UhlmError", "UsageError", "__version__", "provenance",
+]  # fmt: skip
 
 _HOME = {
     **dict.fromkeys(["CloudError", "ConfigError", "EngineError"], "common.errors"),

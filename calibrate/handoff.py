@@ -138,18 +138,12 @@ def calibrate_handoff(
     cases = with_answers(prompts)
     digest = hashlib.sha256(prompts.read_bytes()).hexdigest()
     about: dict[str, Any] = {
-        "device": key.model_dump(mode="json"),
-        "endpoint": endpoint,
-        "sampler": config.sampler.model_dump(),
-        "estimator": config.strategy.estimator,
-        "by": config.strategy.ask_by,
-        "samples": config.strategy.samples,
-        "window": config.strategy.window,
-        "seed": seed,
-        "max_tokens": config.chat.max_tokens,
-        "prompts": prompts.name,
-        "prompts_digest": digest,
-    }
+        "device": key.model_dump(mode="json"), "endpoint": endpoint,
+        "sampler": config.sampler.model_dump(), "estimator": config.strategy.estimator,
+        "by": config.strategy.ask_by, "samples": config.strategy.samples,
+        "window": config.strategy.window, "seed": seed, "max_tokens": config.chat.max_tokens,
+        "prompts": prompts.name, "prompts_digest": digest,
+    }  # fmt: skip
     header = json.dumps(about, sort_keys=True)
     with kept_rows(out, header, lambda line: Row(**json.loads(line))) as (rows, keep):
         del rows[len(cases) :]
@@ -172,17 +166,12 @@ def summarise(rows: Sequence[Row], about: dict[str, Any], name: str) -> HandoffC
     points = curve(learnt)
     chosen = choose(points)
     return HandoffCalibration(
-        **about,
-        name=name,
-        made=date.today().isoformat(),
-        rows=(len(learnt), len(held_out)),
-        loss=LOSS,
-        chosen=chosen,
-        held_out=at(held_out, chosen.threshold),
+        **about, name=name, made=date.today().isoformat(), rows=(len(learnt), len(held_out)),
+        loss=LOSS, chosen=chosen, held_out=at(held_out, chosen.threshold),
         device_alone=sum(row.device_right for row in held_out) / len(held_out),
         endpoint_alone=sum(row.cloud_right for row in held_out) / len(held_out),
         curve=tuple(points),
-    )
+    )  # fmt: skip
 
 
 def describe(made: HandoffCalibration) -> str:

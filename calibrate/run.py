@@ -146,13 +146,9 @@ def _write_head(
     target = calibration.target_risk
     quality, risk = compare(head, learnt, held_out, estimator, target)
     return HeadFile(
-        file=path.name,
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        estimator=estimator,
-        held_out=sum(len(replay.ids) for replay in held_out),
-        quality=quality,
-        risk=risk,
-    )
+        file=path.name, sha256=hashlib.sha256(path.read_bytes()).hexdigest(), estimator=estimator,
+        held_out=sum(len(replay.ids) for replay in held_out), quality=quality, risk=risk,
+    )  # fmt: skip
 
 
 def shadow_rows(pair: Pair, text: Text, advance: Callable[[int, int], None]) -> list[Replay]:
@@ -209,28 +205,16 @@ def summarise(
     p, q, rounded = columns["p"], columns["q"], columns["q_rounded"]
     estimators: tuple[EstimatorName, ...] = ("sampled", "expected")
     return Calibration(
-        name=text.out.stem,
-        made=date.today().isoformat(),
-        device=pair.device_key,
-        cloud=pair.cloud_key,
-        sampler=setting.sampler,
-        wire_top=setting.wire_top,
-        k=setting.k,
-        seed=setting.seed,
-        max_tokens=setting.max_tokens,
-        replies=setting.replies,
-        prompts=text.prompts.name,
-        prompts_digest=_digest(text.prompts),
-        conversations=len({replay.conversation for replay in replays}),
-        tokens=len(p),
-        delta=float((p < q).mean()),
-        delta_rounded=float((p < rounded).mean()),
-        certain=float((rounded == 1.0).mean()),
-        mean_beta=float(columns["beta"].mean()),
-        mean_beta_rounded=float(columns["beta_rounded"].mean()),
-        target_risk=target_risk,
+        name=text.out.stem, made=date.today().isoformat(), device=pair.device_key,
+        cloud=pair.cloud_key, sampler=setting.sampler, wire_top=setting.wire_top, k=setting.k,
+        seed=setting.seed, max_tokens=setting.max_tokens, replies=setting.replies,
+        prompts=text.prompts.name, prompts_digest=_digest(text.prompts),
+        conversations=len({replay.conversation for replay in replays}), tokens=len(p),
+        delta=float((p < q).mean()), delta_rounded=float((p < rounded).mean()),
+        certain=float((rounded == 1.0).mean()), mean_beta=float(columns["beta"].mean()),
+        mean_beta_rounded=float(columns["beta_rounded"].mean()), target_risk=target_risk,
         laws={chosen: fit_law(replays, chosen, target_risk) for chosen in estimators},
-    )
+    )  # fmt: skip
 
 
 def split(replays: Sequence[Replay], every: int = 5) -> tuple[list[Replay], list[Replay]]:

@@ -35,19 +35,9 @@ from .codec import (
 from .terms import VERSION, Info, Limits, Settings, first_line
 
 __all__ = [
-    "MEDIA_TYPE",
-    "VERSION",
-    "Conflict",
-    "Info",
-    "Limits",
-    "Malformed",
-    "OutOfRange",
-    "Reply",
-    "Request",
-    "Settings",
-    "Timing",
-    "prefix_hash",
-]
+    "MEDIA_TYPE", "VERSION", "Conflict", "Info", "Limits", "Malformed", "OutOfRange", "Reply",
+    "Request", "Settings", "Timing", "prefix_hash",
+]  # fmt: skip
 
 MEDIA_TYPE = "application/msgpack"
 BINDING_BYTES = 8
@@ -136,15 +126,9 @@ class Request:
         judged = ids[len(ids) - judge :]
         weights, drafts = unpack_q(q, judged, limits.weights_per_call, limits.wire_top)
         request = Request(
-            id=call,
-            start=start,
-            prefix=prefix,
-            tokens=ids,
-            weights=weights,
-            drafts=drafts,
-            bonus=bonus,
-            settings=None if settings is None else Settings.unpack(settings),
-        )
+            id=call, start=start, prefix=prefix, tokens=ids, weights=weights, drafts=drafts,
+            bonus=bonus, settings=None if settings is None else Settings.unpack(settings),
+        )  # fmt: skip
         request.check(limits, n_vocab)
         vars(request)["_packed"] = body  # what was sent, and need not be made again
         return request
@@ -254,17 +238,11 @@ class Reply:
     def to_json(self) -> dict[str, Any]:
         """The same by name."""
         return {
-            "id": self.id,
-            "start": self.start,
-            "binding": self.binding.hex(),
-            "accepted": self.accepted,
-            "tokens": list(self.tokens),
-            "proposal": self.proposal,
+            "id": self.id, "start": self.start, "binding": self.binding.hex(),
+            "accepted": self.accepted, "tokens": list(self.tokens), "proposal": self.proposal,
             "distributions": [d.hex() for d in self.distributions],
-            "betas": [float(b) for b in self.betas],
-            "held": self.held,
-            "us": list(self.us),
-        }
+            "betas": [float(b) for b in self.betas], "held": self.held, "us": list(self.us),
+        }  # fmt: skip
 
     @staticmethod
     def unpack(body: bytes, request: Request, n_vocab: int, session: str) -> Reply:

@@ -147,19 +147,11 @@ def evaluate(form: Form) -> dict[str, object]:
     idle = [recorder.watts(*before), recorder.watts(*after)]
     gross = recorder.joules(*run)
     row: dict[str, object] = {
-        "source": _Readings.label,
-        "status": "not measured",
-        "reason": None,
-        "seconds": run[1] - run[0],
-        "samples": recorder.samples_between(*run),
-        "idle_w": None,
-        "gross_j": gross,
-        "net_j": None,
-        "j_per_token": None,
-        "j_per_reply": None,
-        "flags": [],
+        "source": _Readings.label, "status": "not measured", "reason": None,
+        "seconds": run[1] - run[0], "samples": recorder.samples_between(*run), "idle_w": None,
+        "gross_j": gross, "net_j": None, "j_per_token": None, "j_per_reply": None, "flags": [],
         **form.counts,
-    }
+    }  # fmt: skip
     fewest = min(recorder.samples_between(*span) for span in form.spans.values())
     if fewest < _FEWEST:
         return row | {"reason": f"a phase has {fewest} readings; {_FEWEST} are needed in each"}

@@ -68,13 +68,8 @@ def chat_workload(
         except KeyboardInterrupt:
             interrupted = True
         return WorkDone(
-            prompt_tokens,
-            generated,
-            replies,
-            up,
-            down,
-            busy_seconds(watch.calls[begun:], radio_tail_s),
-            interrupted,
-        )
+            prompt_tokens, generated, replies, up, down,
+            busy_seconds(watch.calls[begun:], radio_tail_s), interrupted,
+        )  # fmt: skip
 
     return run

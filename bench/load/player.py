@@ -103,14 +103,9 @@ class Player:
             if step.drafts:
                 end = len(trace.prompt) + step.begin + len(step.skipped)
                 whole = Request(
-                    id=0,
-                    start=0,
-                    prefix=b"",
-                    tokens=[*text[:end], *step.drafts],
-                    weights=(*skipped, *step.skipped),
-                    drafts=step.qs,
-                    settings=settings,
-                )
+                    id=0, start=0, prefix=b"", tokens=[*text[:end], *step.drafts],
+                    weights=(*skipped, *step.skipped), drafts=step.qs, settings=settings,
+                )  # fmt: skip
                 kind = "first" if settings is not None else "verify"
                 if await self.ask(whole, trace.settings, kind):
                     settings, skipped = None, ()
@@ -175,15 +170,10 @@ class Player:
         pairs = zip(self._held[:first], ids, strict=False)
         start = next((i for i, (a, b) in enumerate(pairs) if a != b), min(first, len(self._held)))
         return Request(
-            id=self._calls,
-            start=start,
-            prefix=prefix_hash(ids[:start]),
-            tokens=ids[start:],
-            weights=whole.weights,
-            drafts=whole.drafts,
-            bonus=whole.bonus,
+            id=self._calls, start=start, prefix=prefix_hash(ids[:start]), tokens=ids[start:],
+            weights=whole.weights, drafts=whole.drafts, bonus=whole.bonus,
             settings=whole.settings or settings,
-        )
+        )  # fmt: skip
 
     def _settle(self, whole: Request, reply: Reply) -> None:
         kept = len(whole.tokens) - len(whole.drafts) + reply.accepted

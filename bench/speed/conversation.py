@@ -114,16 +114,11 @@ def restart_rows(
     middle = {kept: float(np.median(values)) for kept, values in times.items()}
     for kept in times:
         yield {
-            "model": Path(config.device.model).name,
-            "prompt_cache": kept,
-            "n_prompt": n_prompt,
-            "repeats": repeats,
-            "first_ms_min": 1e3 * low[kept],
-            "first_ms_p50": 1e3 * middle[kept],
-            "sooner_min": low[False] / low[kept],
-            "sooner_p50": middle[False] / middle[kept],
+            "model": Path(config.device.model).name, "prompt_cache": kept, "n_prompt": n_prompt,
+            "repeats": repeats, "first_ms_min": 1e3 * low[kept], "first_ms_p50": 1e3 * middle[kept],
+            "sooner_min": low[False] / low[kept], "sooner_p50": middle[False] / middle[kept],
             "same_ids": len(said) == 1,
-        }
+        }  # fmt: skip
 
 
 def _first(device: Device, ids: list[int]) -> float:

@@ -106,18 +106,14 @@ def measure_rates(
                 )
             with BareContext(path, mine, plan.cells, count) as bare:
                 about: dict[str, object] = {
-                    "model_filename": path.name,
-                    "model_type": bare.description,
+                    "model_filename": path.name, "model_type": bare.description,
                     "model_size": sum(tensor.n_bytes for tensor in header.tensors),
                     "model_n_params": header.parameters,
-                    "random_weights": "random-weights" in path.name,
-                    "n_threads": count,
-                    "n_batch": mine.n_batch,
-                    "n_gpu_layers": mine.n_gpu_layers,
-                    "type_k": mine.cache_type_k,
-                    "type_v": mine.cache_type_v,
+                    "random_weights": "random-weights" in path.name, "n_threads": count,
+                    "n_batch": mine.n_batch, "n_gpu_layers": mine.n_gpu_layers,
+                    "type_k": mine.cache_type_k, "type_v": mine.cache_type_v,
                     "backend": engine.model.backend,
-                }
+                }  # fmt: skip
                 runners: dict[str, Runner] = {"bare": bare, "engine": engine}
                 for row in time_runners(runners, plan, len(engine.vocab), progress):
                     yield {**about, **row, **machine, **build}
@@ -159,21 +155,12 @@ def time_runners(
         rates = {name: [1e9 * len(ids) / ns for ns in taken] for name, taken in samples.items()}
         for name, taken in samples.items():
             yield {
-                "runner": name,
-                "n_prompt": n_prompt,
-                "n_gen": n_gen,
-                "n_depth": n_depth,
-                "n": len(taken),
-                "avg_ns": fmean(taken),
-                "stddev_ns": stdev(taken),
-                "avg_ts": fmean(rates[name]),
-                "stddev_ts": stdev(rates[name]),
-                "median_ts": median(rates[name]),
-                "ratio_to_bare": _ratio(samples, name),
-                "samples_ns": taken,
-                "test_time": started,
-                "flags": flags,
-            }
+                "runner": name, "n_prompt": n_prompt, "n_gen": n_gen, "n_depth": n_depth,
+                "n": len(taken), "avg_ns": fmean(taken), "stddev_ns": stdev(taken),
+                "avg_ts": fmean(rates[name]), "stddev_ts": stdev(rates[name]),
+                "median_ts": median(rates[name]), "ratio_to_bare": _ratio(samples, name),
+                "samples_ns": taken, "test_time": started, "flags": flags,
+            }  # fmt: skip
 
 
 def _ratio(samples: dict[str, list[int]], name: str) -> float | None:

@@ -78,11 +78,6 @@ def split_rows(times: Sequence[TokenTime]) -> list[dict[str, object]]:
 def _row(part: str, milliseconds: list[float], share: float | None) -> dict[str, object]:
     p50, p95, p99 = (float(p) for p in np.percentile(milliseconds, (50, 95, 99)))
     return {
-        "part": part,
-        "n": len(milliseconds),
-        "mean_ms": float(np.mean(milliseconds)),
-        "p50_ms": p50,
-        "p95_ms": p95,
-        "p99_ms": p99,
-        "share": share,
-    }
+        "part": part, "n": len(milliseconds), "mean_ms": float(np.mean(milliseconds)),
+        "p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "share": share,
+    }  # fmt: skip

@@ -226,14 +226,10 @@ class OpenAiEndpoint:
         try:
             with self._timed():
                 answer = self._http.request(
-                    method,
-                    self.url + path,
-                    data=text,
-                    headers={"content-type": "application/json"},
-                    timeout=self._timeout,
-                    stream=True,
-                    allow_redirects=False,
-                )
+                    method, self.url + path, data=text,
+                    headers={"content-type": "application/json"}, timeout=self._timeout,
+                    stream=True, allow_redirects=False,
+                )  # fmt: skip
         except (requests.RequestException, OSError):
             raise Unreachable(f"cannot reach {self.url}") from None
         if answer.status_code != 200:

@@ -85,13 +85,9 @@ class Adaptive:
         if self._state is None:
             return
         plain = {
-            "v": 1,
-            "pair": self._pair,
-            "target": self.target,
-            "threshold": self.threshold,
-            "tokens": self.tokens,
-            "loss": self.loss,
-        }
+            "v": 1, "pair": self._pair, "target": self.target, "threshold": self.threshold,
+            "tokens": self.tokens, "loss": self.loss,
+        }  # fmt: skip
         try:
             write_whole(self._state, json.dumps(plain, indent=1).encode())
         except (OSError, ResourceError) as error:

@@ -6,16 +6,9 @@ from ..gguf.header import ArraySummary, Header
 from .options import EngineOptions
 
 _BITS = {  # per value of a cache, block scales included
-    "f32": 32.0,
-    "f16": 16.0,
-    "bf16": 16.0,
-    "q8_0": 8.5,
-    "q5_1": 6.0,
-    "q5_0": 5.5,
-    "q4_1": 5.0,
-    "q4_0": 4.5,
-    "iq4_nl": 4.5,
-}
+    "f32": 32.0, "f16": 16.0, "bf16": 16.0, "q8_0": 8.5, "q5_1": 6.0, "q5_0": 5.5, "q4_1": 5.0,
+    "q4_0": 4.5, "iq4_nl": 4.5,
+}  # fmt: skip
 _FIXED = 48 << 20  # bytes: the interpreter, llama.cpp and numpy, without a model
 
 

@@ -33,16 +33,10 @@ class Family:
 
 
 _LAYER = {
-    "attn_norm.weight": "w",
-    "attn_q.weight": "qw",
-    "attn_k.weight": "kw",
-    "attn_v.weight": "kw",
-    "attn_output.weight": "wq",
-    "ffn_norm.weight": "w",
-    "ffn_gate.weight": "fw",
-    "ffn_up.weight": "fw",
-    "ffn_down.weight": "wf",
-}
+    "attn_norm.weight": "w", "attn_q.weight": "qw", "attn_k.weight": "kw", "attn_v.weight": "kw",
+    "attn_output.weight": "wq", "ffn_norm.weight": "w", "ffn_gate.weight": "fw",
+    "ffn_up.weight": "fw", "ffn_down.weight": "wf",
+}  # fmt: skip
 _QKV_BIAS = {"attn_q.bias": "q", "attn_k.bias": "k", "attn_v.bias": "k"}
 _QK_NORM = {"attn_q_norm.weight": "d", "attn_k_norm.weight": "d"}
 _MOST_LAYERS = 4096
@@ -162,17 +156,12 @@ class Layout:
     def metadata(self) -> dict[str, Any]:
         """Keys below the architecture's name, besides the vocabulary's size."""
         keys: dict[str, Any] = {
-            "context_length": self.rope.context,
-            "embedding_length": self.width,
-            "block_count": self.layers,
-            "feed_forward_length": self.hidden,
-            "attention.head_count": self.heads,
-            "attention.head_count_kv": self.kv_heads,
-            "attention.key_length": self.head_dim,
-            "attention.value_length": self.head_dim,
-            "attention.layer_norm_rms_epsilon": self.eps,
-            "rope.dimension_count": self.head_dim,
-        }
+            "context_length": self.rope.context, "embedding_length": self.width,
+            "block_count": self.layers, "feed_forward_length": self.hidden,
+            "attention.head_count": self.heads, "attention.head_count_kv": self.kv_heads,
+            "attention.key_length": self.head_dim, "attention.value_length": self.head_dim,
+            "attention.layer_norm_rms_epsilon": self.eps, "rope.dimension_count": self.head_dim,
+        }  # fmt: skip
         keys |= {f"rope.{name}": value for name, value in self.rope.metadata().items()}
         if self.family.arch == "gemma3":
             keys |= self._gemma_metadata()
@@ -258,18 +247,12 @@ def _read_layout(family: Family, config: Mapping[str, Any]) -> Layout:
     if "vocab_size" in values:
         _number(values, "vocab_size", _LARGEST_VOCABULARY)
     return Layout(
-        family=family,
-        config=values,
-        layers=_number(values, "num_hidden_layers", _MOST_LAYERS),
-        width=width,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        hidden=_number(values, "intermediate_size"),
-        eps=positive(values, "rms_norm_eps"),
+        family=family, config=values, layers=_number(values, "num_hidden_layers", _MOST_LAYERS),
+        width=width, heads=heads, kv_heads=kv_heads, head_dim=head_dim,
+        hidden=_number(values, "intermediate_size"), eps=positive(values, "rms_norm_eps"),
         tied=bool(values.get("tie_word_embeddings", False)),
         rope=read_rope(values, family.local_base),
-    )
+    )  # fmt: skip
 
 
 def _number(values: Mapping[str, Any], key: str, most: int = 2**31 - 1) -> int:

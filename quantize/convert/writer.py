@@ -23,13 +23,8 @@ DTYPES = ("F16", "BF16", "F32")
 _FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}
 _ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 _SPECIAL_KEYS = {
-    "bos": "bos",
-    "eos": "eos",
-    "eot": "eot",
-    "eom": "eom",
-    "unk": "unknown",
-    "pad": "padding",
-}
+    "bos": "bos", "eos": "eos", "eot": "eot", "eom": "eom", "unk": "unknown", "pad": "padding",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -139,22 +139,14 @@ def _write_vocabulary(folder: Path, conversion: Conversion, graph: Graph, type_:
         conversion.write_outline(outline)
         with open_vocabulary(outline) as vocab:
             content = {
-                "format": FORMAT,
-                "name": conversion.checkpoint.folder.resolve().name,
-                "architecture": layout.family.arch,
-                "type": type_,
-                "layers": layout.layers,
-                "kv_heads": layout.kv_heads,
-                "head_dim": layout.head_dim,
-                "context": layout.rope.context,
-                "data_bytes": graph.nbytes,
+                "format": FORMAT, "name": conversion.checkpoint.folder.resolve().name,
+                "architecture": layout.family.arch, "type": type_, "layers": layout.layers,
+                "kv_heads": layout.kv_heads, "head_dim": layout.head_dim,
+                "context": layout.rope.context, "data_bytes": graph.nbytes,
                 "tokenizer_sha256": hashlib.sha256(tokenizer.read_bytes()).hexdigest(),
                 "fingerprint": list(vocab.fingerprint),
                 "pieces": [piece.decode("latin-1") for piece in vocab.pieces],
-                "kinds": [int(kind) for kind in vocab.kinds],
-                "end_ids": sorted(vocab.end_ids),
-                "template": vocab.template,
-                "bos": vocab.bos,
-                "eos": vocab.eos,
-            }
+                "kinds": [int(kind) for kind in vocab.kinds], "end_ids": sorted(vocab.end_ids),
+                "template": vocab.template, "bos": vocab.bos, "eos": vocab.eos,
+            }  # fmt: skip
     (folder / "vocabulary.json").write_text(json.dumps(content), "utf-8")

@@ -206,19 +206,14 @@ def _quality(
     header = engine.model.header
     weights = sum(tensor.n_bytes for tensor in header.tensors)
     return FileQuality(
-        name=path.name,
-        nbytes=path.stat().st_size,
-        bits_per_weight=8 * weights / max(1, header.parameters),
-        perplexity=tally.perplexity,
-        kl_mean=tally.kl_mean,
-        kl_p99=tally.kl_p99,
-        top1=tally.top1,
-        acceptance=tally.acceptance_mean,
-        correlation=tally.correlation,
+        name=path.name, nbytes=path.stat().st_size,
+        bits_per_weight=8 * weights / max(1, header.parameters), perplexity=tally.perplexity,
+        kl_mean=tally.kl_mean, kl_p99=tally.kl_p99, top1=tally.top1,
+        acceptance=tally.acceptance_mean, correlation=tally.correlation,
         mean_u=float(np.mean(tally.u)) if tally.u else None,
         mean_beta=float(np.mean(tally.beta)) if tally.beta else None,
         tokens_per_s=_speed(engine, passages[0].ids),
-    )
+    )  # fmt: skip
 
 
 def _speed(engine: LlamaEngine, ids: Sequence[int]) -> float:
