@@ -34,13 +34,10 @@ def harmless(text: str) -> str:
 
 def one_line(text: str, limit: int | None = None) -> str:
     """Return `harmless(text)` with newline and tab escaped too, at most `limit` characters."""
-    if limit is not None and len(text) > limit:
-        text = text[: max(limit - 1, 0)]
-        return text.translate(_LINE_TABLE)[: max(limit - 1, 0)] + "…"
-    line = text.translate(_LINE_TABLE)
-    if limit is not None and len(line) > limit:
-        return line[: max(limit - 1, 0)] + "…"
-    return line
+    if limit is None:
+        return text.translate(_LINE_TABLE)
+    line = text[: max(limit, 0) + 1].translate(_LINE_TABLE)  # an escape is never shorter
+    return line if len(line) <= limit else line[: max(limit - 1, 0)] + "…"
 
 
 def human_bytes(n_bytes: float) -> str:

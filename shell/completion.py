@@ -21,13 +21,9 @@ def completion(root: Command, shell: str) -> str:
     return script
 
 
-def _function(root: Command) -> str:
-    return "_" + root.name.replace("-", "_")
-
-
 def _bash(root: Command) -> str:
     """The words are matched one by one against the paths of commands, options skipped."""
-    function = _function(root)
+    function = "_" + root.name.replace("-", "_")
     groups: list[str] = []
     words: list[str] = []
     files: list[str] = []

@@ -219,12 +219,14 @@ def _report(
         *_drift(recorder, idle),
         *_compared(recorder, run),
     ]
+    # A processor's counters do not tell the power of the whole device.
+    watts = None if recorder.source.name == "rapl" else recorder.watts(*run)
     return EnergyReport(
         status=status, reason=reason, source=recorder.source.label, work=work, seconds=seconds,
         idle_w=idle_w, idle_sd_w=recorder.spread(*idle),
         idle_s=idle[1] - idle[0] if idle_w is not None else None, gross_j=gross, net_j=net,
         prompt=prompt, generation=generation, samples=samples, hz=hz, flags=tuple(flags),
-        heat=_heat_row(heats), battery=_battery_row(*batteries, _device_watts(recorder, run)),
+        heat=_heat_row(heats), battery=_battery_row(*batteries, watts),
         radio=_radio_row(radio, work), missing=missing,
     )  # fmt: skip
 
@@ -346,11 +348,6 @@ def _battery_row(
         "drained_wh": drained,
         "hours_of_chat": hours,
     }
-
-
-def _device_watts(recorder: Recorder, run: tuple[float, float]) -> float | None:
-    """Mean power of the whole device; a processor's counters do not tell it."""
-    return None if recorder.source.name == "rapl" else recorder.watts(*run)
 
 
 def _radio_row(radio: RadioModel | None, work: WorkDone) -> dict[str, object] | None:

@@ -157,13 +157,7 @@ def _raise_on_notice(line: str) -> None:
     raise CloudError(line)
 
 
-def _main() -> None:
-    """One measurement for another process: arguments as JSON in, the result as JSON out."""
+if __name__ == "__main__":  # for another process: arguments as JSON in, the result as JSON out
     given = json.loads(sys.argv[1])
-    config = Config.model_validate(given["config"])
-    measured = measure_cost(config, given["strategy"], given["prompts"], given["device_s"])
-    print(json.dumps(asdict(measured)))
-
-
-if __name__ == "__main__":
-    _main()
+    config = Config.model_validate(given.pop("config"))
+    print(json.dumps(asdict(measure_cost(config, **given))))

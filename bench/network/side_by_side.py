@@ -70,15 +70,8 @@ def compare(
         for item in measured:
             name = item.cost.strategy
             tell(f"{name} over the link")
-            given = json.dumps(
-                {
-                    "config": mine,
-                    "strategy": name,
-                    "prompts": list(prompts),
-                    "device_s": device_s,
-                }
-            )
-            command = [sys.executable, "-m", "uhlm_edge.bench.network.costs", given]
+            given = {"config": mine, "strategy": name, "prompts": prompts, "device_s": device_s}
+            command = [sys.executable, "-m", "uhlm_edge.bench.network.costs", json.dumps(given)]
             done = link.run(command, _PER_RUN_S, env)
             if done.returncode != 0:
                 said = done.stderr.strip().splitlines()

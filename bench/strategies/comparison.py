@@ -82,13 +82,9 @@ def unit_key(
     """What a unit depends on, hashed: settings, rows, seed, and `more` (models, version, link)."""
     settings = config.model_copy(update={"strategy": spec.options}).model_dump(mode="json")
     del settings["chat"]["seed"]
-    whole = json.dumps([settings, spec.kind, _digest(cases), seed, more], sort_keys=True)
+    rows = hashlib.blake2b(repr(cases).encode(), digest_size=8).hexdigest()
+    whole = json.dumps([settings, spec.kind, rows, seed, more], sort_keys=True)
     return hashlib.blake2b(whole.encode(), digest_size=12).hexdigest()
-
-
-def _digest(cases: Sequence[Case]) -> str:
-    """What tells these rows from others."""
-    return hashlib.blake2b(repr(cases).encode(), digest_size=8).hexdigest()
 
 
 @dataclass

@@ -60,13 +60,9 @@ def make_app(hybrid: Hybrid, keys: Keys, queue: int, loopback: bool = True) -> S
             Route("/metrics", api.guarded(api.metrics)),
             *page_routes(),
         ],
-        exception_handlers={
-            ApiError: _on_api_error,
-            HTTPException: _on_http,
-            UhlmError: _on_own_error,
-            ClientDisconnect: _on_left,
-            Exception: _on_failure,
-        },
+        exception_handlers=dict.fromkeys(
+            (ApiError, HTTPException, UhlmError, ClientDisconnect, Exception), _on_error
+        ),
     )
 
 
@@ -310,15 +306,6 @@ async def _body(http: Request) -> bytes:
     return bytes(parts)
 
 
-def _error(error: ApiError) -> JSONResponse:
-    response = JSONResponse(error.to_json(), error.status)
-    if error.status == 401:
-        response.headers["www-authenticate"] = "Bearer"
-    if error.status == 429:
-        response.headers["retry-after"] = "1"
-    return response
-
-
 def _failed(error: UhlmError) -> bytes:
     """The event of a failure in the middle of a stream."""
     _log.warning("%s: %s", type(error).__name__, error)
@@ -326,26 +313,23 @@ def _failed(error: UhlmError) -> bytes:
     return b"data: " + bytes(text) + b"\n\n"
 
 
-async def _on_api_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)  # noqa: S101 - starlette calls it for nothing else
-    return _error(error)
+_HTTP = {404: "there is nothing at this address", 405: "this method is not allowed here"}
 
 
-async def _on_http(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101 - starlette calls it for nothing else
-    what = {404: "there is nothing at this address", 405: "this method is not allowed here"}
-    return _error(ApiError(error.status_code, what.get(error.status_code, error.detail)))
-
-
-async def _on_own_error(_: Request, error: Exception) -> Response:
-    _log.warning("%s: %s", type(error).__name__, error)
-    return _error(ApiError(500, str(error)))
-
-
-async def _on_left(_: Request, __: Exception) -> Response:
-    return Response(status_code=499)
-
-
-async def _on_failure(_: Request, error: Exception) -> Response:
-    _log.error("%s: %s", type(error).__name__, error)
-    return _error(ApiError(500, "the server failed"))
+async def _on_error(_: Request, error: Exception) -> Response:
+    """Any error as the API has it; what is not one of ours is told to the log only."""
+    if isinstance(error, ClientDisconnect):
+        return Response(status_code=499)
+    if isinstance(error, HTTPException):
+        error = ApiError(error.status_code, _HTTP.get(error.status_code, error.detail))
+    if not isinstance(error, ApiError):
+        ours = isinstance(error, UhlmError)
+        level = logging.WARNING if ours else logging.ERROR
+        _log.log(level, "%s: %s", type(error).__name__, error)
+        error = ApiError(500, str(error) if ours else "the server failed")
+    response = JSONResponse(error.to_json(), error.status)
+    if error.status == 401:
+        response.headers["www-authenticate"] = "Bearer"
+    if error.status == 429:
+        response.headers["retry-after"] = "1"
+    return response

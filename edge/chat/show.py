@@ -61,7 +61,9 @@ def show(
                     seen_together = not as_json and sys.stderr.isatty()
                     with terminal.aside() if seen_together else nullcontext():
                         tell(event.text)
-                    _require_cloud(assistant, config)
+                    reason = assistant.loop.stats.offline_reason if assistant.loop else None
+                    if config.cloud.require and reason:
+                        raise CloudError(reason)
                     continue
                 if isinstance(event, Token):
                     shown.tokens.append(event)
@@ -69,7 +71,8 @@ def show(
                 else:
                     shown.verdicts.append(event)
                 if as_json:
-                    _write_json(event)
+                    kind = "judged" if isinstance(event, SkippedVerdict) else "token"
+                    _print_json({"event": kind, **asdict(event)})
                 elif isinstance(event, Token):
                     terminal.write(event)
     finally:
@@ -82,12 +85,6 @@ def show(
             {"event": "done", "text": assistant.text, "finish_reason": reason, "stats": stats}
         )
     return shown
-
-
-def _require_cloud(assistant: Assistant, config: Config) -> None:
-    reason = assistant.loop.stats.offline_reason if assistant.loop else None
-    if config.cloud.require and reason:
-        raise CloudError(reason)
 
 
 def _progress(assistant: Assistant, token: Token) -> str:
@@ -104,11 +101,6 @@ def _progress(assistant: Assistant, token: Token) -> str:
 def _width() -> int | None:
     size = size_of(sys.stdout)
     return None if size is None else size[0]
-
-
-def _write_json(event: Event) -> None:
-    kind = "judged" if isinstance(event, SkippedVerdict) else "token"
-    _print_json({"event": kind, **asdict(event)})
 
 
 def _print_json(line: dict[str, Any]) -> None:

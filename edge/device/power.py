@@ -151,7 +151,8 @@ class BatterySource:
     def read(self) -> float:
         """Watts, or joules drained since the first reading. Raises SensorError when charging."""
         self._require_discharging()
-        total = sum(self._value(battery) for battery in self.batteries)
+        values = [self._raw(self._how, battery) for battery in self.batteries]
+        total = sum(map(abs, values)) if self.quantity == "watts" else sum(values)
         if self.quantity == "watts":
             if total <= 0:
                 raise SensorError(f"battery reports {total:g} W while discharging")
@@ -187,10 +188,6 @@ class BatterySource:
             return False
         # A gauge that says exactly 0 W while it discharges is one that does not measure.
         return how in ("energy", "charge") or value != 0 or _status(battery) != "Discharging"
-
-    def _value(self, battery: Path) -> float:
-        value = self._raw(self._how, battery)
-        return abs(value) if self.quantity == "watts" else value
 
     @staticmethod
     def _raw(how: str, battery: Path) -> float:

@@ -108,11 +108,9 @@ class OnnxEngine:
                 raise
             reason = one_line(str(error), 200)
             raise EngineError(f"onnxruntime failed to run the model ({reason})") from error
-        logits = parts[-1] if len(parts) == 1 else np.concatenate(parts or [self._no_rows()])
+        none = np.empty((0, len(self.vocab.pieces)), np.float32)
+        logits = parts[-1] if len(parts) == 1 else np.concatenate([none, *parts])
         return logits[:, : len(self.vocab)]
-
-    def _no_rows(self) -> Logits:
-        return np.empty((0, len(self.vocab.pieces)), np.float32)
 
     def _append(self, tokens: Sequence[int], rows: int) -> Logits:
         if self._session is None:
