@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -180,23 +180,18 @@ def calibrate(
     device = LlamaEngine(paths[0], loaded.device.engine)
     cloud = LlamaEngine(paths[1], loaded.verifier.engine)
     try:
-        require_same(
-            device.vocab.fingerprint,
-            cloud.vocab.fingerprint,
-            device.model.name,
-            cloud.model.name,
-        )
-        pair = Pair(device, cloud, _key(device), _key(cloud))
-        with _progress() as advance:
+        with closing(device), closing(cloud), _progress() as advance:
+            require_same(
+                device.vocab.fingerprint, cloud.vocab.fingerprint,
+                device.model.name, cloud.model.name,
+            )  # fmt: skip
+            pair = Pair(device, cloud, _key(device), _key(cloud))
             results = run(pair, texts, risk, chosen, head, advance)
     except KeyboardInterrupt:
         _say(f"stopped; the same command goes on from {rows_path(targets[0])}")
         raise
     except OSError as error:
         raise ResourceError(f"{error.filename or targets}: {error.strerror or error}") from None
-    finally:
-        device.close()
-        cloud.close()
     for result, target in zip(results, targets, strict=True):
         _print(result, target, draw(result, target) if plot else [])
 

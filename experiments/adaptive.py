@@ -19,6 +19,7 @@ import json
 import math
 import multiprocessing
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -196,7 +197,7 @@ def _through(
     device = Device(TokenCache(engine), sampler, config.device.wire_top, head=head)
     session = Session(LocalLink(service), engine.vocab, engine.model.name)
     encoder, turn = ChatEncoder(engine.vocab), 0
-    try:
+    with closing(engine), closing(judge):
         for number, text in enumerate(job.texts):
             name = text if job.texts.count(text) == 1 else f"{text}, part {number + 1}"
             segment = Segment(job.policy, name, job.sampler)
@@ -207,9 +208,6 @@ def _through(
                 loop = ReplyLoop(device, session, strategy, prompt, pipelined=False)
                 _count(segment, case, loop, shadow)
             yield segment
-    finally:
-        judge.close()
-        engine.close()
 
 
 def _count(segment: Segment, case: Case, loop: ReplyLoop, shadow: ShadowVerifier) -> None:

@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -227,26 +227,21 @@ def _make(
 def _make_imatrix(original: Path, path: Path, request: QuantizeRequest, progress: Progress) -> None:
     """Run the prompts, with replies that the model writes where they have none."""
     options = EngineOptions(n_ctx=CHUNK, n_threads=request.threads, n_threads_batch=request.threads)
-    engine = LlamaEngine(original, options)
-    try:
+    with closing(LlamaEngine(original, options)) as engine:
         random = np.random.default_rng(0)
         bos = engine.model.header.metadata.get("tokenizer.ggml.add_bos_token") is True
         passages = encode(request.prompts, engine.vocab, bos)
         texts = [complete(passage, engine, random).ids for passage in passages]
-    finally:
-        engine.close()
     matrix, chunks = collect_imatrix(original, texts, progress, request.threads)
     save_imatrix(matrix, path, [request.prompts_name or "prompts"], chunks, CHUNK)
 
 
 def _try_model(path: Path) -> None:
     """Load a finished file and run one pass."""
-    engine = LlamaEngine(path, EngineOptions(n_ctx=64, n_threads=1, n_threads_batch=1))
-    try:
+    options = EngineOptions(n_ctx=64, n_threads=1, n_threads_batch=1)
+    with closing(LlamaEngine(path, options)) as engine:
         ids = engine.vocab.tokenize("Hello 1")[:32] or [0]
         finite = bool(np.isfinite(engine.eval(ids)).all())
-    finally:
-        engine.close()
     if not finite:
         path.unlink()
         raise ModelError(f"{path}: its logits are not numbers; the type does not suit this model")

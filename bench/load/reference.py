@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,13 @@ def batched_rates(
     Raises:
         ModelError: the model is refused.
     """
-    model = LlamaModel(path, options)
     rows = []
-    try:
+    with closing(LlamaModel(path, options)) as model:
         for sequences, tokens in shapes:
             cells = sequences * (_DEPTH + tokens)
-            context = LlamaContext(model, options, cells, sequences, max_rows=sequences * tokens)
-            try:
+            rows_at_once = sequences * tokens
+            with closing(LlamaContext(model, options, cells, sequences, rows_at_once)) as context:
                 passes, spent = _passes(context, sequences, tokens, seconds)
-            finally:
-                context.close()
             rows.append(
                 {
                     "reference": f"bare context {sequences} x {tokens}",
@@ -45,8 +43,6 @@ def batched_rates(
                     "pass_ms": 1e3 * spent / passes,
                 }
             )
-    finally:
-        model.close()
     return rows
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -98,8 +99,7 @@ def measure_rates(
         mine = options.model_copy(
             update={"n_threads": count, "n_threads_batch": count, "n_ctx": plan.cells}
         )
-        engine = LlamaEngine(path, mine)
-        try:
+        with closing(LlamaEngine(path, mine)) as engine:
             if engine.n_ctx < plan.cells:
                 raise UsageError(
                     f"{path.name} holds {engine.n_ctx} tokens, {plan.cells} are needed"
@@ -117,8 +117,6 @@ def measure_rates(
                 runners: dict[str, Runner] = {"bare": bare, "engine": engine}
                 for row in time_runners(runners, plan, len(engine.vocab), progress):
                     yield {**about, **row, **machine, **build}
-        finally:
-            engine.close()
 
 
 def time_runners(

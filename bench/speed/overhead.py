@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -58,26 +59,23 @@ def time_replies(config: Config, cases: Sequence[Case], rounds: int = 3) -> Iter
     }
     times: Times = {}
     engine = device.cache.engine
-    try:
-        with BareContext(path, config.device.engine, engine.n_ctx, threads) as bare:
-            for turn in range(-1, rounds * len(cases)):  # the first turn warms up
-                ids = chat.encode(cases[turn % len(cases)].messages)
-                prompt = Prompt(ids, None, turn_seed(1, max(0, turn)), LONGEST)
-                for name, clock in CLOCKS.items():
-                    found: dict[str, list[float]] = {}
-                    reply: list[int] = []
-                    for loop, strategy in loops.items():
-                        engine.truncate(0)
-                        fresh = replace(device, cache=TokenCache(engine))
-                        found[loop], reply = _reply(fresh, strategy, prompt, clock)
-                    found["bare"] = _bare(bare, ids, reply, clock)
-                    if turn >= 0:
-                        for loop, seconds in found.items():
-                            times.setdefault((loop, name), []).extend(seconds)
+    with closing(engine), BareContext(path, config.device.engine, engine.n_ctx, threads) as bare:
+        for turn in range(-1, rounds * len(cases)):  # the first turn warms up
+            ids = chat.encode(cases[turn % len(cases)].messages)
+            prompt = Prompt(ids, None, turn_seed(1, max(0, turn)), LONGEST)
+            for name, clock in CLOCKS.items():
+                found: dict[str, list[float]] = {}
+                reply: list[int] = []
+                for loop, strategy in loops.items():
+                    engine.truncate(0)
+                    fresh = replace(device, cache=TokenCache(engine))
+                    found[loop], reply = _reply(fresh, strategy, prompt, clock)
+                found["bare"] = _bare(bare, ids, reply, clock)
                 if turn >= 0:
-                    yield times
-    finally:
-        engine.close()
+                    for loop, seconds in found.items():
+                        times.setdefault((loop, name), []).extend(seconds)
+            if turn >= 0:
+                yield times
 
 
 def _reply(

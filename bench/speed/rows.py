@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from itertools import cycle
 from pathlib import Path
 
@@ -23,7 +24,6 @@ def model_rows(path: Path, options: EngineOptions, n: int) -> NDArray[np.float32
     """
     from ...lm.engines.llama import LlamaEngine
 
-    engine = LlamaEngine(path, options)
     random = np.random.default_rng(0)
     sampler = Sampler(temperature=1.0)
     rows: list[NDArray[np.float32]] = []
@@ -31,13 +31,11 @@ def model_rows(path: Path, options: EngineOptions, n: int) -> NDArray[np.float32
     def draw(row: Row) -> int:
         return sampler.distribution(row).draw(float(random.random()))
 
-    try:
+    with closing(LlamaEngine(path, options)) as engine:
         for prompt in cycle(PROMPTS):
             limit = min(16, n - len(rows))
             steps = generate(engine, engine.vocab.tokenize(prompt), draw, limit)
             rows += [step.row.logits.copy() for step in steps]
             if len(rows) == n:
                 break
-    finally:
-        engine.close()
     return np.array(rows)

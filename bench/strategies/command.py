@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -171,14 +171,12 @@ def uplinks(
     if not chosen.calls:
         raise UsageError(f"{spec} uploads nothing")
     cases = read_prompts(shipped_prompts(data), limit, scored=True)
-    device = LlamaEngine(find_model(config.device.model), config.device.engine, max_rows=ROWS)
-    try:
+    path = find_model(config.device.model)
+    with closing(LlamaEngine(path, config.device.engine, max_rows=ROWS)) as device:
         reader = ShadowVerifier(device, config.sampler)
         uploads = Uploads(reader, config.sampler, config.chat.system)
         with open_bench(config, cases, True, say, shadow=False) as bench:
             outcomes = list(replace(bench, watch=uploads.watch).run(chosen, cases, seed))
-    finally:
-        device.close()
     for name, meaning in FORMATS.items():
         say(f"{name}: {meaning}")
     about = {"strategy": spec, **config.sampler.model_dump()}

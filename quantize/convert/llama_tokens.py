@@ -6,7 +6,7 @@ A wrong name of the pre-tokenizer gives wrong ids and no error: the model merely
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,11 +26,8 @@ def open_vocabulary(path: Path) -> Iterator[LlamaVocabulary]:
     Raises:
         ModelError: llama.cpp refuses it.
     """
-    model = LlamaModel(path, EngineOptions(), vocabulary_only=True)
-    try:
+    with closing(LlamaModel(path, EngineOptions(), vocabulary_only=True)) as model:
         yield model.vocab
-    finally:
-        model.close()
 
 
 def compare_ids(vocab: LlamaVocabulary, reference: Tokenizer) -> int:

@@ -7,6 +7,7 @@ input column, shape (matrices, columns), and `NAME.counts`, over how many rows, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,12 +62,10 @@ def save_imatrix(
             writer.add_tensor(name + _SUMS, matrix.sums[name].reshape(1, -1))
             counts = np.array([[matrix.counts[name]]], dtype=np.float32)
             writer.add_tensor(name + _COUNTS, counts)
-        try:
+        with closing(writer):
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_tensors_to_file()
-        finally:
-            writer.close()
 
 
 def load_imatrix(path: Path) -> Imatrix:
