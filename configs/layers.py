@@ -65,7 +65,7 @@ class Loaded:
 
     def rows(self) -> Iterator[tuple[str, Any, str]]:
         """Each key with its value and where that came from."""
-        for path, value in _leaves(self.config):
+        for path, value in leaves(self.config):
             yield ".".join(path), value, self.origins.get(path, "default")
 
 
@@ -76,7 +76,7 @@ def profiles() -> list[str]:
 
 def keys() -> list[Path_]:
     """Every key that can be set."""
-    return [path for path, _ in _leaves(Config())]
+    return [path for path, _ in leaves(Config())]
 
 
 def config_folder(environment: Mapping[str, str] = os.environ) -> Path:
@@ -149,7 +149,7 @@ def changed(config: Config, values: Mapping[Path_, Any], origin: str = "option")
     sections: dict[str, Any] = dict(config)
     merged: dict[Path_, Any] = {}
     for name in {path[0] for path in values} & sections.keys():
-        merged.update(_leaves(sections[name], (name,)))
+        merged.update(leaves(sections[name], (name,)))
     for path in values:
         if path not in merged:
             raise ConfigError(_unknown(".".join(path), [".".join(k) for k in keys()], origin))
@@ -195,7 +195,7 @@ def as_environment(config: Config, section: str) -> dict[str, str]:
     """A section as the variables that set it, for a process of our own."""
     return {
         _variable(path): ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        for path, value in _leaves(config)
+        for path, value in leaves(config)
         if path[0] == section and value not in (None, ())
     }
 
@@ -206,7 +206,7 @@ def _variable(path: Path_) -> str:
 
 def _read(file: Path) -> dict[Path_, Any]:
     try:
-        return dict(_flat(tomllib.loads(read_bounded(file, _MOST).decode("utf-8"))))
+        return dict(leaves(tomllib.loads(read_bounded(file, _MOST).decode("utf-8"))))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"config file {file}: {reason}") from None
@@ -214,7 +214,7 @@ def _read(file: Path) -> dict[Path_, Any]:
 
 def _from_environment(environment: Mapping[str, str]) -> tuple[dict[Path_, Any], list[str]]:
     """What the variables set, and what is wrong with their names: no reason to stop a command."""
-    names = {_variable(path): path for path, _ in _leaves(Config())}
+    names = {_variable(path): path for path, _ in leaves(Config())}
     values: dict[Path_, Any] = {}
     warnings = []
     for variable, value in environment.items():
@@ -236,18 +236,11 @@ def _unknown(key: str, known: list[str], origin: str) -> str:
     return f"unknown key {key} ({origin}){hint}"
 
 
-def _leaves(model: BaseModel, prefix: Path_ = ()) -> Iterator[tuple[Path_, Any]]:
-    for name, value in model:
-        if isinstance(value, BaseModel):
-            yield from _leaves(value, (*prefix, name))
-        else:
-            yield (*prefix, name), value
-
-
-def _flat(table: Mapping[str, Any], prefix: Path_ = ()) -> Iterator[tuple[Path_, Any]]:
-    for name, value in table.items():
-        if isinstance(value, dict):
-            yield from _flat(value, (*prefix, name))
+def leaves(tree: BaseModel | Mapping[str, Any], prefix: Path_ = ()) -> Iterator[tuple[Path_, Any]]:
+    """Each value of sections within sections, and its key."""
+    for name, value in dict(tree).items():
+        if isinstance(value, (BaseModel, Mapping)):
+            yield from leaves(value, (*prefix, name))
         else:
             yield (*prefix, name), value
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ...common.errors import UsageError
 from ...configs.config import Config
 from ...configs.flags import FLAG_KEYS
+from ...configs.layers import leaves
 
 Key = tuple[str, ...]
 """Where a value lies in the configuration: ("sampler", "temperature")."""
@@ -38,7 +39,7 @@ def keys_of(options: Mapping[str, Any]) -> dict[Key, Any]:
     keys: dict[Key, Any] = {}
     for name, value in options.items():
         if isinstance(value, Mapping) and name in _SECTIONS:
-            keys.update(_flat(value, (name,)))
+            keys.update(leaves(value, (name,)))
         elif name in FLAG_KEYS:
             keys[FLAG_KEYS[name]] = _plain(name, value)
         else:
@@ -64,14 +65,6 @@ def _plain(name: str, value: Any) -> Any:
     if name == "pipelined" and isinstance(value, bool):
         return "on" if value else "off"
     return str(value) if isinstance(value, Path) else value
-
-
-def _flat(table: Mapping[str, Any], prefix: Key) -> Iterator[tuple[Key, Any]]:
-    for name, value in table.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, (*prefix, name))
-        else:
-            yield (*prefix, name), value
 
 
 def _unknown(name: str, known: list[str]) -> str:
