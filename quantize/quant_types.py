@@ -13,19 +13,9 @@ _NOT_OFFERED = frozenset({"MXFP4_MOE", "NVFP4", "Q1_0"})
 QUANT_TYPES = {name: n for n, name in FILE_TYPES.items() if name not in _NOT_OFFERED}
 """Name -> number of every type that a file can be quantised to."""
 
-NEEDS_IMATRIX = frozenset(
-    {
-        "IQ1_S",
-        "IQ1_M",
-        "IQ2_XXS",
-        "IQ2_XS",
-        "IQ2_S",
-        "IQ2_M",
-        "IQ3_XXS",
-        "IQ3_XS",
-        "Q2_K_S",
-    }
-)
+NEEDS_IMATRIX = frozenset({
+    "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "IQ3_XXS", "IQ3_XS", "Q2_K_S",
+})  # fmt: skip
 """Types that llama.cpp refuses to make without an importance matrix."""
 
 

@@ -126,13 +126,9 @@ class BatterySource:
     _start: float | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        for how in ("power", "current"):
+        for how in ("power", "current", "energy", "charge"):
             if all(self._can(how, battery) for battery in self.batteries):
-                self._how = how
-                return
-        for how in ("energy", "charge"):
-            if all(self._can(how, battery) for battery in self.batteries):
-                self._how, self.quantity = how, "joules"
+                self._how, self.quantity = how, "watts" if how in ("power", "current") else "joules"
                 return
         names = ", ".join(battery.name for battery in self.batteries)
         raise SensorError(f"battery {names} reports neither power, current, energy nor charge")
@@ -152,14 +148,13 @@ class BatterySource:
         """Watts, or joules drained since the first reading. Raises SensorError when charging."""
         self._require_discharging()
         values = [self._raw(self._how, battery) for battery in self.batteries]
-        total = sum(map(abs, values)) if self.quantity == "watts" else sum(values)
         if self.quantity == "watts":
-            if total <= 0:
-                raise SensorError(f"battery reports {total:g} W while discharging")
-            return total
+            if (watts := sum(map(abs, values))) <= 0:
+                raise SensorError(f"battery reports {watts:g} W while discharging")
+            return watts
         if self._start is None:
-            self._start = total
-        return self._start - total
+            self._start = sum(values)
+        return self._start - sum(values)
 
     def _require_discharging(self) -> None:
         states = [_status(battery) for battery in self.batteries]

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+_NUMBERS = ("size", "bits", "ppl", "KL", "KL p99", "top-1", "accept", "r(u, beta)", "tok/s")
+
+
 @dataclass(frozen=True)
 class FileQuality:
     """One file. KL in nats; acceptance and correlation are None without a cloud model."""
@@ -70,24 +73,10 @@ class Report:
         """For a terminal."""
         from rich.table import Table
 
-        table = Table(
-            title=one_line(
-                f"against {self.original} on {self.texts}, {self.positions} positions"
-                + (f"; pair with {self.cloud}" if self.cloud else "")
-            )
-        )
+        title = f"against {self.original} on {self.texts}, {self.positions} positions"
+        table = Table(title=one_line(title + (f"; pair with {self.cloud}" if self.cloud else "")))
         table.add_column("file")
-        for title in (
-            "size",
-            "bits",
-            "ppl",
-            "KL",
-            "KL p99",
-            "top-1",
-            "accept",
-            "r(u, beta)",
-            "tok/s",
-        ):
+        for title in _NUMBERS:
             table.add_column(title, justify="right")
         for row in self.rows:
             table.add_row(
