@@ -231,6 +231,8 @@ def _from_environment(environment: Mapping[str, str]) -> tuple[dict[Path_, Any],
 
 
 def _unknown(key: str, known: list[str], origin: str) -> str:
+    if any(each.startswith(f"{key}.") for each in known):
+        return f"{key} is a section ({origin}): write [{key}], and its keys below"
     close = difflib.get_close_matches(key, known, 1)
     hint = f"; did you mean {close[0]}?" if close else "; see `uhlm-edge config show`"
     return f"unknown key {key} ({origin}){hint}"

@@ -12,6 +12,9 @@ _TYPES = {
     "string": "text",
     "literal": "",
     "path": "a path",
+    "list": "a list",
+    "model": "an object",
+    "dict": "an object",
     "is": "",
 }
 _BOUNDS = {
@@ -20,6 +23,12 @@ _BOUNDS = {
     "less_than": ("lt", "less than {}"),
     "less_than_equal": ("le", "at most {}"),
     "finite_number": ("", "finite"),
+}
+
+_WHOLE = {
+    "missing": "is missing",
+    "too_short": "must not be empty",
+    "extra_forbidden": "is not supported; leave it out",
 }
 
 
@@ -35,6 +44,8 @@ def requirement(errors: Sequence[Mapping[str, Any]]) -> str:
         elif kind in _BOUNDS:
             name, words = _BOUNDS[kind]
             bounds.append(words.format(context.get(name)))
+        elif kind in _WHOLE:
+            return _WHOLE[kind]
         elif text := _TYPES.get(kind.split("_")[0]):
             wanted.append(text)
         else:

@@ -76,8 +76,9 @@ def test_data_from_a_pipe_is_the_prompt_or_its_context(invoke: Invoke) -> None:
 
 def test_a_reply_that_was_cut_says_so(invoke: Invoke) -> None:
     asked = ["run", "What is the capital of Peru?", "--offline", "--seed", "1"]
-    cut = invoke(*asked, "--max-tokens", "3")
-    assert "cut off at 3 tokens; give --max-tokens N for more" in cut.err
+    for n, cut in (("3", "3 tokens"), ("1", "1 token")):
+        told = f"cut off at {cut}; give --max-tokens N for more"
+        assert told in invoke(*asked, "--max-tokens", n).err
     reasons = []
     for limit in ("3", "64"):
         done = invoke(*asked, "--json", "--max-tokens", limit).out.splitlines()[-1]

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ...configs.wording import requirement
 from .options import REPLY_OPTIONS
 
 _HARMLESS = {"user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key"}
@@ -193,11 +194,14 @@ def parsed(kind: type[ChatRequest] | type[CompletionRequest], body: bytes) -> An
         request = kind.model_validate(_known(kind, given))
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"] if not str(part).startswith("_"))
-        message = f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}"
-        if "content" in first["loc"]:  # a text or parts: pydantic names what each lacks
-            message = f"message {first['loc'][1]}: the content must be text, or parts of type text"
-        raise ApiError(400, message, where.split(".")[0] or None, "invalid_value") from None
+        loc = first["loc"]
+        message = f"{'.'.join(map(str, loc))} {requirement([first])}"
+        # Where there are alternatives, pydantic names what each lacks.
+        if "content" in loc:
+            message = f"message {loc[1]}: the content must be text, or parts of type text"
+        elif "str" in loc:
+            message = f"{loc[0]} must be text, or a list of texts"
+        raise ApiError(400, message, str(loc[0]), "invalid_value") from None
     _refuse_unsupported(request)
     return request
 
@@ -233,7 +237,7 @@ def _refuse_unsupported(request: ChatRequest | CompletionRequest) -> None:
     wanted = request.response_format
     if wanted is not None and (wanted.type == "json_schema") != (wanted.json_schema is not None):
         raise ApiError(
-            400, "response_format: json_schema belongs to type json_schema, which needs it",
+            400, "response_format: type json_schema needs a json_schema, and no other type has one",
             "response_format", "invalid_value",
         )  # fmt: skip
     if request.grammar is not None and wanted is not None and wanted.type != "text":

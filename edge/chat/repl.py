@@ -20,7 +20,7 @@ from .commands import Commands, Leave
 from .keyboard import ctrl_d_kept, history_file, typed
 from .piped import lines, turns
 from .show import show, tell
-from .terminal import Style, fitted, legend, summary
+from .terminal import Style, counted, fitted, legend, summary
 
 _SAMPLES = (
     "What is the capital of Peru?",
@@ -54,7 +54,8 @@ def answer(
         if Style.of(sys.stdout).off:
             print(_numbers(assistant.loop.stats, cut), file=sys.stderr)
         elif cut:
-            tell(f"cut off at {assistant.loop.stats.tokens} tokens; give --max-tokens N for more")
+            n = counted(assistant.loop.stats.tokens, "token")
+            tell(f"cut off at {n}; give --max-tokens N for more")
 
 
 def chat(

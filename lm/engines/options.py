@@ -18,8 +18,12 @@ class EngineOptions(BaseModel):
         0, ge=0, description="tokens the context holds; 0: as the model was trained, at most 8,192"
     )
     n_batch: int = Field(512, ge=1, description="most tokens in one pass")
-    n_threads: int = Field(0, ge=0, description="threads for single tokens; 0: one per core")
-    n_threads_batch: int = Field(0, ge=0, description="threads for many tokens; 0: one per core")
+    n_threads: int = Field(
+        0, ge=0, le=512, description="threads for single tokens; 0: one per core"
+    )
+    n_threads_batch: int = Field(
+        0, ge=0, le=512, description="threads for many tokens; 0: one per core"
+    )
     processes: int = Field(
         1, ge=1, description="models at work on this machine: they share the cores"
     )

@@ -207,8 +207,10 @@ def test_a_key_like_nothing_known_points_to_the_list(home: dict[str, str]) -> No
 
 
 def test_a_section_that_is_a_value_is_refused(home: dict[str, str]) -> None:
-    own_file(home, "device = 3\n")
-    assert "unknown key device" in refusal(home)
+    for text in ("device = 3\n", "[[device]]\nmodel = 'x'\n"):
+        own_file(home, text)
+        assert refusal(home).startswith("device is a section (")
+        assert refusal(home).endswith("write [device], and its keys below")
 
 
 @pytest.mark.parametrize(
@@ -227,6 +229,11 @@ def test_a_section_that_is_a_value_is_refused(home: dict[str, str]) -> None:
         (("cloud", "deadline"), "0", "more than 0"),
         (("device", "wire_top"), "257", "at most 256"),
         (N_CTX, "-1", "at least 0"),
+        (
+            ("device", "engine", "n_threads"),
+            "513",
+            "at most 512",
+        ),  # llama.cpp would end the process
         (("device", "engine", "cache_type_k"), "q3", "must be f32,"),
         (("verifier", "port"), "65536", "at most 65535"),
     ],

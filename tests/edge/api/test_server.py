@@ -190,7 +190,7 @@ def test_the_model_is_listed(client: openai.OpenAI) -> None:
         ({"max_tokens": 0}, 400, "max_tokens", "must be at least 1"),
         ({"response_format": {"type": "json_object"}}, 400, "grammar", "use strategy local"),
         ({"response_format": {"type": "yaml"}}, 400, "response_format", "json_object"),
-        ({"response_format": {"type": "json_schema"}}, 400, "response_format", "needs it"),
+        ({"response_format": {"type": "json_schema"}}, 400, "response_format", "needs a json"),
         ({"extra_body": {"grammar": "root ::= ("}}, 400, "grammar", "expecting"),
         (
             {
@@ -205,7 +205,11 @@ def test_the_model_is_listed(client: openai.OpenAI) -> None:
         ),
         ({"top_logprobs": 2}, 400, "top_logprobs", "logprobs"),
         ({"model": "gpt-4"}, 404, "model", "demo-slm"),
-        ({"messages": []}, 400, "messages", "at least 1"),
+        ({"messages": []}, 400, "messages", "messages must not be empty"),
+        ({"messages": [{"role": "king", "content": "x"}]}, 400, "messages", "role must be system"),
+        ({"stop": 5}, 400, "stop", "stop must be text, or a list of texts"),
+        ({"seed": "x"}, 400, "seed", "seed must be a whole number"),
+        ({"stream_options": {"x": 1}}, 400, "stream_options", "x is not supported"),
         ({"messages": [{"role": "user", "content": "a " * 3000}]}, 400, "messages", "shorten"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
