@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from ...common.errors import ConfigError
 from ...configs.config import Config
+from ...lm.uncertainty import estimator
 from ...models.resolve import find_model, locate_model
 from ..decode.drafter import Device
 from ..decode.handoff import Endpoint, Handoff
@@ -48,7 +49,12 @@ def adjust(
         handoff = handing(config, device, session, handoff.endpoint, tell, environment)
     assistant.handoff = handoff
     assistant.device = replace(
-        assistant.device, sampler=config.sampler, head=head, measure=options.measure
+        device,
+        sampler=config.sampler,
+        head=head,
+        measure=options.measure,
+        k=options.samples,
+        estimator=estimator(options.estimator),
     )
     assistant.strategy = strategy
     assistant.set_options(chat.system, chat.max_tokens, PIPELINED[options.pipelined], chat.seed)

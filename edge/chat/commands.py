@@ -23,6 +23,7 @@ from .terminal import Style, counted, fitted, size_of, summary
 from .why import explained
 
 _THRESHOLDS = ("averse", "prone", "risk", "adaptive")
+_AT_START = {("strategy", "partner"), ("chat", "history")}
 _LONGEST = 16_000_000  # bytes of a saved conversation
 
 
@@ -165,7 +166,7 @@ class Commands:
         if not value.strip():
             raise UsageError("write /set KEY VALUE, such as /set sampler.temperature 0.2")
         key = tuple(name.split("."))
-        if key[0] not in ("strategy", "sampler", "chat"):
+        if key in keys() and (key[0] not in ("strategy", "sampler", "chat") or key in _AT_START):
             raise UsageError(f"{name} cannot be changed in a chat; start another one with it")
         self._change(key, value.strip())
 

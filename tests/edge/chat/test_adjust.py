@@ -52,6 +52,23 @@ def test_a_head_is_there_only_while_the_strategy_asks_it(pair: Assistant, config
     assert pair.device.head is None
 
 
+def test_u_is_measured_as_the_options_say_now(pair: Assistant, config: Config) -> None:
+    def is_share_of(draws: int) -> bool:
+        events = list(pair.answer([{"role": "user", "content": "Tell me a story."}]))
+        us = [event.uncertainty for event in events if isinstance(event, Token)]
+        return all(u is not None and abs(draws * u - round(draws * u)) < 1e-6 for u in us)
+
+    always: dict[Any, Any] = {("strategy", "name"): "local", ("strategy", "measure"): True}
+    options = changed(config, always)
+    adjust(pair, options, {})
+    assert is_share_of(20)
+    adjust(pair, changed(options, {("strategy", "samples"): 3}), {})
+    assert is_share_of(3)
+    adjust(pair, changed(options, {("strategy", "estimator"): "expected"}), {})
+    assert not is_share_of(20)
+    adjust(pair, config, {})
+
+
 @pytest.fixture
 def handing_over() -> Iterator[tuple[Assistant, Config]]:
     """A chat of strategy handoff, with nobody to hand over to."""

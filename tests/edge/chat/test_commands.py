@@ -49,12 +49,16 @@ def test_a_conversation_is_kept_for_its_owner_and_goes_on(home: Path, tmp_path: 
 def test_settings_change_in_the_chat_and_are_checked(home: Path) -> None:
     result = chat(
         home, "/set chat.max_tokens 2", QUESTION, "/threshold high", "/set device.model x",
-        "/strategy hlm", "/show strategy.name", "/show nothing", "/nonsense", "/stats",
+        "/set strategy.partner demo-llm", "/set sampler.heat 2", "/set heat 2", "/strategy hlm",
+        "/show strategy.name", "/show nothing", "/nonsense", "/stats",
     )  # fmt: skip
     assert result.out == "The capital\n"
     assert "cut off by --max-tokens" in result.err
     assert "must be a number, averse, prone, risk or adaptive" in result.err
     assert "device.model cannot be changed in a chat" in result.err
+    assert "strategy.partner cannot be changed in a chat" in result.err
+    assert "unknown key sampler.heat (here)" in result.err
+    assert "unknown key heat (here)" in result.err
     assert "strategy.name = hlm" in result.err
     assert "no command /nonsense; /help lists them" in result.err
     assert "1 reply · 2 tokens" in result.err
