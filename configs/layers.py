@@ -26,28 +26,13 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = [
-    "Loaded",
-    "as_environment",
-    "changed",
-    "config_folder",
-    "keys",
-    "load_config",
-    "profiles",
-]
-
 _FOLDER = Path(__file__).parent
 _NOT_PROFILES = {"catalogue"}
 _MOST = 1_000_000  # bytes of a file
 _PAIRS = {"paper": "paper"}  # of the catalogue, to suggest for a profile; else a small one
 _OTHER_VARIABLES = {
-    "UHLM_API_KEY",
-    "UHLM_SERVE_KEY",
-    "UHLM_NO_CLOUD",
-    "UHLM_CONFIG",
-    "UHLM_PROFILE",
-    "UHLM_MODELS",
-}
+    "UHLM_API_KEY", "UHLM_SERVE_KEY", "UHLM_NO_CLOUD", "UHLM_CONFIG", "UHLM_PROFILE", "UHLM_MODELS",
+}  # fmt: skip
 
 Path_ = tuple[str, ...]
 """A key: ("device", "engine", "n_ctx")."""

@@ -16,18 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .row import Row
 
-__all__ = [
-    "TOTAL",
-    "Distribution",
-    "Probs",
-    "Sampler",
-    "Sparse",
-    "accept",
-    "one_hot",
-    "rejection",
-    "resample",
-]
-
 _SPAN = 12.5  # nats below the peak: a quarter of the smallest weight
 _GROUP = 16  # logits whose peak is taken together
 _CROWD = 2 * _GROUP  # times as many ids as wanted, from which groups pay; there are enough then

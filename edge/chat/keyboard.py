@@ -8,8 +8,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-__all__ = ["history_file", "typed", "unquoted"]
-
 Complete = Callable[[str], list[str]]
 """What may follow a line that begins with a slash: whole words for its last one."""
 
