@@ -17,13 +17,7 @@ from . import __version__
 from .bench.command import register as register_bench
 from .calibrate.command import register as register_calibrate
 from .common.errors import ConfigError, UhlmError, UsageError
-from .common.streams import (
-    complain,
-    discard_stdout,
-    emit,
-    open_closed_streams,
-    write_failure,
-)
+from .common.streams import complain, discard_stdout, emit, open_closed_streams, write_failure
 from .configs.flags import ConfigFile, Profile, conversation, load_and_tell
 from .lm.engines.llama_files import prepare_process
 from .models.command import register as register_models
@@ -102,8 +96,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def program(
     version: Annotated[
-        bool,
-        typer.Option("--version", is_eager=True, callback=_version, help="Print the version."),
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")
     ] = False,
 ) -> None:
     """A small model on the device that asks a large one in the cloud when it is unsure."""
@@ -114,8 +107,7 @@ app.add_typer(config_app, name="config")
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object per line on stdout.")]
 Verbose = Annotated[
-    bool,
-    typer.Option("--verbose", help="Say which backend took the model; show the link's log."),
+    bool, typer.Option("--verbose", help="Say which backend took the model; show the link's log.")
 ]
 
 

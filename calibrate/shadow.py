@@ -119,11 +119,7 @@ def shadow_run(
 
 
 def shadow(
-    device: TokenCache,
-    cloud: TokenCache,
-    setting: Setting,
-    seed: int,
-    conversation: int = 0,
+    device: TokenCache, cloud: TokenCache, setting: Setting, seed: int, conversation: int = 0
 ) -> Replay:
     """One reply that the device drafts and the LLM settles, and both distributions there.
 

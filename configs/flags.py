@@ -32,8 +32,7 @@ class _Flags:
     config_file: ConfigFile
     model: Annotated[str | None, typer.Option(help="Device model: a GGUF file or a shipped name.")]
     pair: Annotated[
-        str | None,
-        typer.Option(help="Pull and run two models of the catalogue, such as qwen2.5."),
+        str | None, typer.Option(help="Pull and run two models of the catalogue, such as qwen2.5.")
     ]
     cloud: Annotated[
         str | None, typer.Option(help="URL of a verifier; for handoff, of an endpoint.")
@@ -87,8 +86,7 @@ class _Flags:
         ),
     ]
     ensemble: Annotated[
-        str | None,
-        typer.Option(metavar="weighted|contrastive", help="ensemble: mix, or contrast."),
+        str | None, typer.Option(metavar="weighted|contrastive", help="ensemble: mix, or contrast.")
     ]
     weight: Annotated[
         list[float] | None,

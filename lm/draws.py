@@ -44,8 +44,7 @@ def _words(seed: int, purpose: int, start: int, count: int) -> NDArray[np.float6
     """Uniforms in [0, 1) of `count` positions from `start` on, shape (count, 4)."""
     # numpy advances the counter before it draws, so begin one earlier.
     generator = np.random.Philox(
-        key=np.array([seed, purpose], dtype=np.uint64),
-        counter=(start - 1) % 2**256,
+        key=np.array([seed, purpose], dtype=np.uint64), counter=(start - 1) % 2**256
     )
     raw = np.asarray(generator.random_raw(4 * count))
     words: NDArray[np.float64] = np.multiply(raw >> np.uint64(11), 2.0**-53, dtype=np.float64)

@@ -326,9 +326,7 @@ def _heat_row(heats: list[HeatState]) -> dict[str, object]:
 
 
 def _battery_row(
-    before: BatteryState | None,
-    after: BatteryState | None,
-    watts: float | None,
+    before: BatteryState | None, after: BatteryState | None, watts: float | None
 ) -> dict[str, object] | None:
     """Drain over the run, and how long a full battery would last at the power of the run.
 

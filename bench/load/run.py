@@ -90,9 +90,7 @@ async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
 
 
 async def drive(
-    load: Load,
-    share: tuple[int, int] = (0, 1),
-    gate: Callable[[], Awaitable[object]] = _at_once,
+    load: Load, share: tuple[int, int] = (0, 1), gate: Callable[[], Awaitable[object]] = _at_once
 ) -> Played:
     """Play a share of the devices. It ends in time whatever the verifier does.
 

@@ -220,9 +220,7 @@ def _expected_wait(latency: float, device: float, share: float) -> float:
 
 
 def throughput_rows(
-    costs: Sequence[StrategyCost],
-    channels: Iterable[Channel],
-    vocabulary: int | None = None,
+    costs: Sequence[StrategyCost], channels: Iterable[Channel], vocabulary: int | None = None
 ) -> list[dict[str, Any]]:
     """One row per channel, strategy and uplink format (`ours`; `published` given `vocabulary`)."""
     rows: list[dict[str, Any]] = []

@@ -53,11 +53,7 @@ def latency(
 
 
 @measurement("model", "cloud", "strategy", "pipelined")
-def split(
-    config: Config,
-    prompt: Prompts = None,
-    plot: Plot = None,
-) -> Table:
+def split(config: Config, prompt: Prompts = None, plot: Plot = None) -> Table:
     """Time to first token, and the time of each token by what the device did in it."""
     from ...common.plots import latency_histogram
     from ...edge.chat.assemble import assemble

@@ -112,10 +112,7 @@ class Assistants:
         self._stack.close()
 
     def write(
-        self,
-        messages: Sequence[Message],
-        values: Mapping[Key, Any],
-        grammar: Grammar | None = None,
+        self, messages: Sequence[Message], values: Mapping[Key, Any], grammar: Grammar | None = None
     ) -> Begun:
         """A reply to a conversation. Nothing is computed before its first event is asked for.
 

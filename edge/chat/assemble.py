@@ -144,10 +144,7 @@ def _verifier(
 
 @contextmanager
 def _endpoint(
-    config: Config,
-    notify: Callable[[str], None],
-    environment: Mapping[str, str],
-    budget: Budget,
+    config: Config, notify: Callable[[str], None], environment: Mapping[str, str], budget: Budget
 ) -> Iterator[OpenAiEndpoint | None]:
     """To whom strategy `handoff` hands a reply over; None for the other strategies, or nobody."""
     cloud = config.cloud

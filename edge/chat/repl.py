@@ -63,10 +63,7 @@ def chat(
 ) -> None:
     """Turn after turn until the input ends."""
     interactive = sys.stdin.isatty()
-    with (
-        ctrl_d_kept() if interactive else nullcontext(),
-        assemble(config, tell, link) as assistant,
-    ):
+    with ctrl_d_kept() if interactive else nullcontext(), assemble(config, tell, link) as assistant:
         status = Style.of(sys.stderr)
         if verbose:
             _be_verbose(assistant)

@@ -23,10 +23,7 @@ class StatusLine:
     """
 
     def __init__(
-        self,
-        out: TextIO,
-        size: Callable[[], tuple[int, int] | None],
-        style: Style,
+        self, out: TextIO, size: Callable[[], tuple[int, int] | None], style: Style
     ) -> None:
         self._out, self._size, self._style = out, size, style
         self._lines = 0  # of the terminal for which the margin is set; 0: none is

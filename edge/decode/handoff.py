@@ -96,12 +96,7 @@ class HandoffLoop:
         text: the device's own transcript.
     """
 
-    def __init__(
-        self,
-        device: Device,
-        handoff: Handoff,
-        prompt: Prompt,
-    ) -> None:
+    def __init__(self, device: Device, handoff: Handoff, prompt: Prompt) -> None:
         self.stats = Stats("handoff", threshold=handoff.threshold)
         self.tokens: list[Token] = []
         self._device = replace(device, measure=True)

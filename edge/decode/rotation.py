@@ -116,11 +116,7 @@ class RotationLoop:
     """
 
     def __init__(
-        self,
-        device: Device,
-        partners: Partners,
-        strategy: Strategy,
-        prompt: Prompt,
+        self, device: Device, partners: Partners, strategy: Strategy, prompt: Prompt
     ) -> None:
         self._target: Target = strategy.target
         self._shares = shares_of(strategy.shares, len(partners.caches) + 1)

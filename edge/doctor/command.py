@@ -28,14 +28,7 @@ from ..device.sensors import discover
 from ..device.thermal import read_heat
 from ..policy.calibration import ModelKey, model_digest
 from ..policy.tuning import find_tuning, needs_calibration
-from .board import (
-    check_clock,
-    check_disk,
-    check_energy,
-    check_heat,
-    check_memory,
-    check_threads,
-)
+from .board import check_clock, check_disk, check_energy, check_heat, check_memory, check_threads
 from .finding import Finding, render, worst
 from .processor import check_build, check_runtime, check_speed
 from .trial import Trial, try_model

@@ -136,11 +136,7 @@ class Learning(Adaptive):
     audit_after = None
 
     def __init__(
-        self,
-        start: float,
-        target: float = 0.001,
-        rate: float = 0.05,
-        ask_by: AskBy = "uncertainty",
+        self, start: float, target: float = 0.001, rate: float = 0.05, ask_by: AskBy = "uncertainty"
     ) -> None:
         self._highest = start
         super().__init__(start, target, rate, ask_by=ask_by)

@@ -49,10 +49,7 @@ class Conversion:
             self._write(path, outline=True)
 
     def write(
-        self,
-        out: Path,
-        progress: Progress | None = None,
-        free: Callable[[Path], int] = free_bytes,
+        self, out: Path, progress: Progress | None = None, free: Callable[[Path], int] = free_bytes
     ) -> None:
         """Write the GGUF `out`; what was there is replaced at the end, or stays.
 

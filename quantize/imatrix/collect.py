@@ -62,10 +62,7 @@ class _Collector:
 
 
 def collect_imatrix(
-    path: Path,
-    texts: Sequence[Sequence[int]],
-    progress: Progress | None = None,
-    threads: int = 0,
+    path: Path, texts: Sequence[Sequence[int]], progress: Progress | None = None, threads: int = 0
 ) -> tuple[Imatrix, int]:
     """Run texts through the model and sum up its activations.
 

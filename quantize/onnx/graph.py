@@ -192,10 +192,7 @@ class _Builder:
 
         g, cache = self.g, [self.layout.kv_heads, self.layout.head_dim]
         info = helper.make_tensor_value_info
-        g.inputs += [
-            info("ids", TensorProto.INT64, ["T"]),
-            info("rows", TensorProto.INT64, [1]),
-        ]
+        g.inputs += [info("ids", TensorProto.INT64, ["T"]), info("rows", TensorProto.INT64, [1])]
         vocabulary = self.shapes["token_embd.weight"][0]
         g.outputs.append(info("logits", TensorProto.FLOAT, ["R", vocabulary]))
         for layer in range(self.layout.layers):

@@ -21,11 +21,7 @@ ELF_AARCH64 = 183
 
 # What the processor of each target has. A Pi 4 (Cortex-A72) knows neither dot products nor half
 # precision, and dies of them; a Pi 5 (Cortex-A76) and a Jetson Orin (A78AE) have both.
-ARCHITECTURES = {
-    "pi4": "armv8-a+crc",
-    "pi5": "armv8.2-a+dotprod+fp16",
-    "generic": "armv8-a",
-}
+ARCHITECTURES = {"pi4": "armv8-a+crc", "pi5": "armv8.2-a+dotprod+fp16", "generic": "armv8-a"}
 TAG = "linux_aarch64"
 
 
