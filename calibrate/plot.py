@@ -27,12 +27,9 @@ def draw(result: Result, out: Path, estimator: EstimatorName = "sampled") -> lis
     beta = np.concatenate([replay.beta for replay in result.replays])
     chosen = {"averse": law.averse, "prone": law.prone, "risk": law.risk}
     rejection = plots.rejection_against_uncertainty(
-        u.tolist(),
-        beta.tolist(),
-        out.with_suffix(".rejection.png"),
-        line=(law.a, law.b),
+        u.tolist(), beta.tolist(), out.with_suffix(".rejection.png"), line=(law.a, law.b),
         thresholds={name: value for name, value in chosen.items() if value is not None},
-    )
+    )  # fmt: skip
     return [rejection, _draw_risk(result, out.with_suffix(".risk.png"))]
 
 
@@ -71,15 +68,12 @@ def _draw_risk(result: Result, path: Path) -> Path:
         ax.plot(100 * rate, risk, line, color=colour, label="oracle", linewidth=1.8)
         target = result.calibration.target_risk
         ax.axhline(target, color=plots.GREY, linewidth=1, label=f"target risk {target:g}")
-        ax.set_yscale("log")
-        ax.set_ylim(floor, mean * 1.3)
+        ax.set(xlabel="tokens uploaded (%)", ylabel="risk per generated token")
+        ax.set(yscale="log", ylim=(floor, mean * 1.3))
         if mean < _RARE:  # all that matters happens at small rates
-            ax.set_xscale("log")
-            ax.set_xlim(10 * mean, 100)
+            ax.set(xscale="log", xlim=(10 * mean, 100))
             plots.plain_log_ticks(ax)
         else:
             ax.set_xlim(-1, 101)
-        ax.set_xlabel("tokens uploaded (%)")
-        ax.set_ylabel("risk per generated token")
         plots.legend_beside(ax)
     return path

@@ -62,8 +62,7 @@ def accuracy_against_rate(rows: Sequence[Row], path: Path) -> Path:
         if oracles:
             rate = 100 * float(np.mean(oracles))
             first.axvline(rate, color=BLACK, linestyle="--", linewidth=1, label="oracle rate")
-        first.set_ylabel("accuracy (%)")
-        first.set_xlim(-4, 104)
+        first.set(ylabel="accuracy (%)", xlim=(-4, 104))
         first.margins(y=0.12)
         legend_beside(last, *first.get_legend_handles_labels())
     return path
@@ -107,9 +106,8 @@ def throughput_over_snr(rows: Sequence[Row], path: Path) -> Path:
                     color=colour, marker=mark, linestyle=line, label=name, linewidth=1.6,
                     markersize=6, fillstyle="none" if pipelined else "full", **_edge(mark, colour),
                 )  # fmt: skip
-            ax.set_xlabel("uplink SNR (dB)")
             ax.set_title(f"uplink: {uplink}", fontsize=11)
-            ax.set_ylim(bottom=0)
+            ax.set(xlabel="uplink SNR (dB)", ylim=(0, None))
         first, last = np.atleast_1d(axes)[0], np.atleast_1d(axes)[-1]
         first.set_ylabel("throughput (tokens/s)")
         legend_beside(last)
@@ -134,8 +132,7 @@ def latency_histogram(milliseconds: Sequence[float], path: Path) -> Path:
             value = float(np.percentile(times, share))
             ax.axvline(value, color=colour, linestyle=line, linewidth=1.5,
                        label=f"p{share}: {value:.3g} ms")  # fmt: skip
-        ax.set_xlabel("time per token (ms)")
-        ax.set_ylabel("number of tokens")
+        ax.set(xlabel="time per token (ms)", ylabel="number of tokens")
         ax.legend(frameon=False, title=f"n = {times.size}")
         if spread > 20:
             plain_log_ticks(ax)
@@ -157,7 +154,7 @@ def energy_bars(rows: Sequence[Row], path: Path) -> Path:
     with figure(path, max(4.5, 1.1 * len(rows) + 2.6), 3.6) as ax:
         bottom = np.zeros(len(rows))
         for key, label, colour, hatch in parts:
-            values = np.array([_number(row, key) for row in rows])
+            values = np.array([float(row.get(key) or 0.0) for row in rows])
             if not values.any():
                 continue
             ax.bar(range(len(rows)), values, 0.62, bottom=bottom, color=colour, hatch=hatch,
@@ -171,10 +168,9 @@ def energy_bars(rows: Sequence[Row], path: Path) -> Path:
                 ax.annotate(f"{bottom[i]:.3g}", (i, bottom[i]), (0, 3), ha="center", va="bottom",
                             textcoords="offset points", fontsize=9)  # fmt: skip
         ax.set_xticks(range(len(rows)), [str(row["strategy"]) for row in rows])
-        ax.set_xlim(-0.6, len(rows) - 0.4)
         ax.grid(axis="x", visible=False)
-        ax.set_ylim(0, bottom.max() * 1.15 if bottom.any() else 1)
-        ax.set_ylabel("energy above idle (J/token)")
+        top = bottom.max() * 1.15 if bottom.any() else 1
+        ax.set(xlim=(-0.6, len(rows) - 0.4), ylim=(0, top), ylabel="energy above idle (J/token)")
         if ax.get_legend_handles_labels()[0]:
             legend_beside(ax)
     return path
@@ -217,10 +213,9 @@ def rejection_against_uncertainty(
             if math.isfinite(value) and 0 <= value <= 1:
                 ax.axvline(value, color=RED, linestyle=styles[i % len(styles)], linewidth=1.3,
                            label=f"{name} threshold {value:.3g}")  # fmt: skip
-        ax.set_xlabel("uncertainty u of the device's model")
-        ax.set_ylabel("mean rejection probability $\\beta$")
-        ax.set_xlim(-0.02, 1.02)
-        ax.set_ylim(-0.02, max(0.2, min(1.02, float((y + error).max()) * 1.15)))
+        top = max(0.2, min(1.02, float((y + error).max()) * 1.15))
+        ax.set(xlabel="uncertainty u of the device's model", xlim=(-0.02, 1.02))
+        ax.set(ylabel="mean rejection probability $\\beta$", ylim=(-0.02, top))
         legend_beside(ax)
     return path
 
@@ -278,8 +273,6 @@ def _edge(mark: str, colour: str) -> dict[str, Any]:
 
 
 def _style(name: str) -> tuple[str, str, str]:
-    if name in STYLES:
-        return STYLES[name]
     for known in sorted(STYLES, key=len, reverse=True):  # "uhlm risk" is drawn like "uhlm"
         if name.startswith(known):
             return STYLES[known]
@@ -305,8 +298,3 @@ def _require(rows: Sequence[Row], *names: str) -> None:
 def _or(row: Row, name: str, other: str) -> float:
     value = row.get(name)
     return float(row[other] if value is None else value)
-
-
-def _number(row: Row, name: str) -> float:
-    value = row.get(name)
-    return 0.0 if value is None else float(value)

@@ -26,18 +26,14 @@ def load_over_devices(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
         styles = (("p50_ms", "median", BLUE, "o"), ("p95_ms", "p95", ORANGE, "^"))
         for name, label, colour, mark in (*styles, ("p99_ms", "p99", RED, "v")):
             ax.plot(x, [row[name] for row in known], color=colour, marker=mark, label=label)
-        ax.set_xscale("log")
-        ax.set_yscale("log")
+        ax.set(xscale="log", yscale="log", xlabel="devices", ylabel="time of a verification (ms)")
         plain_log_ticks(ax)
-        ax.set_xlabel("devices")
-        ax.set_ylabel("time of a verification (ms)")
         rates = ax.twinx()
         rates.plot(
             x, [row["calls_per_s"] for row in known], color=GREY, marker="s", linestyle=":",
             label="calls per second",
         )  # fmt: skip
-        rates.set_ylim(bottom=0)
-        rates.set_ylabel("answered calls per second")
+        rates.set(ylim=(0, None), ylabel="answered calls per second")
         rates.grid(visible=False)
         lines = [*ax.get_lines(), *rates.get_lines()]
         ax.legend(lines, [line.get_label() for line in lines], frameon=False, loc="upper left")

@@ -126,7 +126,6 @@ def draw_map(rows: Sequence[dict[str, Any]], path: Path) -> Path:
             ax.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=8)
         ax.set_xticks([i + 0.5 for i in range(len(trips))], [f"{ms:g}" for ms in trips])
         ax.set_yticks([i + 0.5 for i in range(len(devices))], [f"{ms:.3g}" for ms in devices])
-        ax.set_xlabel("round trip (ms)")
-        ax.set_ylabel("device, ms a token")
+        ax.set(xlabel="round trip (ms)", ylabel="device, ms a token")
         ax.set_title("fastest of the strategies that follow the LLM (+: pipelined)", fontsize=9)
     return path
