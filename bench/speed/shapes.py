@@ -20,6 +20,8 @@ from ...common.errors import UsageError
 from ...common.files import atomic_output, require_space
 from ...lm.gguf.check import check
 from ...lm.vocabulary import Kind
+from ...quantize.convert.families import FAMILIES, Layout
+from ...quantize.convert.rope import Rope
 from ...quantize.convert.writer import PlannedTensor, add_key, write_hollow
 from ...quantize.quant_types import QUANT_TYPES
 from .blocks import random_tile
@@ -56,30 +58,26 @@ class Shape:
         """How many weights all tensors hold."""
         return sum(math.prod(dims) for _, dims in self.tensors())
 
+    @property
+    def layout(self) -> Layout:
+        """The same, as it is read from the model's config.json."""
+        family = next(family for family in FAMILIES if family.arch == self.arch)
+        return Layout(
+            family=family, layers=self.layers, width=self.width, heads=self.heads,
+            kv_heads=self.kv_heads, head_dim=self.head, hidden=self.ffn, eps=self.eps,
+            tied=self.tied, rope=Rope(self.rope, "default", {}, self.context, family.local_base),
+            config={"sliding_window": self.window, "query_pre_attn_scalar": self.head},
+        )  # fmt: skip
+
     def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """Names and dimensions, the one that lies together in memory first."""
-        width, q, kv = self.width, self.heads * self.head, self.kv_heads * self.head
-        yield "token_embd.weight", (width, self.vocab)
-        for i in range(self.layers):
-            block = f"blk.{i}."
-            yield block + "attn_norm.weight", (width,)
-            for letter, size in (("q", q), ("k", kv), ("v", kv)):
-                yield f"{block}attn_{letter}.weight", (width, size)
-                if self.arch == "qwen2":
-                    yield f"{block}attn_{letter}.bias", (size,)
-            yield block + "attn_output.weight", (q, width)
-            if self.arch == "gemma3":
-                yield block + "attn_q_norm.weight", (self.head,)
-                yield block + "attn_k_norm.weight", (self.head,)
-                yield block + "post_attention_norm.weight", (width,)
-                yield block + "post_ffw_norm.weight", (width,)
-            yield block + "ffn_norm.weight", (width,)
-            yield block + "ffn_gate.weight", (width, self.ffn)
-            yield block + "ffn_up.weight", (width, self.ffn)
-            yield block + "ffn_down.weight", (self.ffn, width)
-        yield "output_norm.weight", (width,)
+        """Names and shapes (rows, columns)."""
+        layout = self.layout
+        yield "token_embd.weight", (self.vocab, self.width)
+        for layer in range(self.layers):
+            yield from layout.layer_shapes(layer).items()
+        yield "output_norm.weight", (self.width,)
         if not self.tied:
-            yield "output.weight", (width, self.vocab)
+            yield "output.weight", (self.vocab, self.width)
         if self.rope_factors:
             yield "rope_freqs.weight", (self.head // 2,)
 
@@ -156,14 +154,12 @@ def _write_hollow(path: Path, shape: Shape) -> None:
     writer = gguf.GGUFWriter(path, shape.arch)
     for key, value in _metadata(shape).items():
         add_key(writer, key, value)
-    # Norms and biases stay F32, as converters leave them; a writer has the dimensions reversed.
-    write_hollow(
-        writer,
-        [
-            PlannedTensor(name, "F32" if len(dims) == 1 else "F16", dims[::-1], name)
-            for name, dims in shape.tensors()
-        ],
-    )
+    # Norms and biases stay F32, as converters leave them.
+    tensors = [
+        PlannedTensor(name, "F32" if len(dims) == 1 else "F16", dims, name)
+        for name, dims in shape.tensors()
+    ]
+    write_hollow(writer, tensors)
 
 
 def _fill(path: Path, seed: int = 0) -> None:
@@ -185,21 +181,12 @@ def _fill(path: Path, seed: int = 0) -> None:
 
 
 def _metadata(shape: Shape) -> dict[str, object]:
-    arch = shape.arch
     tokens, kinds = _vocabulary(shape.vocab)
-    found: dict[str, object] = {
+    found = {**shape.layout.metadata(), "vocab_size": shape.vocab}
+    return {
         "general.name": f"{shape.name} shape, RANDOM WEIGHTS (for speed only)",
         "general.file_type": 1,  # F16
-        f"{arch}.block_count": shape.layers,
-        f"{arch}.context_length": shape.context,
-        f"{arch}.embedding_length": shape.width,
-        f"{arch}.feed_forward_length": shape.ffn,
-        f"{arch}.attention.head_count": shape.heads,
-        f"{arch}.attention.head_count_kv": shape.kv_heads,
-        f"{arch}.attention.key_length": shape.head,
-        f"{arch}.attention.value_length": shape.head,
-        f"{arch}.attention.layer_norm_rms_epsilon": shape.eps,
-        f"{arch}.rope.freq_base": shape.rope,
+        **{f"{shape.arch}.{key}": value for key, value in found.items()},
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.scores": [-float(i) for i in range(len(tokens))],
@@ -208,11 +195,6 @@ def _metadata(shape: Shape) -> dict[str, object]:
         "tokenizer.ggml.bos_token_id": 1,
         "tokenizer.ggml.eos_token_id": 2,
     }
-    if arch == "llama":
-        found |= {"llama.rope.dimension_count": shape.head, "llama.vocab_size": shape.vocab}
-    if shape.window is not None:
-        found[f"{arch}.attention.sliding_window"] = shape.window
-    return found
 
 
 def _vocabulary(size: int) -> tuple[list[str], list[int]]:
