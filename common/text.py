@@ -14,11 +14,7 @@ _UNSAFE = (
 )
 
 
-def _escape(code: int) -> str:
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
-
-
-_TABLE = {code: _escape(code) for code in _UNSAFE if code not in _KEPT}
+_TABLE = {c: f"\\x{c:02x}" if c < 0x100 else f"\\u{c:04x}" for c in _UNSAFE if c not in _KEPT}
 _LINE_TABLE = _TABLE | {0x09: "\\t", 0x0A: "\\n"}
 
 

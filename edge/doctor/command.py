@@ -22,6 +22,7 @@ from ...lm.gguf.check import check
 from ...models.resolve import find_model
 from ...models.store import default_folder
 from ...wire.messages import Info
+from ..chat.adjust import model_name
 from ..chat.assemble import api_key
 from ..device.power import Runner, run_command
 from ..device.sensors import discover
@@ -134,12 +135,13 @@ class Doctor:
             return Finding("calibration", "warn", "not looked for: the model did not load")
         path = find_model(config.device.model)
         vocabulary = (int(fingerprint[0]), str(fingerprint[1]))
-        own = ModelKey(name=_name(path), vocabulary=vocabulary, digest=model_digest(path))
+        own = ModelKey(name=model_name(config), vocabulary=vocabulary, digest=model_digest(path))
         cloud = None
         if info is not None:
             cloud = ModelKey(name=info.model, vocabulary=tuple(info.fingerprint))
         elif config.cloud.demo and not config.cloud.url:
-            cloud = ModelKey(name=_name(find_model(config.verifier.model)), vocabulary=vocabulary)
+            name = find_model(config.verifier.model).name.removesuffix(".gguf")
+            cloud = ModelKey(name=name, vocabulary=vocabulary)
         try:
             tuning = find_tuning(config, own, cloud, self.environment)
         except UhlmError as error:
@@ -151,10 +153,6 @@ class Doctor:
         if advice := tuning.advice(config.strategy):
             return Finding("calibration", "warn", f"{name}: {advice}", "the threshold adapts")
         return Finding("calibration", "ok", name)
-
-
-def _name(path: Path) -> str:
-    return path.name.removesuffix(".gguf")
 
 
 def run_doctor(
