@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import typer
 
-from .energy.command import register as register_energy
-from .load.command import register as register_load
-from .network.command import register as register_network
-from .report.command import register as register_report
-from .speed.command import register as register_speed
-from .strategies.command import register as register_strategies
+from .energy.command import energy
+from .load.command import load
+from .network.command import channel, map_strategies
+from .report.command import report
+from .speed.command import latency, overhead, restart, serve, split, turns, uncertainty
+from .strategies.command import strategies, uplinks
 
 bench_app = typer.Typer(
     help="Measure: time, energy, uncertainty, the channel, load.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-
-for _add in (
-    register_speed, register_strategies, register_network, register_energy, register_load,
-    register_report,
+for _command in (
+    latency, split, turns, restart, uncertainty, overhead, serve, strategies, uplinks, channel,
 ):  # fmt: skip
-    _add(bench_app)
+    bench_app.command()(_command)
+bench_app.command("map")(map_strategies)
+for _command in (energy, load, report):
+    bench_app.command()(_command)
 
 
 def register(app: typer.Typer) -> None:

@@ -15,11 +15,6 @@ if TYPE_CHECKING:
     from .radio import RadioModel
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to `bench`."""
-    app.command()(energy)
-
-
 @measurement("model", "cloud")
 def energy(
     config: Config,

@@ -21,11 +21,6 @@ if TYPE_CHECKING:
 _MOST_SEQUENCES, _MOST_SESSIONS = 256, 248  # of a llama.cpp context; of them, without prefixes
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to `bench`."""
-    app.command()(load)
-
-
 @measurement("cloud")
 def load(
     config: Config,

@@ -13,12 +13,6 @@ if TYPE_CHECKING:
     from ...configs.config import Config
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to `bench`."""
-    app.command()(channel)
-    app.command("map")(map_strategies)
-
-
 @measurement("model", "cloud", "llm", "temperature", "top_k", "top_p")
 def channel(
     config: Config,

@@ -10,11 +10,6 @@ import typer
 from ...common.streams import complain
 
 
-def register(bench: typer.Typer) -> None:
-    """Add `report` to the benchmarks."""
-    bench.command("report")(report)
-
-
 def report(
     folder: Annotated[Path, typer.Argument(help="Results of the benchmarks: *.json and *.png.")],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),

@@ -15,12 +15,6 @@ if TYPE_CHECKING:
 _SHORT = 60  # characters of a question
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to `bench`."""
-    for command in (latency, split, turns, restart, uncertainty, overhead, serve):
-        app.command()(command)
-
-
 @measurement("model", "gpu_layers")
 def latency(
     config: Config,

@@ -50,12 +50,6 @@ Data = Annotated[
 Limit = Annotated[int | None, typer.Option(help="Only the first rows.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to `bench`."""
-    app.command()(strategies)
-    app.command()(uplinks)
-
-
 @measurement(
     "model", "llm", "cloud", "temperature", "top_k", "top_p", "min_p", "max_tokens", "estimator",
     "draft_limit", "calibration", "pipelined", "partner",
