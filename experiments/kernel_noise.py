@@ -21,7 +21,6 @@ from ..lm.engines.llama_model import LlamaModel
 from ..lm.engines.options import EngineOptions
 from ..lm.engines.protocol import Work
 from ..models.shipped import path_of
-from ..quantize.quality.measure import log_softmax
 
 OPTIONS = EngineOptions(n_threads=1, n_threads_batch=1, n_ctx=512)
 IDS = np.random.default_rng(0).integers(300, 8000, size=(8, 200)).tolist()
@@ -51,8 +50,11 @@ def log_probs(context: LlamaContext, case: str) -> NDArray[np.float64]:
             context.truncate(i, 0)
         if company:
             context.decode([Work(3, IDS[3][i : i + 3])])
-        rows.append(context.decode([Work(0, [IDS[0][i]])])[0][0].copy())
-    return log_softmax(np.array(rows))
+        rows.append(context.decode([Work(0, [IDS[0][i]])])[0][0].astype(np.float64))
+    z = np.array(rows)
+    z -= z.max(axis=1, keepdims=True)
+    log_p: NDArray[np.float64] = z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+    return log_p
 
 
 def noise(model: LlamaModel) -> list[dict[str, object]]:
