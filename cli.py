@@ -160,8 +160,13 @@ def run(
     if prompts is not None:
         from .edge.chat.batch import batch
 
+        one = {"a prompt": prompt is not None, "--template": template, "--dry-run": dry_run}
+        if wrong := [name for name, given in one.items() if given]:
+            raise UsageError(f"--prompts answers the rows of a file: leave out {wrong[0]}")
         batch(config, prompts, out, _partner(config), bound_to)
         return
+    if out is not None:
+        raise UsageError("--out belongs to --prompts; the answer to one prompt is on stdout")
     text = filled(template, question(prompt))
     if dry_run:
         from .edge.chat.dry_run import dry_run as show_what_leaves

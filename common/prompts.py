@@ -113,7 +113,10 @@ def messages_of(row: dict[str, Any], place: str) -> list[Message]:
     """
     if isinstance(row.get("prompt"), str) and "messages" not in row:
         return [Message(role="user", content=row["prompt"])]
-    messages = row.get("messages")
+    if "messages" not in row:
+        wrong = '"prompt" must be text' if "prompt" in row else 'give "prompt" or "messages"'
+        raise DataError(f"{place}: {wrong}")
+    messages = row["messages"]
     if not isinstance(messages, list) or not messages:
         raise DataError(f'{place}: "messages" must be a list of {{"role", "content"}}')
     said = []

@@ -120,12 +120,18 @@ def _progress() -> Iterator[Progress]:
 
     name = TextColumn("{task.description}", markup=False)  # no tags in it: it is the hub's
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Bars(name, *columns, console=Console(stderr=True)) as bars:
-        tasks: dict[str, TaskID] = {}
+    bars = Bars(name, *columns, console=Console(stderr=True))
+    tasks: dict[str, TaskID] = {}
 
-        def show(name: str, here: int, whole: int) -> None:
-            if name not in tasks:
-                tasks[name] = bars.add_task(one_line(name, 40), total=whole)
-            bars.update(tasks[name], completed=here)
+    def show(name: str, here: int, whole: int) -> None:
+        if not tasks:
+            bars.start()
+        if name not in tasks:
+            tasks[name] = bars.add_task(one_line(name, 40), total=whole)
+        bars.update(tasks[name], completed=here)
 
+    try:
         yield show
+    finally:
+        if tasks:  # else it would end a line that was never begun
+            bars.stop()

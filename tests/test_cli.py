@@ -113,6 +113,10 @@ def test_each_line_of_stdin_is_a_turn(invoke: Invoke) -> None:
     assert result.code == 0
 
 
+def test_a_name_that_is_no_model_is_told_in_one_line(invoke: Invoke) -> None:
+    assert invoke("pull", "nope").err.count("\n") == 1
+
+
 def test_with_nothing_on_stdin_the_samples_are_played(invoke: Invoke) -> None:
     result = invoke("chat", "--offline")
     assert result.err.count("\n> ") + result.err.startswith("> ") == 3
@@ -124,6 +128,8 @@ def test_a_turn_that_is_no_utf8_is_left_out_and_the_rest_answered(invoke: Invoke
     assert len(result.out.splitlines()) == 2
     assert len(result.complaints) == 1
     assert "not UTF-8" in result.err
+    nothing_else = invoke("chat", "--offline", stdin=b"\xff\xfe\n")
+    assert (nothing_else.out, len(nothing_else.complaints)) == ("", 1)
 
 
 def test_verbose_says_what_took_the_layers(invoke: Invoke) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from itertools import chain
 
 from ...common.errors import CloudError, UhlmError, UsageError
 from ...common.logs import log_to_stderr
@@ -118,11 +119,9 @@ def _said(config: Config, commands: Commands) -> Iterator[str]:
 
 def _lines(as_json: bool) -> Iterator[str]:
     """A line of stdin each, or samples if stdin is empty."""
-    some = False
-    for said in turns(lines(sys.stdin.buffer), tell):
-        some = True
-        yield _echoed(said, as_json)
-    for said in () if some else _SAMPLES:
+    given = lines(sys.stdin.buffer)
+    first = next(given, None)
+    for said in _SAMPLES if first is None else turns(chain([first], given), tell):
         yield _echoed(said, as_json)
 
 

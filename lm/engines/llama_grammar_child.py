@@ -77,7 +77,7 @@ class Reader:
         if self._sampler is None:
             told = [line.partition("parsing grammar: ")[2] for line in lines]
             why = next(filter(None, told), "no rule is `root`, or one begins with itself").strip()
-            raise Refused(f"cannot be read: {why}")
+            raise Refused(f"cannot be read: {why}{' its end' * why.endswith(' at')}")
         self._look()
 
     def _look(self) -> None:

@@ -19,7 +19,8 @@ ROWS = Path(__file__).parents[2] / "common" / "data" / "tasks.jsonl"
     [
         ("{", "not JSON"),
         ("[1]", "not a JSON object"),
-        ('{"answer": "x"}', '"messages" must be a list'),
+        ('{"answer": "x"}', 'give "prompt" or "messages"'),
+        ('{"prompt": 5}', '"prompt" must be text'),
         ({**GOOD, "messages": []}, '"messages" must be a list'),
         ({**GOOD, "messages": [{"role": "me", "content": "x"}]}, "message 1: role"),
         ({**GOOD, "messages": [{"role": "user", "content": 3}]}, "message 1: content"),

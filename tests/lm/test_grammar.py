@@ -69,7 +69,7 @@ def test_the_name_of_a_control_token_is_no_text(grammars: Grammars, vocab: Vocab
 @pytest.mark.parametrize(
     ("grammar", "why"),
     [
-        ("root ::= (", "expecting"),
+        ("root ::= (", r"expecting '\)' at its end$"),
         ("root ::= other", "Undefined rule identifier 'other'"),
         ('other ::= "a"', "no rule is `root`"),
         ('root ::= root "a" | "a"', "begins with itself"),

@@ -99,3 +99,22 @@ def test_a_budget_holds_for_all_rows_together_and_each_tells_what_is_spent(tmp_p
     assert "budget" in first["stats"]["offline_reason"]
     assert (second["stats"]["uploads"], second["finish_reason"]) == (0, "stop")
     assert second["stats"]["unverified"] > 0
+
+
+@pytest.mark.parametrize("more", [["hi"], ["--dry-run"], ["--template", "t.txt"]])
+def test_what_is_for_one_prompt_is_refused_beside_a_file_of_them(
+    more: list[str], tmp_path: Path
+) -> None:
+    """--dry-run above all: it promises that nothing is sent."""
+    prompts = tmp_path / "p.txt"
+    prompts.write_text("Hello!\n")
+    wrong = run_here([*FLAGS, str(prompts), *more], tmp_path)
+    assert (wrong.code, wrong.out) == (2, "")
+    (line,) = wrong.complaints
+    assert line.startswith("uhlm-edge: --prompts answers the rows of a file: leave out ")
+
+
+def test_an_output_file_is_refused_for_one_prompt(tmp_path: Path) -> None:
+    wrong = run_here(["run", "hi", "--offline", "--out", str(tmp_path / "o")], tmp_path)
+    assert (wrong.code, wrong.out) == (2, "")
+    assert "--out belongs to --prompts" in wrong.err

@@ -180,7 +180,7 @@ def test_a_plain_text_begins_as_the_model_wants_it(files: dict[str, Path]) -> No
     [
         ("{", r"x\.jsonl:2: not JSON"),
         ("[]", "not a JSON object"),
-        ("{}", '"messages" must be a list'),
+        ("{}", 'give "prompt" or "messages"'),
         ('{"messages": [{"role": 1}]}', "message 1: role must be one of"),
     ],
 )
