@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
 import socket
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from uhlm_edge import cli
-
 from .commands import (
     DEVICE_MODEL,
     Result,
-    environment,
+    run_here,
     verifier,
     web_server,
     with_another_vocabulary,
@@ -27,23 +22,11 @@ Invoke = Callable[..., Result]
 
 
 @pytest.fixture
-def invoke(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Invoke:
+def invoke(tmp_path: Path) -> Invoke:
     """Run `uhlm-edge` in this process, with an empty home."""
 
     def call(*arguments: str, stdin: bytes = b"", **more: str) -> Result:
-        wanted = environment(tmp_path, **more)
-        for name in set(os.environ) - set(wanted):
-            monkeypatch.delenv(name)
-        for name, value in wanted.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setattr("sys.argv", ["uhlm-edge", *arguments])
-        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin), "utf-8"))
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        written = capsys.readouterr()
-        return Result(int(ended.value.code or 0), written.out, written.err)
+        return run_here(arguments, tmp_path, stdin, more)
 
     return call
 
@@ -396,4 +379,3 @@ def test_the_error_of_a_flag_is_exit_2(invoke: Invoke) -> None:
     assert result.code == 2
     assert result.out == ""
     assert "--temprature" in result.err
-    assert sys.argv[0] == "uhlm-edge"
