@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from ..common.errors import ConfigError
 from ..common.keys import MIN_KEY, Keys, server_keys
-from ..common.listen import is_loopback, url_of
+from ..common.listen import check_tls, is_loopback, url_of
 from ..common.streams import complain
 from ..models.resolve import find_model
 from .options import VerifierOptions
@@ -33,7 +33,8 @@ def run_verifier(
         environment: of the process, for the key.
 
     Raises:
-        ConfigError: another address than loopback without a key, or a key file that others read.
+        ConfigError: another address than loopback without a key, a key file that others read, or
+            files of TLS that cannot be used.
         ModelError: the model is refused.
         ResourceError: the address cannot be had.
     """
@@ -44,6 +45,7 @@ def run_verifier(
             " openssl rand -hex 32"
         )
     keys = Keys(given)
+    check_tls(options.tls_certificate, options.tls_key)
     listener = bind(options, keys) if fd is None else socket.socket(fileno=fd)
     with listener:
         listener.listen(128)

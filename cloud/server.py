@@ -40,7 +40,6 @@ def serve(service: Service, options: VerifierOptions, listener: socket.socket) -
     """Answer until told to stop (SIGINT, SIGTERM): running calls finish, new ones get 503.
 
     Raises:
-        ConfigError: the certificate or its key cannot be used.
         ResourceError: too few files can be opened to serve anybody.
     """
     _require_files(listener)

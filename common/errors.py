@@ -20,6 +20,8 @@ UhlmError (1)
 
 from __future__ import annotations
 
+import re
+
 
 class UhlmError(Exception):
     """Base of all: `str(error)` is one line that says what is wrong and what to do."""
@@ -106,3 +108,18 @@ class Overloaded(CloudError):
 
 class ProtocolError(CloudError):
     """The answer does not fit the question: schema, range, id, prefix."""
+
+
+def cause_of(error: BaseException) -> str:
+    """The innermost reason, without the addresses of objects around it."""
+    seen = error
+    while True:
+        reason = getattr(seen, "reason", None)
+        inner = reason if isinstance(reason, BaseException) else seen.__cause__
+        if inner is None and seen.args and isinstance(seen.args[0], BaseException):
+            inner = seen.args[0]
+        if inner is None:
+            break
+        seen = inner
+    text = str(seen).splitlines()[0] if str(seen) else type(seen).__name__
+    return re.sub(r"^<[^>]*>: |^\w+\(.*?\): |^\[Errno -?\d+\] ", "", text)[:120]

@@ -66,6 +66,27 @@ def url_of(listener: socket.socket, tls: bool = False) -> str:
     return f"{'https' if tls else 'http'}://{where}:{port}"
 
 
+def check_tls(certificate: Path | None, key: Path | None) -> None:
+    """Look at the files before a model is loaded.
+
+    Raises:
+        ConfigError: they cannot be used, or there is a key without a certificate.
+    """
+    if certificate is None:
+        if key is not None:
+            raise ConfigError(f"a TLS key ({key}) is of no use without its tls_certificate")
+        return
+    for file in (certificate, key or certificate):
+        try:
+            file.read_bytes()
+        except OSError as error:
+            raise ConfigError(f"TLS file {file}: {error.strerror}") from None
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+    except ssl.SSLError as error:
+        raise ConfigError(f"TLS file {certificate} or its key cannot be used: {error}") from None
+
+
 def server_config(
     app: Any, certificate: Path | None, key: Path | None, **more: Any
 ) -> uvicorn.Config:
@@ -75,18 +96,10 @@ def server_config(
         app: ASGI.
         certificate, key: of TLS, PEM files; None: no TLS.
         more: further settings of uvicorn.
-
-    Raises:
-        ConfigError: the certificate or its key cannot be used.
     """
     import uvicorn  # an extra; the rest of this module does without
 
-    config = uvicorn.Config(
+    return uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, lifespan="off",
         timeout_graceful_shutdown=5, ssl_certfile=certificate, ssl_keyfile=key, **more,
     )  # fmt: skip
-    try:
-        config.load()
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"the TLS certificate or its key cannot be used: {error}") from None
-    return config

@@ -151,7 +151,9 @@ class Request:
                 bonus=value.get("bonus", 0),
                 settings=None if settings is None else Settings.unpack(settings),
             )
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        except KeyError as error:
+            raise Malformed(f"not a request: {error.args[0]} is missing") from None
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
             if isinstance(error, Malformed | OutOfRange):
                 raise
             raise Malformed(f"not a request: {error}") from None

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import urllib3
 
-from ...common.errors import ConfigError, EngineError
+from ...common.errors import ConfigError, EngineError, cause_of
 from ...common.text import one_line
 
 __all__ = ["JsonClient"]
@@ -67,7 +67,7 @@ class JsonClient:
                 answer.release_conn()
         except urllib3.exceptions.HTTPError as error:
             raise EngineError(
-                f"the engine at {self.url} does not answer ({type(error).__name__})"
+                f"the engine at {self.url} does not answer ({cause_of(error)})"
             ) from None
         if len(content) > _MOST_BYTES:
             raise EngineError(f"the engine at {self.url} sends more than an answer can be")

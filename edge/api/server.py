@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 
 from ...common.keys import Keys, server_keys
-from ...common.listen import bind, is_loopback, server_config, url_of
+from ...common.listen import bind, check_tls, is_loopback, server_config, url_of
 from ...common.logs import log_to_stderr
 from ...common.server import Server
 from ...common.streams import complain
@@ -27,11 +27,13 @@ def serve(
         environment: of the process, for the key.
 
     Raises:
-        ConfigError: another address than loopback without a key, or a key file that others read.
+        ConfigError: another address than loopback without a key, a key file that others read, or
+            files of TLS that cannot be used.
         ModelError: a model is refused.
         ResourceError: the address cannot be had.
     """
     options = config.serve
+    check_tls(options.tls_certificate, options.tls_key)
     keys = Keys(server_keys(environment, "UHLM_SERVE_KEY", options.key_file))
     with (
         bind(options.host, options.port, keys, "serve", "UHLM_SERVE_KEY") as listener,

@@ -28,6 +28,7 @@ from ...common.errors import (
     Refused,
     Rejected,
     Unreachable,
+    cause_of,
 )
 from ...common.listen import is_loopback
 from ...common.sockets import ClosableAdapter
@@ -205,13 +206,13 @@ class HttpLink:
             self.traffic.wire_down += len(body) + _head_size(response)
             return response.status, bytes(body), response.headers
         except (SSLError, requests.exceptions.SSLError) as error:
-            raise Unreachable(_tls_failure(self.url, _cause(error))) from None
+            raise Unreachable(_tls_failure(self.url, cause_of(error))) from None
         except (requests.exceptions.RequestException, HTTPError, OSError) as error:
             deadline.check()
             if isinstance(error, HTTPTimeout) and not isinstance(error, NewConnectionError):
                 raise Unreachable(f"no connection to {self.url} in time") from None
             raise Unreachable(
-                f"cannot reach the verifier at {self.url} ({_cause(error)})"
+                f"cannot reach the verifier at {self.url} ({cause_of(error)})"
             ) from None
 
 
@@ -310,18 +311,3 @@ def _retry_after(value: str | None) -> float | None:
 def _head_size(response: BaseHTTPResponse) -> int:
     line = len(f"HTTP/1.1 {response.status} {response.reason}\r\n\r\n")
     return line + sum(len(k) + len(v) + 4 for k, v in response.headers.items())
-
-
-def _cause(error: BaseException) -> str:
-    """The innermost reason, without the addresses of objects around it."""
-    seen = error
-    while True:
-        reason = getattr(seen, "reason", None)
-        inner = reason if isinstance(reason, BaseException) else seen.__cause__
-        if inner is None and seen.args and isinstance(seen.args[0], BaseException):
-            inner = seen.args[0]
-        if inner is None:
-            break
-        seen = inner
-    text = str(seen).splitlines()[0] if str(seen) else type(seen).__name__
-    return re.sub(r"^<[^>]*>: |^\w+\(.*?\): |^\[Errno -?\d+\] ", "", text)[:120]

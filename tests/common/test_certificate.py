@@ -86,3 +86,23 @@ def test_a_server_for_others_without_tls_says_what_will_not_work(tmp_path: Path)
     server.stop()
     assert "devices send no key" in said
     assert "uhlm-edge certificate" in said
+
+
+@pytest.mark.parametrize("command", ["cloud", "serve"])
+def test_files_of_tls_that_cannot_be_used_are_told_before_a_model_is_loaded(
+    command: str, tmp_path: Path
+) -> None:
+    section = {"cloud": "VERIFIER", "serve": "SERVE"}[command]
+    no_key, missing = tmp_path / "no.pem", tmp_path / "missing.pem"
+    no_key.write_text("nothing\n")
+    for certificate, key, told in (
+        (missing, "", f"TLS file {missing}: No such file"),
+        (no_key, "", f"TLS file {no_key} or its key cannot be used"),
+        ("", no_key, "no use without its tls_certificate"),  # it would have spoken plain HTTP
+    ):
+        more = {f"UHLM_{section}_TLS_CERTIFICATE": str(certificate)}
+        more[f"UHLM_{section}_TLS_KEY"] = str(key)
+        more |= {"UHLM_DEVICE_MODEL": "none", "UHLM_VERIFIER_MODEL": "none"}
+        done = run_here([command, "--port", "0"], tmp_path, more=more)
+        assert (done.code, done.err.count("\n")) == (2, 1), done.err
+        assert told in done.err
