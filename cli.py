@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from . import __version__
-from .bench.command import register as register_bench
-from .calibrate.command import register as register_calibrate
+from .bench.command import bench_app
+from .calibrate.command import calibrate
 from .common.errors import ConfigError, UhlmError, UsageError
 from .common.streams import complain, discard_stdout, emit, open_closed_streams, write_failure
 from .configs.flags import ConfigFile, Profile, conversation, load_and_tell
 from .lm.engines.llama_files import prepare_process
-from .models.command import register as register_models
-from .quantize.command import register as register_quantize
-from .quantize.onnx.command import register as register_onnx
+from .models.command import inspect, models_app, pull
+from .quantize.command import quantize
+from .quantize.onnx.command import onnx
 
 if TYPE_CHECKING:
     from .configs.config import Config
@@ -339,9 +339,10 @@ def config_show(profile: Profile = None, config: ConfigFile = None) -> None:
         emit(f"{key} = {value!r}  # {origin}")
 
 
-_PARTS = (register_calibrate, register_quantize, register_onnx, register_models, register_bench)
-for register in _PARTS:
-    register(app)
+for _command in (calibrate, quantize, onnx, pull, inspect):
+    app.command()(_command)
+app.add_typer(models_app, name="models")
+app.add_typer(bench_app, name="bench")
 
 
 def main() -> None:

@@ -23,8 +23,3 @@ for _command in (
 bench_app.command("map")(map_strategies)
 for _command in (energy, load, report):
     bench_app.command()(_command)
-
-
-def register(app: typer.Typer) -> None:
-    """Add `bench` and its commands to the application."""
-    app.add_typer(bench_app, name="bench")

@@ -22,11 +22,6 @@ WHOLE: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 
 """The models' own distributions: what thresholds are measured under unless told."""
 
 
-def register(app: typer.Typer) -> None:
-    """Add `calibrate` to the application."""
-    app.command("calibrate")(calibrate)
-
-
 def calibrate(
     prompts: Annotated[
         list[str],

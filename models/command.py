@@ -18,13 +18,6 @@ if TYPE_CHECKING:
 models_app = typer.Typer(help="Pulled models: list, remove.", no_args_is_help=True)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands that concern model files."""
-    app.command("pull")(pull)
-    app.command("inspect")(inspect)
-    app.add_typer(models_app, name="models")
-
-
 def pull(
     name: Annotated[str, typer.Argument(help="Of the catalogue, or OWNER/REPO; then :TYPE.")],
     revision: Annotated[str | None, typer.Option(help="Commit, tag or branch.")] = None,

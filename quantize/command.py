@@ -20,11 +20,6 @@ if TYPE_CHECKING:
     from .pipeline import PlannedFile, Prepared
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this package to the command line."""
-    app.command("quantize")(quantize)
-
-
 def quantize(
     src: Annotated[
         str, typer.Argument(help="Hugging Face folder, GGUF (F32, F16, BF16), or a name to pull.")

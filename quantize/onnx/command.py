@@ -10,11 +10,6 @@ import typer
 from ...common.streams import emit
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("onnx")(onnx)
-
-
 def onnx(
     src: Annotated[str, typer.Argument(help="Hugging Face folder, or a name to pull.")],
     out: Annotated[Path | None, typer.Option(help="New folder (default: NAME.TYPE.onnx).")] = None,

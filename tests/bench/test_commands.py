@@ -10,14 +10,14 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from uhlm_edge.bench.command import register
+from uhlm_edge.bench.command import bench_app
 from uhlm_edge.bench.network.channel import StrategyCost
 from uhlm_edge.bench.network.costs import Measured, save_costs
 from uhlm_edge.bench.speed import latency as rates
 from uhlm_edge.common.errors import UsageError
 
 app = typer.Typer()
-register(app)
+app.add_typer(bench_app, name="bench")
 
 
 @app.command()

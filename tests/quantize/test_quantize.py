@@ -20,7 +20,7 @@ from uhlm_edge.common.errors import DataError, ModelError, ResourceError, UhlmEr
 from uhlm_edge.lm.engines.llama import LlamaEngine
 from uhlm_edge.lm.engines.options import EngineOptions
 from uhlm_edge.lm.gguf.check import check
-from uhlm_edge.quantize.command import register
+from uhlm_edge.quantize import command
 from uhlm_edge.quantize.convert.folder import convert
 from uhlm_edge.quantize.imatrix.collect import collect_imatrix
 from uhlm_edge.quantize.imatrix.file import Imatrix, load_imatrix, save_imatrix
@@ -237,7 +237,7 @@ def test_an_unknown_type_lists_those_known(folder: Path, tmp_path: Path) -> None
 @pytest.fixture
 def app() -> typer.Typer:
     app = typer.Typer()
-    register(app)
+    app.command()(command.quantize)
     app.callback()(lambda: None)
     return app
 
@@ -292,9 +292,9 @@ def test_a_name_is_pulled_first(
 
 _RUN = """
 import sys, typer
-from uhlm_edge.quantize.command import register
+from uhlm_edge.quantize.command import quantize
 app = typer.Typer()
-register(app)
+app.command()(quantize)
 app.callback()(lambda: None)
 app()
 """

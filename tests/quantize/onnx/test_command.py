@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from uhlm_edge.common.errors import UsageError
 from uhlm_edge.lm.engines.onnx import OnnxEngine
-from uhlm_edge.quantize.onnx.command import register
+from uhlm_edge.quantize.onnx.command import onnx
 
 from ..tiny_models import make
 
@@ -18,7 +18,7 @@ from ..tiny_models import make
 def app() -> typer.Typer:
     """A command line with the command and another one."""
     app = typer.Typer()
-    register(app)
+    app.command()(onnx)
     app.command("other")(lambda: None)
     return app
 
