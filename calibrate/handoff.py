@@ -14,18 +14,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..common.errors import DataError
 from ..common.files import write_whole
 from ..common.prompts import Case, Message, read_prompts
+from ..configs.config import Config
+from ..edge.policy.calibration import ModelKey
 from ..edge.policy.handoff_calibration import HANDOFF, HandoffCalibration, Point
 from .fit import require_enough
 from .rows import kept_rows
-
-if TYPE_CHECKING:
-    from ..configs.config import Config
-    from ..edge.policy.calibration import ModelKey
 
 Write = Callable[[Sequence[Message], int], tuple[str, Sequence[float]]]
 """The device's reply to a conversation, with a seed: its text, and the risk of each token."""

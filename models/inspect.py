@@ -5,16 +5,13 @@ Everything in it is the file's own word, checked for form and made harmless to a
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from ..common.text import human_bytes, one_line
 from ..lm.gguf.check import check
 from ..lm.gguf.header import ArraySummary, Header, Tensor, Value
-
-if TYPE_CHECKING:
-    import os
 
 VALUE_WIDTH = 72
 SHAPES_SHOWN = 6

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from ...common.errors import CloudError
 from ...edge.link.protocol import Deadline, Link, WrappedLink
 from ...lm.engines.protocol import Engine, Logits
 from ...lm.engines.wrapped import WrappedEngine
-
-if TYPE_CHECKING:
-    from ...wire.messages import Conflict, Reply, Request
+from ...wire.messages import Conflict, Reply, Request
 
 
 class PassCount(NamedTuple):

@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from .plan import Plan
 from .player import Log
-
-if TYPE_CHECKING:
-    from .plan import Plan
 
 COLUMNS = (
     "devices", "calls_per_s", "tokens_per_s", "drafts_per_s", "positions_per_s", "p50_ms",

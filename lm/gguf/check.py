@@ -12,19 +12,17 @@ import os
 import re
 import stat
 import struct
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from ...common.errors import ModelError
 from ...common.text import one_line
 from .header import ArraySummary, Header, Scalar, Tensor, Value
 from .limits import check_limits, check_vocabulary
 from .types import ARRAY, STRING, TENSOR_TYPES, VALUE_TYPES
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 MAX_KEYS = 65_536
 MAX_TENSORS = 65_536

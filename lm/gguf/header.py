@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from .types import FILE_TYPES
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 Scalar = str | int | float | bool
 

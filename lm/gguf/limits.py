@@ -8,16 +8,11 @@ llama.cpp with a file made for it; there may be more of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Callable, Mapping
+from typing import NoReturn
 
 from ...common.text import one_line
-from .header import ArraySummary, Header
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from .header import Value
+from .header import ArraySummary, Header, Value
 
 MAX_LAYERS = 512  # llama.cpp's own limits
 MAX_EXPERTS = 1_024
