@@ -22,8 +22,6 @@ from .guard import Refusal
 from .metrics import exposition
 from .service import Service
 
-__all__ = ["App"]
-
 _log = logging.getLogger("uhlm_edge.cloud")
 _calls = logging.getLogger("uhlm_edge.cloud.calls")
 _SESSION_ID = re.compile(r"[0-9a-f]{32}")

@@ -24,8 +24,6 @@ from ..wire.codec import OutOfRange, pack_contrast, pack_distribution
 from ..wire.messages import Reply, Request, Settings
 from .sessions import Session
 
-__all__ = ["Answer", "Ask", "Judge"]
-
 
 class Ask(NamedTuple):
     """Ids that a call wants appended to its sequence, and how many rows of logits it wants.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["LEAST_SLICE", "Pace"]
-
 LEAST_SLICE = 2
 """Ids of a prompt that go into a pass, at least."""
 

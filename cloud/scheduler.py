@@ -29,8 +29,6 @@ from .metrics import Counters, Observed
 from .pace import Pace
 from .sessions import Session, SessionKey, SessionStore
 
-__all__ = ["Scheduler"]
-
 _log = logging.getLogger("uhlm_edge.cloud")
 _LATE = 0.6  # of the time that a device waits; then its call gets a place whatever that costs
 _SOME, _QUICK = 4, 0.01  # calls, and seconds, after which the network has its turn

@@ -16,8 +16,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-__all__ = ["NEXT", "RESULT"]
-
 NEXT = "uhlm-edge next"
 """The line after each type."""
 RESULT = "uhlm-edge result:"

@@ -18,8 +18,6 @@ from ...lm.engines.protocol import Logits, Work
 from ...lm.vocabulary import Vocabulary
 from .protocol import Upstream
 
-__all__ = ["UpstreamContext"]
-
 
 class UpstreamContext:
     """Texts of several sequences, and rows of an engine that runs elsewhere.

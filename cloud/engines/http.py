@@ -11,8 +11,6 @@ import urllib3
 from ...common.errors import ConfigError, EngineError, cause_of
 from ...common.text import one_line
 
-__all__ = ["JsonClient"]
-
 _MOST_BYTES = 64 << 20  # a few thousand positions with some dozen ids each
 
 

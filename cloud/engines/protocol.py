@@ -8,8 +8,6 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Top", "Upstream"]
-
 
 class Top(NamedTuple):
     """The most likely ids after one position.

@@ -16,8 +16,6 @@ from .http import JsonClient
 from .protocol import Top
 from .vllm import served
 
-__all__ = ["SglangUpstream"]
-
 _PLAIN = {
     "max_new_tokens": 1,
     "temperature": 1.0,

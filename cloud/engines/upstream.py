@@ -9,8 +9,6 @@ from .protocol import Upstream
 from .sglang import SglangUpstream
 from .vllm import VllmUpstream
 
-__all__ = ["open_upstream"]
-
 
 def open_upstream(
     kind: Literal["vllm", "sglang"],

@@ -16,8 +16,6 @@ from ...common.errors import EngineError, ModelError
 from .http import JsonClient
 from .protocol import Top
 
-__all__ = ["VllmUpstream", "served"]
-
 _TOKEN = "token_id:"  # noqa: S105 - how vLLM names ids when asked to
 # Whatever the model's own generation settings are: log-probabilities of the plain model.
 _PLAIN = {
