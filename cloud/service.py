@@ -93,27 +93,15 @@ def load_service(model: Path, options: VerifierOptions, keys: Keys) -> Service:
     rows = max(64, min(options.engine.n_batch, _ROW_BYTES // (4 * len(llm.vocab))))
     context = LlamaContext(llm, engine, cells, n_sequences, rows, options.apart)
     verifier = Verifier(
-        context,
-        n_ctx,
-        sessions,
-        min(options.sessions_per_key or sessions, sessions),
-        n_prefixes=n_sequences - sessions,
-        parked_bytes=_parked_bytes(options.parked_mb),
-        idle_seconds=options.idle_seconds,
-        quantum=options.quantum,
-        queue=options.queue,
-    )
+        context, n_ctx, sessions, min(options.sessions_per_key or sessions, sessions),
+        n_prefixes=n_sequences - sessions, parked_bytes=_parked_bytes(options.parked_mb),
+        idle_seconds=options.idle_seconds, quantum=options.quantum, queue=options.queue,
+    )  # fmt: skip
     backend = f"{llm.backend}; {chosen(engine)}"
     return Service(
-        verifier,
-        llm.vocab,
-        llm.name,
-        backend,
-        options.limits,
-        keys,
-        call_seconds=options.call_seconds,
-        calls_per_s=options.calls_per_s,
-    )
+        verifier, llm.vocab, llm.name, backend, options.limits, keys,
+        call_seconds=options.call_seconds, calls_per_s=options.calls_per_s,
+    )  # fmt: skip
 
 
 def _parked_bytes(megabytes: int | None) -> int:
@@ -135,23 +123,12 @@ def _with_upstream(
     cells = options.cells or options.sessions * upstream.n_ctx  # ids only: no keys, no values
     context = UpstreamContext(upstream, family.vocab, cells, options.sessions)
     verifier = Verifier(
-        context,
-        min(upstream.n_ctx, cells),
-        options.sessions,
-        options.sessions_per_key or options.sessions,
-        idle_seconds=options.idle_seconds,
-        quantum=options.quantum,
-        queue=options.queue,
-    )
+        context, min(upstream.n_ctx, cells), options.sessions,
+        options.sessions_per_key or options.sessions, idle_seconds=options.idle_seconds,
+        quantum=options.quantum, queue=options.queue,
+    )  # fmt: skip
     limits = options.limits.model_copy(update={"sampler_top_k": upstream.top})
     return Service(
-        verifier,
-        family.vocab,
-        upstream.name,
-        f"{kind} at {given.url}",
-        limits,
-        keys,
-        upstream.level,
-        call_seconds=options.call_seconds,
-        calls_per_s=options.calls_per_s,
-    )
+        verifier, family.vocab, upstream.name, f"{kind} at {given.url}", limits, keys,
+        upstream.level, call_seconds=options.call_seconds, calls_per_s=options.calls_per_s,
+    )  # fmt: skip

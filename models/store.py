@@ -133,13 +133,9 @@ class Store:
             return None
         first = min(files)
         return Stored(
-            repo,
-            type_,
-            place if type_ == SAFETENSORS else place / first,
-            sum(file.size for file in files.values()),
-            files[first].commit,
-            manifest.licence,
-        )
+            repo, type_, place if type_ == SAFETENSORS else place / first,
+            sum(file.size for file in files.values()), files[first].commit, manifest.licence,
+        )  # fmt: skip
 
     def remove(self, repo: str, type_: str | None = None) -> int:
         """Remove a model, or all types of a repository; return the bytes set free.

@@ -49,13 +49,9 @@ def adjust(
         handoff = handing(config, device, session, handoff.endpoint, tell, environment)
     assistant.handoff = handoff
     assistant.device = replace(
-        device,
-        sampler=config.sampler,
-        head=head,
-        measure=options.measure,
-        k=options.samples,
+        device, sampler=config.sampler, head=head, measure=options.measure, k=options.samples,
         estimator=estimator(options.estimator),
-    )
+    )  # fmt: skip
     assistant.strategy = strategy
     assistant.set_options(chat.system, chat.max_tokens, PIPELINED[options.pipelined], chat.seed)
 

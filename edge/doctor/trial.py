@@ -45,13 +45,9 @@ def try_model(model: Path, options: EngineOptions, seconds: float = _SECONDS) ->
     command = [sys.executable, "-m", "uhlm_edge.edge.doctor.trial", str(model)]
     try:
         done = subprocess.run(  # noqa: S603 - our own module
-            [*command, options.model_dump_json()],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=seconds,
-            check=False,
-        )
+            [*command, options.model_dump_json()], capture_output=True, text=True, errors="replace",
+            timeout=seconds, check=False,
+        )  # fmt: skip
     except subprocess.TimeoutExpired:
         return Trial("unknown", fault=f"it had not written {_TOKENS} tokens after {seconds:g} s")
     step, facts = "start", dict[str, Any]()

@@ -186,17 +186,11 @@ class HttpLink:
         try:
             pool, path = self._opened()
             response = pool.urlopen(
-                request.method,
-                path + request.path,
-                request.body or None,
-                {**request.headers, **_UNSAID},
-                retries=False,
-                redirect=False,
-                assert_same_host=False,
-                preload_content=False,
-                decode_content=False,
+                request.method, path + request.path, request.body or None,
+                {**request.headers, **_UNSAID}, retries=False, redirect=False,
+                assert_same_host=False, preload_content=False, decode_content=False,
                 timeout=timeout,
-            )
+            )  # fmt: skip
             with contextlib.closing(response):
                 while chunk := response.read1(1 << 16):
                     body += chunk

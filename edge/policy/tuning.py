@@ -134,14 +134,10 @@ def strategy_of(
     if options.coupling != "none" and options.name == "ensemble":
         raise ConfigError("coupled draws follow the LLM alone: use another strategy than ensemble")
     made = make_strategy(
-        options.name,
-        threshold=threshold,
-        rate=options.rate,
-        draft_limit=None if limit == "auto" else limit,
-        ask_by=options.ask_by,
-        target=target,
+        options.name, threshold=threshold, rate=options.rate,
+        draft_limit=None if limit == "auto" else limit, ask_by=options.ask_by, target=target,
         policy=policy,
-    )
+    )  # fmt: skip
     return replace(made, coupling=options.coupling, shares=options.weight)
 
 
