@@ -1,15 +1,20 @@
-"""A call under way, and what of it goes into one pass."""
+"""A call under way, what of it goes into one pass, and where things wait for the model's owner."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from ..lm.engines.protocol import Work
 from ..wire.messages import Conflict, Reply, Request
 from .judge import Answer, Ask
 from .sessions import Session, SessionKey
+
+T = TypeVar("T")
 
 Outcome = Reply | Conflict | Exception
 SHORT = 32
@@ -110,3 +115,40 @@ def pack(
             parts.append(Part.of(call, n))
             n_ids, n_rows = n_ids - n, n_rows - parts[-1].work.rows
     return parts
+
+
+class Inbox(Generic[T]):
+    """A queue with a bell."""
+
+    def __init__(self) -> None:
+        self._items: queue.SimpleQueue[T] = queue.SimpleQueue()
+        self._bell: asyncio.Event | None = None  # while somebody listens
+        self._home = 0  # the thread of whoever listens
+
+    def put(self, item: T) -> None:
+        """From any thread."""
+        self._items.put(item)
+        bell = self._bell
+        if bell is None:
+            return
+        if threading.get_ident() == self._home:
+            bell.set()
+        else:
+            self._loop.call_soon_threadsafe(bell.set)
+
+    def drain(self) -> Iterator[T]:
+        """All that is there."""
+        while not self._items.empty():
+            yield self._items.get()
+
+    async def listen(self, seconds: float) -> None:
+        """Until something is there, at most so long."""
+        self._loop, self._home = asyncio.get_running_loop(), threading.get_ident()
+        self._bell = bell = asyncio.Event()
+        timer = self._loop.call_later(seconds, bell.set)
+        try:
+            if self._items.empty():  # looked at after the bell was hung
+                await bell.wait()
+        finally:
+            self._bell = None
+            timer.cancel()

@@ -33,6 +33,8 @@ class Pace:
         self._was_short = True
         self._luck, self._refrained = 1.0, 0
         self._last_short = self._last_answer = float("-inf")
+        self._around = 0.0  # seconds around the model, for a call; 0: not known yet
+        self._in_halves = 0
 
     def slice(self, n_batch: int, n_short: int, now: float) -> int:
         """How many ids of prompts go into the next pass beside `n_short` short wishes.
@@ -113,8 +115,7 @@ class Pace:
             self._refrained += 1
             return 0.0
         self._refrained = 0
-        per_id = self.per_id or 0.5 * self.short_pass / max(1.0, self._short_ids)
-        return max(0.0, 0.5 * (self.short_pass - per_id * self._short_ids))
+        return 0.5 * self._fixed
 
     def left(self, quiet: float, begun: float, arrived: float, now: float) -> float:
         """Seconds to wait still: until it was quiet for so long, and no longer than a pass costs.
@@ -126,6 +127,29 @@ class Pace:
             now: of the same clock.
         """
         return min(max(self._last_answer, arrived) + quiet, begun + 2.0 * quiet) - now
+
+    @property
+    def _fixed(self) -> float:
+        """Seconds of a pass whatever is in it."""
+        per_id = self.per_id or 0.5 * self.short_pass / max(1.0, self._short_ids)
+        return max(0.0, self.short_pass - per_id * self._short_ids)
+
+    def around(self, seconds: float, n_open: int) -> None:
+        """Between two passes lay so long, with so many calls; -inf seconds tell nothing."""
+        if seconds >= 0.0 and n_open:
+            new = 0.1 if self._around else 1.0
+            self._around += new * (seconds / n_open - self._around)
+
+    def is_ahead(self, n_open: int) -> bool:
+        """Shall the next pass begin before the rows of this one are handed out?
+
+        The calls then go in two halves, which costs the fixed part of a pass once more, and hides
+        what is done around the model for all of them. Now and then not, to see what that is.
+        """
+        if n_open * self._around <= self._fixed:
+            return False
+        self._in_halves = (self._in_halves + 1) % _TRY_EACH
+        return self._in_halves != 0
 
     def waited(self, came: float) -> None:
         """That share of the missing calls came in time."""

@@ -1,6 +1,6 @@
-"""Continuous batching: one thread owns the context, and each pass serves all calls that wait.
+"""Continuous batching: one owner has the context, and each pass serves all calls that wait.
 
-    step:  take in  ->  admit  ->  pack  ->  decode  ->  hand out
+    plan (take in, admit, pack)  ->  decode  ->  passed  ->  hand out
 
 A call is a coroutine (`judge.py`) that wishes for rows. Short wishes of all calls go into the next
 pass together; long ones, prompts mostly, follow in slices: no token waits for more than one.
@@ -8,13 +8,11 @@ pass together; long ones, prompts mostly, follow in slices: no token waits for m
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from ..common.errors import DeadlineExceeded, EngineError
@@ -22,8 +20,7 @@ from ..common.worker import Closed, Full
 from ..lm.engines.protocol import Context, Logits
 from ..wire.codec import OutOfRange, prefix_hash
 from ..wire.messages import Conflict, Reply, Request, Timing
-from .call import SHORT, Call, Outcome, Part, by_length, pack
-from .inbox import Inbox
+from .call import SHORT, Call, Inbox, Outcome, Part, by_length, pack
 from .judge import Judge
 from .metrics import Counters, Observed
 from .pace import Pace
@@ -31,8 +28,10 @@ from .sessions import Session, SessionKey, SessionStore
 
 _log = logging.getLogger("uhlm_edge.cloud")
 _LATE = 0.6  # of the time that a device waits; then its call gets a place whatever that costs
-_SOME, _QUICK = 4, 0.01  # calls, and seconds, after which the network has its turn
-_LOOK_AGAIN, _SWEEP = 0.02, 5.0  # seconds, while calls wait for room, and while none do
+_SOME = 4  # calls, after which the network has its turn
+
+Rows = list[tuple[Call, Logits]]
+"""Calls, and the rows that each of them wished for."""
 
 
 class Scheduler:
@@ -60,14 +59,13 @@ class Scheduler:
         self._store = store
         self._limit = limit
         self._clock = clock
-        self._inbox: Inbox[Call | Callable[[], object] | None] = Inbox()
+        self.inbox: Inbox[Call | Callable[[], object] | None] = Inbox()
         self._waiting, self._running = list[Call](), list[Call]()
         self._open = 0  # calls submitted and not answered
         self._closed = False
         self._lock = threading.Lock()
         self._just_answered: set[SessionKey] = set()
         self._arrived = -math.inf  # when the newest call came
-        self._thread: threading.Thread | None = None
 
     # From any thread
 
@@ -101,7 +99,7 @@ class Scheduler:
             if self._open >= self._limit:
                 raise Full
             self._open += 1
-            self._inbox.put(call)
+            self.inbox.put(call)
         return call
 
     def forget(self, key: SessionKey, done: Callable[[], None] = lambda: None) -> None:
@@ -111,85 +109,51 @@ class Scheduler:
             self._store.drop(key)
             done()
 
-        self._inbox.put(drop)
+        self.inbox.put(drop)
 
     @property
     def retry_after(self) -> float:
         """Seconds after which the calls of now will have been answered, at the present pace."""
         return self._open * self.pace.per_answer
 
-    @property
-    def has_thread(self) -> bool:
-        """Does a thread of its own do the steps?"""
-        return self._thread is not None
-
-    def start(self) -> None:
-        """Let a thread of its own do the steps."""
-        self._thread = threading.Thread(target=self._run, name="uhlm-model", daemon=True)
-        self._thread.start()
-
     def close(self) -> None:
-        """Take nothing new; answer what was submitted, then end."""
+        """Take nothing new; what was submitted is answered."""
         with self._lock:
             self._closed = True
-            self._inbox.put(None)
-        if self._thread is not None:
-            self._thread.join()
+            self.inbox.put(None)
 
-    # Where the steps are done: the caller's thread, a thread of their own, or an event loop
+    # The steps, for one owner
 
     def step(self) -> bool:
-        """One pass of the model; False if there is nothing to do."""
-        parts = self._plan()
-        for _ in self._hand_out(parts, *self._decode(parts)) if parts else ():
-            pass
+        """One pass of the model and all that belongs to it; False if there is nothing to do."""
+        parts = self.plan()
+        if parts:
+            for _ in self.hand_out(self.passed(parts, *self.decode(parts))):
+                pass
         return bool(parts)
 
-    async def run(self) -> None:
-        """Do the steps in this event loop, until it is closed and all is answered.
+    @property
+    def has_ended(self) -> bool:
+        """Is it closed, and all answered?"""
+        return self._closed and self._open == 0
 
-        Only the model's passes run in another thread, without the interpreter's lock, and of those
-        not a short one for the only call there is: to wake the thread, and be woken, takes a good
-        part of a millisecond. All else shares a thread with the network: none waits for a lock.
-        """
-        loop = asyncio.get_running_loop()
-        with ThreadPoolExecutor(1, "uhlm-model") as model:
-            while not (self._closed and self._open == 0):
-                try:
-                    for left in self._gather():
-                        await self._inbox.listen(left)
-                    parts = self._plan()
-                    if not parts:
-                        self._store.sweep()
-                        await self._inbox.listen(_LOOK_AGAIN if self._waiting else _SWEEP)
-                        continue
-                    if self._is_quick(parts):
-                        passed = self._decode(parts)
-                    else:
-                        passed = await loop.run_in_executor(model, self._decode, parts)
-                    for _ in self._hand_out(parts, *passed):
-                        await asyncio.sleep(0)
-                except Exception as error:  # a fault of our own ends the calls of now, no more
-                    self._fail(error)
+    @property
+    def has_waiting(self) -> bool:
+        """Are there calls that wait for their session, or for room?"""
+        return bool(self._waiting)
 
-    def _run(self) -> None:
-        while not (self._closed and self._open == 0):
-            try:
-                for left in self._gather():
-                    self._wait(left)
-                if not self.step():
-                    self._wait(_LOOK_AGAIN if self._waiting else _SWEEP)
-                    self._store.sweep()
-            except Exception as error:
-                self._fail(error)
-
-    def _fail(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
+        """A fault of our own ends the calls of now, no more."""
         _log.exception("the scheduler failed")
         for call in [*self._running, *self._waiting]:
             self._end(call, error)
         self._running, self._waiting = [], []
 
-    def _gather(self) -> Iterator[float]:
+    def go_on(self) -> None:
+        """Wait for none of those that were just answered."""
+        self._just_answered = set()
+
+    def gather(self) -> Iterator[float]:
         """Seconds to wait, time and again, for those just answered: together they cost less."""
         self._take_in()
         here = {call.key for call in [*self._running, *self._waiting]}
@@ -206,48 +170,46 @@ class Scheduler:
         if quiet:
             self.pace.waited(1.0 - len(missing) / n)
 
-    def _plan(self) -> list[Part]:
+    def plan(self) -> list[Part]:
+        """Take in what came, begin what can begin, and say what goes into the next pass."""
         self._take_in()
         self._admit()
         return self._pack()
 
-    def _is_quick(self, parts: list[Part]) -> bool:
-        only = self._open == len(parts) == 1 and len(parts[0].work.tokens) <= SHORT
-        return only and self.pace.short_pass < _QUICK
-
-    def _decode(self, parts: list[Part]) -> tuple[list[Logits] | EngineError, float]:
-        """One pass, and how long it took."""
+    def decode(
+        self, parts: list[Part], keep: bool = False
+    ) -> tuple[list[Logits] | EngineError, float]:
+        """One pass, and how long it took; with `keep` its rows stay when the next one begins."""
         begun = self._clock()
         blocks: list[Logits] | EngineError
         try:
-            blocks = self._context.decode([part.work for part in parts])
+            blocks = self._context.decode([part.work for part in parts], keep)
         except EngineError as error:
             blocks = error
         return blocks, self._clock() - begun
 
-    def _hand_out(
-        self, parts: list[Part], blocks: list[Logits] | EngineError, seconds: float
-    ) -> Iterator[None]:
-        """Give each call its rows; the network may send some answers while others are made."""
+    def passed(self, parts: list[Part], blocks: list[Logits] | EngineError, seconds: float) -> Rows:
+        """Take down what a pass did; returns the rows for the calls whose wish it fulfilled."""
         if isinstance(blocks, EngineError):
             for part in parts:
                 self._end(part.call, blocks)
-            return
+            return []
         self._note(parts, seconds)
-        for i, (part, rows) in enumerate(zip(parts, blocks, strict=True), 1):
+        for part in parts:
             part.call.fed += len(part.work.tokens)
             part.call.model += seconds
-            if part.is_last:
-                self._resume(part.call, rows)
-            if i % _SOME == 0 or i == len(parts):
+        return [(part.call, rows) for part, rows in zip(parts, blocks, strict=True) if part.is_last]
+
+    def hand_out(self, rows: Rows) -> Iterator[None]:
+        """Give each call its rows, some calls at a time."""
+        for i, (call, logits) in enumerate(rows, 1):
+            if call.outcome is None:  # nor did its device hang up meanwhile
+                self._resume(call, logits)
+            if i % _SOME == 0 or i == len(rows):
                 yield
 
-    def _wait(self, seconds: float) -> None:
-        for item in self._inbox.wait(seconds):
-            self._take(item)
-
     def _take_in(self) -> None:
-        for item in self._inbox.drain():
+        for item in self.inbox.drain():
             self._take(item)
 
     def _take(self, item: Call | Callable[[], object] | None) -> None:
@@ -323,7 +285,8 @@ class Scheduler:
     def _pack(self) -> list[Part]:
         """The next pass."""
         self._running = [call for call in self._running if not self._is_over(call)]
-        short, long = by_length(self._in_turn(self._running), self._context.n_batch)
+        asking = [call for call in self._running if call.left]  # others are given rows just now
+        short, long = by_length(self._in_turn(asking), self._context.n_batch)
         budget = self.pace.slice(self._context.n_batch, len(short), self._clock())
         return pack(short, long, self._context.n_batch, self._context.max_rows, budget)
 

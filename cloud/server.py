@@ -57,7 +57,7 @@ def serve(service: Service, options: VerifierOptions, listener: socket.socket) -
     if options.log_calls:
         log_to_stderr("uhlm_edge.cloud.calls", logging.INFO)
     # A pass that is done must not wait 5 ms for the interpreter while the network is busy.
-    sys.setswitchinterval(0.0005)
+    sys.setswitchinterval(0.0001)
     try:
         _Server(config, service, options.drain_seconds).run(sockets=[listener])
     finally:
@@ -90,12 +90,12 @@ class _Server(Server):
         self._end: float | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        self._steps = asyncio.create_task(self._service.verifier.scheduler.run())
+        self._steps = asyncio.create_task(self._service.verifier.driver.run())
         await super().startup(sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
-        self._service.verifier.scheduler.close()
+        self._service.verifier.driver.close()
         await self._steps
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from ..lm.engines.protocol import Context
 from ..wire.messages import Conflict, Reply, Request
 from .call import Outcome
+from .driver import Driver
 from .judge import Judge
 from .metrics import Counters
 from .scheduler import Scheduler
@@ -54,6 +55,7 @@ class Verifier:
         )
         judge = Judge(n_ctx, context.vocab.end_ids, min(64, context.max_rows), wire_top)
         self.scheduler = Scheduler(context, judge, self.store, queue, clock)
+        self.driver = Driver(self.scheduler, self.store, clock)
         self._turn = threading.Lock()
 
     @property
@@ -70,7 +72,7 @@ class Verifier:
         """
         future: Future[Outcome] = Future()
         self.scheduler.submit(key, request, future.set_result)
-        if not self.scheduler.has_thread:
+        if not self.driver.has_thread:
             with self._turn:
                 while not future.done():
                     self.scheduler.step()

@@ -72,6 +72,12 @@ class Row:
     def __len__(self) -> int:
         return len(self.logits)
 
+    def is_crowded(self, width: float, n: int) -> bool:
+        """Are more than `n` ids that near, and not listed yet? To list many is dear."""
+        if n == 0 or self._near is not None:
+            return False
+        return int(np.count_nonzero(self.logits >= np.float32(self.peak - width))) > n
+
     def near(self, width: float) -> NDArray[np.intp]:
         """Ids at most `width` nats below the peak, ascending; all that are not masked if inf."""
         if width == math.inf:

@@ -198,12 +198,14 @@ def _largest(row: Row, n: int, span: float = 0.0) -> NDArray[np.int64]:
     if n == 1:
         return np.array([row.best], dtype=np.int64)
     # A scan for what is near the peak is far cheaper than a partition of everything, and nearly
-    # always leaves enough.
-    near = row.near(span or (12.0 if n else math.inf))
-    if not span and len(near) < n:
-        near = row.near(math.inf)
-    if 0 < n * _CROWD < len(near):
+    # always leaves enough, and not too many.
+    width = span or (12.0 if n else math.inf)
+    if row.is_crowded(width, n * _CROWD):
         near = (row.logits >= _floor(row.logits, n)).nonzero()[0]
+    else:
+        near = row.near(width)
+        if not span and len(near) < n:
+            near = row.near(math.inf)
     if 0 < n < len(near):
         near = near[np.argpartition(row.logits[near], len(near) - n)[len(near) - n :]]
         near.sort()

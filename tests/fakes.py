@@ -154,7 +154,7 @@ class FakeContext:
         """Cells in use."""
         return len({cell for cells in self._cells for cell in cells})
 
-    def decode(self, works: Sequence[Work]) -> list[Logits]:
+    def decode(self, works: Sequence[Work], keep: bool = False) -> list[Logits]:
         new = sum(len(work.tokens) for work in works)
         assert new <= self.n_batch
         assert sum(work.rows for work in works) <= self.max_rows

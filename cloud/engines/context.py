@@ -55,7 +55,7 @@ class UpstreamContext:
         """How many ids the sequence holds."""
         return len(self._texts[sequence])
 
-    def decode(self, works: Sequence[Work]) -> list[Logits]:
+    def decode(self, works: Sequence[Work], keep: bool = False) -> list[Logits]:
         """Append tokens to sequences, each at most once; for each its rows, shape (rows, V).
 
         Raises:

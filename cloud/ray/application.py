@@ -67,7 +67,7 @@ class Replica:
                 "or key_file in verifier"
             )
         self._service = load_service(find_model(options.model), options, keys)
-        self._service.verifier.scheduler.start()
+        self._service.verifier.driver.start()
 
     def __serve_build_asgi_app__(self) -> Any:
         """The routes of any verifier."""
@@ -91,7 +91,7 @@ class Replica:
     def __del__(self) -> None:
         if service := self.__dict__.get("_service"):
             service.ready = False
-            service.verifier.scheduler.close()
+            service.verifier.driver.close()
 
 
 async def _live(receive: Any, send: Any) -> None:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 _PROCESSES = "UHLM_VERIFIER_ENGINE_PROCESSES"  # the device works beside it
-_NEEDED = ("starlette", "uvicorn", "httptools")
+_NEEDED = ("uvicorn", "httptools", "prometheus_client")
 
 
 class DemoVerifier:

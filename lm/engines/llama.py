@@ -19,6 +19,11 @@ from .llama_model import LlamaModel
 from .options import EngineOptions
 from .protocol import Logits, Work
 
+_seq_rm: Any = ctypes.PyDLL(ll._lib._name).llama_memory_seq_rm
+"""Some microseconds each, and many before a pass: to get the interpreter's lock back after each,
+where another thread is busy, would take longer than the pass."""
+_seq_rm.argtypes, _seq_rm.restype = ll.llama_memory_seq_rm.argtypes, ctypes.c_bool
+
 
 class LlamaContext:
     """Keys and values of several sequences in one pool of `n_ctx` cells.
@@ -51,7 +56,9 @@ class LlamaContext:
         self.model = model
         self.n_ctx = n_ctx
         self._lengths = [0] * n_sequences
-        self._settled = True  # the lengths are what llama.cpp holds
+        self._settled = True  # but for `_ends`, the lengths are what llama.cpp holds
+        self._ends: dict[int, int] = {}  # of sequences, to be told to llama.cpp
+        self._kept = self._spare = np.empty((0, len(model.vocab)), dtype=np.float32)
         self._n_batch = min(options.n_batch, n_ctx)
         self._max_rows = min(max_rows, self._n_batch)
         options = model.fitted(options)
@@ -128,11 +135,12 @@ class LlamaContext:
             raise ContextFull(f"no room for {n} more tokens in a context of {self.n_ctx}")
         self._lengths[sequence] = n
 
-    def decode(self, works: Sequence[Work]) -> list[Logits]:
+    def decode(self, works: Sequence[Work], keep: bool = False) -> list[Logits]:
         """Append tokens to sequences, each at most once, in as few passes as possible.
 
         Returns:
-            For each work its rows, shape (rows, V) float32, valid until the next call.
+            For each work its rows, shape (rows, V) float32, valid until the next call; with `keep`
+            until the one after that.
 
         Raises:
             ContextFull: no room; the sequences are as before.
@@ -152,8 +160,23 @@ class LlamaContext:
                 self.truncate(length, sequence)
             raise
         flat = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        if keep and len(parts) == 1:
+            flat = self._keep(flat)
         ends = np.cumsum([work.rows for work in works])[:-1]
         return list(np.split(flat, ends)) if len(works) > 1 else [flat]
+
+    def _keep(self, rows: Logits) -> Logits:
+        """A copy in memory that was used before: fresh pages take longer than the copy."""
+        spare, self._kept = self._kept, self._spare
+        if len(spare) < len(rows):
+            spare = np.empty(
+                (max(len(rows), min(2 * len(rows), self._max_rows)), rows.shape[1]),
+                dtype=np.float32,
+            )
+        self._spare = spare
+        kept = spare[: len(rows)]
+        np.copyto(kept, rows)
+        return kept
 
     def _batches(self, works: Sequence[Work]) -> list[list[Work]]:
         """Cut works so that no batch exceeds n_batch ids or max_rows rows."""
@@ -192,11 +215,14 @@ class LlamaContext:
         return block[:, : len(self.model.vocab)]
 
     def truncate(self, n: int, sequence: int = 0) -> None:
-        """Forget the ids of a sequence from position `n` on."""
-        self._settled = False
-        self._lengths[sequence] = min(self._lengths[sequence], n)
-        self._remove(sequence, n)
-        self._settled = True
+        """Forget the ids of a sequence from position `n` on.
+
+        llama.cpp is told before it is next asked for anything: so this may be called while another
+        thread runs a pass without this sequence.
+        """
+        if n < self._lengths[sequence]:
+            self._lengths[sequence] = n
+            self._ends[sequence] = min(n, self._ends.get(sequence, n))
 
     def cut(self, at: int, n: int, sequence: int = 0) -> bool:
         """Forget `n` ids of a sequence from position `at` on; the later ones move up.
@@ -218,14 +244,19 @@ class LlamaContext:
         return True
 
     def _settle(self) -> None:
-        """Put right what an interrupt (Ctrl-C) has left between llama.cpp's books and ours."""
+        """Tell llama.cpp what was forgotten, and put right what an interrupt (Ctrl-C) has left."""
+        if self._ends:
+            was_settled, self._settled = self._settled, False
+            while self._ends:
+                self._remove(*self._ends.popitem())
+            self._settled = was_settled
         if not self._settled:
             for sequence, length in enumerate(self._lengths):
                 self._remove(sequence, length)
             self._settled = True
 
     def _remove(self, sequence: int, n: int) -> None:
-        if not ll.llama_memory_seq_rm(self._memory, sequence, n, -1):
+        if not _seq_rm(self._memory, sequence, n, -1):
             raise EngineError(f"llama.cpp refused to roll sequence {sequence} back to {n} tokens")
 
     def close(self) -> None:

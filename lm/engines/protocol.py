@@ -110,8 +110,10 @@ class Context(Protocol):
         """How many ids the sequence holds."""
         ...
 
-    def decode(self, works: Sequence[Work]) -> list[Logits]:
+    def decode(self, works: Sequence[Work], keep: bool = False) -> list[Logits]:
         """Append tokens to sequences, each at most once; for each its rows, shape (rows, V).
+
+        They are valid until the next call, with `keep` until the one after that.
 
         Raises:
             ContextFull: no room; the sequences are as before.
@@ -120,7 +122,10 @@ class Context(Protocol):
         ...
 
     def truncate(self, n: int, sequence: int) -> None:
-        """Forget the ids of a sequence from position `n` on."""
+        """Forget the ids of a sequence from position `n` on.
+
+        Alone of all, another thread may call it during a pass, for a sequence without part in it.
+        """
         ...
 
     def cut(self, at: int, n: int, sequence: int) -> bool:

@@ -106,9 +106,9 @@ class TimedContext(FakeContext):
         self.clock = clock
         self.per_id = per_id
 
-    def decode(self, works: Sequence[Work]) -> list[Logits]:
+    def decode(self, works: Sequence[Work], keep: bool = False) -> list[Logits]:
         self.clock.now += 0.001 + self.per_id * sum(len(work.tokens) for work in works)
-        return super().decode(works)
+        return super().decode(works, keep)
 
 
 def device(of: Verifier, i: int, owner: str = "o", prompt: Sequence[int] = PROMPT) -> Device:

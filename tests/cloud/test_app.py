@@ -55,9 +55,9 @@ def service() -> Iterator[Service]:
         limits=LIMITS,
         keys=Keys([KEY, OTHER]),
     )
-    service.verifier.scheduler.start()
+    service.verifier.driver.start()
     yield service
-    service.verifier.scheduler.close()
+    service.verifier.driver.close()
 
 
 def ask(
@@ -309,7 +309,7 @@ def test_a_full_queue_is_429_with_retry_after(
         assert began.wait(20)
         answer = verify(service)
         release.set()
-        scheduler.close()
+        service.verifier.driver.close()
     assert [type(outcome) for outcome in outcomes] == [EngineError] * 2
     assert answer.status == 429
     assert int(answer.headers["retry-after"]) >= 1
@@ -321,7 +321,7 @@ def test_a_verifier_that_stops_is_503(service: Service) -> None:
     assert ask(service, "GET", "/health", key=None).status == 503
     assert verify(service).status == 503
     service.ready = True
-    service.verifier.scheduler.close()
+    service.verifier.driver.close()
     assert verify(service).status == 503
 
 

@@ -60,11 +60,11 @@ def test_a_key_that_asks_too_often_is_told_when_to_come_back() -> None:
 
 def test_the_line_of_a_call_has_sizes_and_no_text(caplog: pytest.LogCaptureFixture) -> None:
     of = service(Keys([KEY]))
-    of.verifier.scheduler.start()
+    of.verifier.driver.start()
     request = Request(1, 0, prefix_hash([]), [201, 202, 203], bonus=1, settings=Settings(origin=3))
     with caplog.at_level(logging.INFO, "uhlm_edge.cloud.calls"):
         assert ask(of, "POST", "/v1/verify", request.pack(), key=KEY).status == 200
-    of.verifier.scheduler.close()
+    of.verifier.driver.close()
     (record,) = caplog.records
     line = json.loads(record.getMessage())
     assert (line["ids"], line["drafts"], line["tokens"], line["held"]) == (3, 0, 1, 4)

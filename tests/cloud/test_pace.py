@@ -36,9 +36,9 @@ def test_devices_that_ask_again_at_once_stay_together_in_every_pass() -> None:
             one.hear(request, await answer)
 
     async def serve() -> None:
-        steps = asyncio.create_task(of.scheduler.run())
+        steps = asyncio.create_task(of.driver.run())
         await asyncio.gather(*(ask_and_ask(one, i) for i, one in enumerate(devices)))
-        of.scheduler.close()
+        of.driver.close()
         await steps
 
     asyncio.run(serve())
@@ -79,13 +79,13 @@ def test_those_who_come_one_after_another_are_waited_for_longer_than_those_who_d
     answered: list[Any] = []
 
     async def serve() -> None:
-        steps = asyncio.create_task(of.scheduler.run())
+        steps = asyncio.create_task(of.driver.run())
         await asyncio.sleep(0)  # nobody is there yet, and nobody is forgotten
         for one, request in zip(devices, requests, strict=True):
             of.scheduler.submit(one.key, request, answered.append)
             clock.now += 0.45 * quiet
             await asyncio.sleep(0)
-        of.scheduler.close()
+        of.driver.close()
         await steps
 
     asyncio.run(serve())

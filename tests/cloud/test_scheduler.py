@@ -143,8 +143,8 @@ def test_the_queue_has_an_end_and_a_stop_answers_what_is_in_it() -> None:
         submit(one, one.request(drafts=1), into)
     with pytest.raises(Full):
         submit(devices[2], devices[2].request(), into)
-    of.scheduler.start()
-    of.scheduler.close()
+    of.driver.start()
+    of.driver.close()
     assert [type(outcome) for outcome in into] == [Reply, Reply]
     with pytest.raises(Closed):
         submit(devices[2], devices[2].request(), into)
@@ -182,11 +182,11 @@ def test_a_session_forgotten_during_a_pass_leaves_the_context_alone_until_it_is_
     class Slow(FakeContext):
         is_held = False
 
-        def decode(self, works: Sequence[Work]) -> list[Logits]:
+        def decode(self, works: Sequence[Work], keep: bool = False) -> list[Logits]:
             if self.is_held:
                 entered.set()
                 assert go_on.wait(60.0)
-            return super().decode(works)
+            return super().decode(works, keep)
 
         def truncate(self, n: int, sequence: int) -> None:
             assert go_on.is_set() or not entered.is_set(), "in the middle of a pass"
@@ -201,7 +201,7 @@ def test_a_session_forgotten_during_a_pass_leaves_the_context_alone_until_it_is_
 
     async def serve() -> None:
         loop = asyncio.get_running_loop()
-        steps = asyncio.create_task(of.scheduler.run())
+        steps = asyncio.create_task(of.driver.run())
         context.is_held = True
         outcomes: list[Any] = []
         for one in devices:
@@ -212,7 +212,7 @@ def test_a_session_forgotten_during_a_pass_leaves_the_context_alone_until_it_is_
         assert not left.is_set()
         go_on.set()
         await left.wait()
-        of.scheduler.close()
+        of.driver.close()
         await steps
         assert [type(outcome) for outcome in outcomes] == [Reply, Reply]
 
@@ -244,13 +244,13 @@ def test_in_an_event_loop_only_passes_that_others_would_wait_for_run_elsewhere()
             assert (reply.accepted, reply.tokens) == wanted
 
     async def serve() -> None:
-        steps = asyncio.create_task(of.scheduler.run())
+        steps = asyncio.create_task(of.driver.run())
         await asyncio.gather(*map(ask, devices))
         await ask(devices[0])
-        of.scheduler.close()
+        of.driver.close()
         await steps
 
-    def decode(works: Sequence[Work]) -> list[Logits]:
+    def decode(works: Sequence[Work], keep: bool = False) -> list[Logits]:
         threads[of.scheduler.open_calls == 1].add(threading.get_ident())
         return FakeContext.decode(context, works)
 

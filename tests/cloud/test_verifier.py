@@ -214,7 +214,7 @@ def test_ids_that_were_held_before_a_failure_are_not_trusted_after_it(
     start = len(device.ids) - 6
     passes = iter(range(1, 100))
 
-    def failing(works: Sequence[Work]) -> list[Logits]:
+    def failing(works: Sequence[Work], keep: bool = False) -> list[Logits]:
         if next(passes) == fails_at:
             raise error
         return FakeContext.decode(context, works)

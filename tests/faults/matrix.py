@@ -156,7 +156,7 @@ def service_of_fakes() -> Service:
 def upstream() -> Iterator[int]:
     """It behind real HTTP; yields its port."""
     service = service_of_fakes()
-    service.verifier.scheduler.start()
+    service.verifier.driver.start()
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(App(service), log_level="error", ws="none"))
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
@@ -166,7 +166,7 @@ def upstream() -> Iterator[int]:
     finally:
         server.should_exit = True
         thread.join(60)
-        service.verifier.scheduler.close()
+        service.verifier.driver.close()
         listener.close()
 
 

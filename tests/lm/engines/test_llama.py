@@ -17,67 +17,16 @@ import pytest
 from llama_cpp import llama_cpp as ll
 from numpy.typing import NDArray
 
-from uhlm_edge.common.errors import ContextFull, EngineError, ModelError
-from uhlm_edge.lm.engines.llama import LlamaContext, LlamaEngine
+from uhlm_edge.common.errors import ContextFull, ModelError
+from uhlm_edge.lm.engines.llama import LlamaEngine
 from uhlm_edge.lm.engines.llama_model import LlamaModel
 from uhlm_edge.lm.engines.options import EngineOptions
-from uhlm_edge.lm.engines.protocol import Work
 from uhlm_edge.lm.template import ChatTemplate
 from uhlm_edge.lm.vocabulary import TextDecoder
 from uhlm_edge.models import shipped as models
 
 from ..gguf.gguf_files import ARCHITECTURE, gguf, tensor, write
-
-OPTIONS = EngineOptions(
-    n_ctx=96, n_batch=32, n_threads=1, n_threads_batch=1, flash_attention="off",
-    cache_type_k="f32", cache_type_v="f32",
-)  # fmt: skip
-# Between batch widths; measured: 7e-6, and 2e-3 with flash attention.
-TOLERANCE = 1e-4
-SILENT = ll.llama_log_callback(lambda *_: None)  # llama.cpp keeps the pointer
-TEXT = "The king of the island said that he would never again sail so far from home in winter."
-
-
-@pytest.fixture(scope="module")
-def f32(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo SLM with every weight in F32."""
-    path = tmp_path_factory.mktemp("f32") / "slm.gguf"
-    ll.llama_log_set(SILENT, None)
-    params = ll.llama_model_quantize_default_params()
-    params.ftype, params.allow_requantize = ll.LLAMA_FTYPE_ALL_F32, True
-    source = str(models.path_of("demo-slm")).encode()
-    assert ll.llama_model_quantize(source, str(path).encode(), params) == 0
-    return path
-
-
-@pytest.fixture
-def engine(f32: Path) -> Iterator[LlamaEngine]:
-    engine = LlamaEngine(f32, OPTIONS, max_rows=8)
-    yield engine
-    engine.close()
-
-
-@pytest.fixture(scope="module")
-def model(f32: Path) -> Iterator[LlamaModel]:
-    model = LlamaModel(f32, OPTIONS)
-    yield model
-    model.close()
-
-
-@pytest.fixture
-def context(model: LlamaModel) -> Iterator[LlamaContext]:
-    context = LlamaContext(model, OPTIONS, 512, n_sequences=4, max_rows=8)
-    yield context
-    context.close()
-
-
-@pytest.fixture(scope="module")
-def ids(model: LlamaModel) -> list[int]:
-    return model.vocab.tokenize(TEXT)[:20]
-
-
-def close_to(rows: NDArray[Any], others: NDArray[Any]) -> bool:
-    return bool(rows.shape == others.shape and abs(rows - others).max() < TOLERANCE)
+from .conftest import OPTIONS, TEXT, close_to
 
 
 def one_by_one(engine: LlamaEngine, ids: list[int]) -> NDArray[Any]:
@@ -159,99 +108,6 @@ def test_closing_twice_is_fine(f32: Path) -> None:
     engine = LlamaEngine(f32, OPTIONS)
     engine.close()
     engine.close()
-
-
-# Several sequences
-
-
-def test_sequences_in_one_batch_give_what_each_alone_gives(
-    context: LlamaContext, engine: LlamaEngine, ids: list[int]
-) -> None:
-    texts = [ids[:12], ids[5:9], [*ids[9:], ids[0]], ids[3:4]]
-    together = [r.copy() for r in context.decode([Work(i, t, 1) for i, t in enumerate(texts)])]
-    again = [r.copy() for r in context.decode([Work(3, ids[:3], 3), Work(1, ids[:2], 2)])]
-    for text, row in zip(texts, together, strict=True):
-        engine.truncate(0)
-        assert close_to(engine.eval(text), row)
-    for text, more, rows in ((texts[3], ids[:3], again[0]), (texts[1], ids[:2], again[1])):
-        engine.truncate(0)
-        assert close_to(engine.eval([*text, *more], rows=len(more)), rows)
-    assert [context.length(i) for i in range(4)] == [12, 6, 12, 4]
-
-
-def test_more_works_than_one_pass_takes(
-    context: LlamaContext, engine: LlamaEngine, ids: list[int]
-) -> None:
-    works = [Work(i, ids[i : i + 15], 5) for i in range(4)]  # 60 ids, 20 rows; 32 and 8 fit
-    blocks = context.decode(works)
-    for work, rows in zip(works, blocks, strict=True):
-        engine.truncate(0)
-        assert close_to(engine.eval(work.tokens, rows=5), rows)
-
-
-def test_a_rollback_of_one_sequence_leaves_the_others(
-    context: LlamaContext, ids: list[int]
-) -> None:
-    context.decode([Work(0, ids[:10], 0), Work(1, ids[5:15], 0)])
-    (before,) = (r.copy() for r in context.decode([Work(1, ids[:3], 3)]))
-    context.truncate(10, 1)
-    context.truncate(2, 0)
-    context.decode([Work(0, ids[10:], 0)])
-    (after,) = context.decode([Work(1, ids[:3], 3)])
-    assert close_to(before, after)
-    assert (context.length(0), context.length(1)) == (12, 13)
-
-
-def test_what_follows_a_cut_keeps_its_work_and_counts_from_the_new_place(
-    context: LlamaContext, engine: LlamaEngine, ids: list[int]
-) -> None:
-    """Of the first layer only what is attended to changes: rows come near those of the cut text."""
-    context.decode([Work(1, ids, 0), Work(0, ids[::-1], 0)])
-    assert context.cut(4, 3, 1)
-    assert (context.length(1), context.length(0)) == (len(ids) - 3, len(ids))
-    kept = [*ids[:4], *ids[7:]]
-    (row,) = (r.copy() for r in context.decode([Work(1, ids[:1], 1)]))
-    fresh = engine.eval([*kept, ids[0]])
-    assert not close_to(row, fresh)  # it has seen what was cut
-    assert np.corrcoef(row[0], fresh[0])[0, 1] > 0.9
-    engine.truncate(0)
-    assert np.corrcoef(row[0], engine.eval(ids[-1:])[0])[0, 1] < 0.9  # red without its keys
-
-
-def test_a_text_that_is_rolled_back_to_the_cut_is_as_if_nothing_had_been_there(
-    engine: LlamaEngine, ids: list[int]
-) -> None:
-    fresh = engine.eval(ids[:12]).copy()
-    engine.truncate(6)
-    engine.eval([*ids[15:], *ids[6:12]], rows=0)
-    assert engine.cut(6, 5)
-    engine.truncate(6)
-    assert close_to(engine.eval(ids[6:12]), fresh)
-
-
-def test_a_full_pool_is_said_and_every_sequence_is_as_before(
-    model: LlamaModel, engine: LlamaEngine, ids: list[int]
-) -> None:
-    context = LlamaContext(model, OPTIONS, 256, n_sequences=3, max_rows=8)
-    long = (ids * 20)[:200]
-    context.decode([Work(0, long, 0), Work(1, ids, 0)])
-    with pytest.raises(ContextFull, match="no room"):
-        context.decode([Work(1, ids[:10], 1), Work(2, ids * 2, 1)])
-    assert [context.length(i) for i in range(3)] == [200, 20, 0]
-    (rows,) = context.decode([Work(1, ids[:4], 4)])
-    assert close_to(rows, engine.eval([*ids, *ids[:4]], rows=4))
-    context.truncate(0, 0)
-    context.decode([Work(2, ids * 2, 1)])
-    assert [context.length(i) for i in range(3)] == [0, 24, 40]
-    context.close()
-
-
-def test_ids_that_do_not_exist_change_nothing(context: LlamaContext, ids: list[int]) -> None:
-    context.decode([Work(0, ids, 0)])
-    with pytest.raises(EngineError):
-        context.decode([Work(0, [1, 10**6], 1)])
-    assert context.length(0) == 20
-    context.decode([Work(0, ids[:2], 1)])
 
 
 # Options and files

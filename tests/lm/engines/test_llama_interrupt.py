@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 from llama_cpp import llama_cpp
 
+from uhlm_edge.lm.engines import llama
 from uhlm_edge.lm.engines.llama import LlamaEngine
 from uhlm_edge.lm.engines.options import EngineOptions
 from uhlm_edge.models import shipped as models
@@ -21,16 +23,24 @@ def engine() -> Iterator[LlamaEngine]:
     engine.close()
 
 
-@pytest.mark.parametrize("function", ["llama_decode", "llama_memory_seq_rm"])
+@pytest.mark.parametrize(
+    ("module", "function", "is_done"),
+    [(llama_cpp, "llama_decode", True), (llama, "_seq_rm", True), (llama, "_seq_rm", False)],
+)
 def test_an_interrupt_leaves_an_engine_that_goes_on(
-    engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch, function: str
+    engine: LlamaEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    module: ModuleType,
+    function: str,
+    is_done: bool,
 ) -> None:
     ids = engine.vocab.tokenize("What is the capital of Peru?")
     expected = engine.eval(ids)[0].copy()
-    real = getattr(llama_cpp, function)
+    real = getattr(module, function)
 
     def interrupted(*arguments: Any) -> Any:
-        real(*arguments)
+        if is_done:
+            real(*arguments)
         raise KeyboardInterrupt
 
     def go_on() -> None:
@@ -38,7 +48,7 @@ def test_an_interrupt_leaves_an_engine_that_goes_on(
         engine.eval(ids[3:])
 
     with monkeypatch.context() as patch:
-        patch.setattr(llama_cpp, function, interrupted)
+        patch.setattr(module, function, interrupted)
         with pytest.raises(KeyboardInterrupt):
             go_on()
     assert engine.length == 3
