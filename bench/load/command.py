@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from ...common.errors import ResourceError, UsageError
+from ...common.errors import UsageError
 from ...common.listen import is_loopback
 from ..harness.output import Plot, Table, measurement, numbers, say
 
@@ -132,8 +132,6 @@ def _verifier(config: Config) -> Iterator[tuple[str, str | None, int | None]]:
     if config.cloud.url is not None:
         yield config.cloud.url.rstrip("/"), api_key(config, os.environ), None
         return
-    if missing := DemoVerifier.missing():
-        raise ResourceError(missing)
     with DemoVerifier(settings=as_environment(config, "verifier")) as verifier:
         yield verifier.url, verifier.key, verifier.pid
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from ...cloud.service import load_service
-from ...common.errors import ResourceError, UsageError
+from ...common.errors import UsageError
 from ...common.keys import Keys
 from ...common.prompts import Case
 from ...configs.config import Config
@@ -68,8 +68,12 @@ def open_bench(
         elif needed:
             cloud = config.cloud
             url, key = cloud.url, api_key(config, os.environ)
-            if url is None:
-                url, key = stack.enter_context(_own_verifier(config))
+            if url is None and (cloud.offline or not cloud.demo):
+                raise UsageError("no verifier is configured; give --cloud URL or --in-process")
+            if url is None:  # the demo's, with the model and the threads of the configuration
+                settings = as_environment(config, "verifier")
+                verifier = stack.enter_context(DemoVerifier(settings=settings))
+                url, key = verifier.url, verifier.key
             counters = http_counters(url, key)
 
             def link() -> Meter:
@@ -83,18 +87,6 @@ def open_bench(
 
 def _no_verifier() -> Any:
     raise AssertionError("no strategy of the list calls a verifier")
-
-
-@contextmanager
-def _own_verifier(config: Config) -> Iterator[tuple[str, str]]:
-    """The demo's verifier process, with the model and the threads of the configuration."""
-    if config.cloud.offline or not config.cloud.demo:
-        raise UsageError("no verifier is configured; give --cloud URL or --in-process")
-    missing = DemoVerifier.missing()
-    if missing:
-        raise ResourceError(missing)
-    with DemoVerifier(settings=as_environment(config, "verifier")) as verifier:
-        yield verifier.url, verifier.key
 
 
 def _shadow_verifier(config: Config, stack: ExitStack) -> ShadowVerifier:

@@ -10,6 +10,8 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
+from ...common.errors import ResourceError
+
 _PROCESSES = "UHLM_VERIFIER_ENGINE_PROCESSES"  # the device works beside it
 _NEEDED = ("uvicorn", "httptools", "prometheus_client")
 
@@ -23,11 +25,16 @@ class DemoVerifier:
     Args:
         arguments: further arguments of `uhlm-edge cloud`.
         settings: variables that the child gets beside those of this process.
+
+    Raises:
+        ResourceError: it is `missing`.
     """
 
     def __init__(
         self, arguments: Sequence[str] = (), settings: Mapping[str, str] | None = None
     ) -> None:
+        if missing := self.missing():
+            raise ResourceError(missing)
         self.key = secrets.token_hex(16)  # other users of this machine share its loopback
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
