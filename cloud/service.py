@@ -14,8 +14,6 @@ from ..lm.engines.llama import LlamaContext
 from ..lm.engines.llama_model import LlamaModel
 from ..lm.vocabulary import Vocabulary
 from ..wire.messages import Info, Limits
-from .engines.context import UpstreamContext
-from .engines.upstream import open_upstream
 from .guard import Guard
 from .options import VerifierOptions
 from .verifier import Verifier
@@ -114,6 +112,9 @@ def _with_upstream(
     kind: Literal["vllm", "sglang"], model: Path, options: VerifierOptions, keys: Keys
 ) -> Service:
     """Sessions and verdicts here, the model in an engine that runs elsewhere."""
+    from .engines.context import UpstreamContext  # with its HTTP client, 6 % of a start
+    from .engines.upstream import open_upstream
+
     given = options.upstream
     if given.url is None:
         raise ConfigError(f"where is {kind}? give --upstream URL")
