@@ -64,9 +64,11 @@ def energy(
     bars: list[dict[str, Any]] = []
     about = {**machine_info(), **build_info()}
 
+    names = strategies.split(",") if strategies else [config.strategy.name]
+    configs = [seeded(config, name) for name in names]
+
     def rows() -> Iterator[Row]:
-        for name in strategies.split(",") if strategies else [config.strategy.name]:
-            mine = seeded(config, name)
+        for name, mine in zip(names, configs, strict=True):
             say(f"{name}: {idle:g} s idle, then {replies} rounds")
             with assemble(mine, say) as assistant:
                 workload = chat_workload(assistant, [*(prompt or PROMPTS)] * replies, radio_tail)

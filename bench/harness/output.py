@@ -96,16 +96,19 @@ def measurement(*flags: str) -> Callable[[Callable[..., Table]], Callable[..., N
     return decorate
 
 
-def numbers(text: str, kind: Callable[[str], Any] = int) -> tuple[Any, ...]:
-    """The numbers of a list with commas.
+def numbers(option: str, text: str, kind: Callable[[str], Any] = int) -> tuple[Any, ...]:
+    """The numbers of an option's list with commas.
 
     Raises:
-        UsageError: it is none.
+        UsageError: it is none, or empty.
     """
     try:
-        return tuple(kind(part) for part in text.split(",") if part.strip())
+        found = tuple(kind(part) for part in text.split(",") if part.strip())
     except ValueError:
-        raise UsageError(f"{text!r} is not a list of numbers with commas") from None
+        found = ()
+    if not found:
+        raise UsageError(f"{option} {text!r}: give numbers, with commas between them")
+    return found
 
 
 def say(line: str) -> None:
@@ -154,7 +157,7 @@ def _write(
             return table.markdown(rows)
         return render(rows, form, columns)
 
-    if not outs:
+    if not outs and (rows or form != "md"):  # a table of nothing says nothing
         emit(text(form), end="")
     for path, ending in outs:
         with atomic_output(path) as part:

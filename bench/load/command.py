@@ -68,7 +68,8 @@ def load(
     from .trace import device_rate, record
 
     chat = config.chat.model_copy(update={"seed": 1, "max_tokens": 96})
-    most = max(config.verifier.sessions, min(max(numbers(devices)), _MOST_SESSIONS))
+    counts = numbers("--devices", devices)
+    most = max(config.verifier.sessions, min(max(counts), _MOST_SESSIONS))
     held = most if sessions is None else sessions
     own: dict[str, Any] = {"engine": _fitted(config)}
     own |= {"sessions": held, "sessions_per_key": held}  # all devices of a test share one key
@@ -78,7 +79,7 @@ def load(
     plans = [
         Plan(n, duration, tokens_per_s or 0.0, upload_rate, drafts, prefills_per_s, prefill_ids,
              deadline)
-        for n in numbers(devices)
+        for n in counts
     ]  # fmt: skip
     for plan in plans:
         plan.check()

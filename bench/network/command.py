@@ -54,6 +54,9 @@ def channel(
     from .side_by_side import COLUMNS as SIDE_COLUMNS
     from .side_by_side import compare
 
+    about: dict[str, Any] = {"fading": fading, "mean": mean, "round_trip_s": round_trip / 1000}
+    ratios = numbers("--snr", snr, float)
+    channels = [Channel(value, bandwidth, **about) for value in ratios]
     config = seeded(config)
     messages = asked(prompt or PROMPTS)
     if data is not None:
@@ -68,8 +71,6 @@ def channel(
         return Table(
             compare(config, known, spec, link.split(","), messages, say, slow), SIDE_COLUMNS
         )
-    about: dict[str, Any] = {"fading": fading, "mean": mean, "round_trip_s": round_trip / 1000}
-    channels = [Channel(value, bandwidth, **about) for value in numbers(snr, float)]
     return Table(
         throughput_rows([item.cost for item in known], channels, vocabulary),
         COLUMNS,
@@ -107,6 +108,8 @@ def map_strategies(
     from .costs import load_costs, measure_all
     from .map import COLUMNS, draw_map, map_rows, sentence
 
+    times = numbers("--device-ms", device_ms, float)
+    trips = numbers("--round-trips", round_trips, float)
     if costs is None:
         cases = read_prompts(shipped_prompts(data), limit)
         asked = [list(case.messages) for case in cases]
@@ -117,6 +120,5 @@ def map_strategies(
     own = next((c.device_ms_per_token for c in found if c.strategy == "local"), 1.0)
     (here,) = map_rows(found, [own], [round_trip], llm_ms)
     say(sentence(here))
-    times = sorted({own, *numbers(device_ms, float)})
-    rows = map_rows(found, times, numbers(round_trips, float), llm_ms)
+    rows = map_rows(found, sorted({own, *times}), trips, llm_ms)
     return Table(rows, COLUMNS, picture=lambda rows, to: draw_map(rows, to / "map.png"), plot=plot)

@@ -48,7 +48,12 @@ def measure_all(
 
     A strategy that skips and judges the last draft gets a second entry, pipelined: the same cost,
     for what the device computes per kept token does not change.
+
+    Raises:
+        UsageError: there is no such strategy: known before anything is measured.
     """
+    for name in strategies:
+        seeded(config, name)
     found: list[Measured] = []
     for name in strategies:
         tell(f"measuring {name}")

@@ -70,6 +70,8 @@ def read_sections(folder: Path) -> list[Section]:
     Raises:
         DataError: the folder holds none, or a file is no list of rows.
     """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: there is no such folder")
     tables = {path.stem: _rows(path) for path in sorted(folder.glob("*.json"))}
     pictures = {path.stem: path for path in sorted(folder.glob("*.png"))}
     if not tables and not pictures:

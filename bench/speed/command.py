@@ -35,7 +35,10 @@ def latency(
     from .latency import COLUMNS, Plan, measure_rates
     from .shapes import make_shape
 
-    plan = Plan(numbers(prompts), numbers(depths), generate, repeats, numbers(threads))
+    lengths = numbers("--prompts", prompts)
+    before = numbers("--depths", depths) if depths else ()
+    counts = numbers("--threads", threads) if threads else ()
+    plan = Plan(lengths, before, generate, repeats, counts)
     if shape is None:
         path = find_model(config.device.model)
     elif config.device.model != type(config.device)().model:
@@ -126,8 +129,9 @@ def uncertainty(
     from .rows import model_rows
     from .uncertainty import measure
 
+    sizes = numbers("--vocab", vocab)
     real = model_rows(find_model(config.device.model), config.device.engine, rows)
-    return Table(dict(cost) for cost in measure(real, vocab_sizes=numbers(vocab), rows=rows))
+    return Table(dict(cost) for cost in measure(real, vocab_sizes=sizes, rows=rows))
 
 
 @measurement("model", "estimator", "temperature", "top_k", "top_p")

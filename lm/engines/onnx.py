@@ -154,7 +154,7 @@ def _read_content(folder: Path) -> dict[str, Any]:
         if not path.is_file():
             raise ModelError(
                 f"{folder}: there is no {name} in it; make such a folder of a Hugging Face one"
-                " with `uhlm-edge quantize`"
+                " with `uhlm-edge onnx`"
             )
         if path.stat().st_size > _MOST_BYTES.get(name, 1 << 50):
             raise ModelError(f"{path}: is too large to be what it should be; {_AGAIN}")
@@ -225,5 +225,5 @@ def _compare(
     if found != wanted or made != given:
         raise ModelError(
             f"{folder}/model.onnx: does not fit vocabulary.json beside it, or is no export of"
-            " `uhlm-edge quantize`"
+            " `uhlm-edge onnx`"
         )

@@ -16,6 +16,8 @@ from uhlm_edge.bench.network.costs import Measured, save_costs
 from uhlm_edge.bench.speed import latency as rates
 from uhlm_edge.common.errors import UsageError
 
+from ..commands import run_here
+
 app = typer.Typer()
 app.add_typer(bench_app, name="bench")
 
@@ -121,7 +123,7 @@ def test_uncertainty_is_timed_on_the_models_own_rows() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["latency", "--prompts", "8,x"], "not a list of numbers"),
+        (["latency", "--prompts", "8,x"], "--prompts '8,x': give numbers"),
         (["latency", "--shape", "gpt-9"], "no shape 'gpt-9'"),
         (["latency", "--shape", "smollm2-135m", "--model", "demo-llm"], "exclude each other"),
         (["energy", "--strategies", "local", "--hz", "5"], "10 to 1000 are possible"),
@@ -164,3 +166,25 @@ def test_a_long_chat_is_one_row_for_each_way_to_slide() -> None:
     )  # fmt: skip
     rows = [json.loads(line) for line in out.splitlines()]
     assert [(row["slide"], row["turns"]) for row in rows] == [("none", 8), ("device", 8)]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["channel", "--snr", "x"], "--snr 'x': give numbers, with commas between them"),
+        (["channel", "--strategies", "hlm,nope"], "strategy.name = 'nope'"),
+        (["map", "--round-trips", ","], "--round-trips ',': give numbers"),
+        (["map", "--strategies", "hlm,nope"], "strategy.name = 'nope'"),
+        (["energy", "--strategies", "local,nope"], "strategy.name = 'nope'"),
+        (["latency", "--prompts", "x"], "--prompts 'x': give numbers"),
+        (["load", "--devices", ""], "--devices '': give numbers"),
+        (["report", "nowhere"], "nowhere: there is no such folder"),
+    ],
+)
+def test_what_cannot_be_is_told_before_anything_is_measured(
+    words: list[str], told: str, tmp_path: Path
+) -> None:
+    done = run_here(["bench", *words], tmp_path)
+    assert (done.code, done.out) == (2, "")
+    (line,) = done.err.splitlines()  # no word of progress before it
+    assert told in line
