@@ -96,6 +96,7 @@ def assemble(
                 seed=secrets.randbits(63) if seed is None else seed,
                 pipelined=PIPELINED[config.strategy.pipelined], known=known,
                 budget=budget if budget.counts else None, handoff=handoff, partners=partners,
+                alone=link is None and config.strategy.name == "local",
             )  # fmt: skip
         finally:
             session.close()

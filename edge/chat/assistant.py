@@ -43,6 +43,7 @@ class Assistant:
             needs another start.
         chat: makes ids of messages; None: by the template of the device's model.
         partners: further models on the device, which strategy `ensemble` needs no session for.
+        alone: no verifier was looked for: strategies that ask one need another start.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Assistant:
         handoff: Handoff | None = None,
         chat: ChatEncoder | None = None,
         partners: Partners | None = None,
+        alone: bool = False,
     ) -> None:
         self.device = device
         self.session = session
@@ -74,6 +76,7 @@ class Assistant:
         self.budget = budget
         self.handoff = handoff
         self.partners = partners
+        self._alone = alone
         self.chat = chat or ChatEncoder(device.vocab)
 
     def reset(self) -> None:
@@ -159,6 +162,8 @@ class Assistant:
             return ("local", "handoff")
         if self.partners is not None:
             return ("local", "ensemble")
+        if self._alone:
+            return ("local",)
         return tuple(name for name in STRATEGIES if name != "handoff")
 
     def require(self, name: StrategyName) -> None:

@@ -114,6 +114,11 @@ def test_the_head_gets_no_threshold_of_u(handing_over: tuple[Assistant, Config])
 def test_a_strategy_that_needs_another_start_is_refused(
     handing_over: tuple[Assistant, Config], pair: Assistant, config: Config
 ) -> None:
+    local = changed(config, {("strategy", "name"): "local"})
+    with assemble(local, lambda _: None, environment={}) as alone:
+        assert alone.strategies == ("local",)  # it has looked for no verifier
+        with pytest.raises(ConfigError, match="another start, with --strategy hlm"):
+            adjust(alone, changed(local, {("strategy", "name"): "hlm"}), {})
     for open_chat, was, name in ((*handing_over, "uhlm"), (pair, config, "handoff")):
         with pytest.raises(ConfigError, match=f"another start, with --strategy {name}"):
             adjust(open_chat, changed(was, {("strategy", "name"): name}), {})
