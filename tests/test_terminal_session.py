@@ -254,6 +254,16 @@ def test_the_commands_do_what_help_says(tmp_path: Path) -> None:
         assert session.ends() == 0
 
 
+def test_colours_in_what_is_pasted_are_left_out(tmp_path: Path) -> None:
+    with chat(tmp_path, "--offline", "--seed", "1") as session:
+        session.type(f"\x1b[31m{QUESTION}\x1b[0m")
+        session.wait_for(r"tokens/s.*?> ")
+        session.type("/bye")
+        assert session.ends() == 0
+    assert ANSWER in session.screen
+    assert "xception" not in session.screen
+
+
 def test_a_narrow_terminal_cuts_no_word_and_statistics_have_no_marks(tmp_path: Path) -> None:
     flags = ["--offline", "--seed", "1"]
     with chat(tmp_path, *flags, columns=50) as session:

@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 from ...common.errors import UhlmError, UsageError
 from ...common.keys import Keys
 from ...common.listen import is_loopback
+from ...configs.flags import FLAG_KEYS
 from .answers import Answer, ChatAnswer, CompletionAnswer
 from .assistants import Grammar, PromptTooLong
 from .condition import Condition, telling
@@ -33,6 +34,7 @@ MAX_BODY = 4 << 20
 """Bytes of a request: far more than any context holds."""
 
 _log = logging.getLogger("uhlm_edge.serve")
+_FIELDS = {".".join(key): name for name, key in FLAG_KEYS.items()}
 _SSE = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -187,7 +189,8 @@ class _Api:
             raise ApiError(400, str(error), "messages", "context_length_exceeded") from None
         except UsageError as error:
             self._counts.ended("refused")
-            field = str(error).split(" ", 1)[0].rstrip(":").rpartition(".")[2]
+            key = str(error).split(" ", 1)[0].rstrip(":")
+            field = _FIELDS.get(key, key.rpartition(".")[2])
             raise ApiError(400, str(error), field, "invalid_value") from None
 
     async def _answer(

@@ -37,6 +37,7 @@ def typed(complete: Complete, history: Path | None, tell: Callable[[str], None])
     from prompt_toolkit.filters import Condition
     from prompt_toolkit.history import FileHistory, InMemoryHistory
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+    from prompt_toolkit.keys import Keys
 
     class Commands(Completer):
         def get_completions(self, document: Document, event: CompleteEvent) -> Iterable[Completion]:
@@ -57,6 +58,10 @@ def typed(complete: Complete, history: Path | None, tell: Callable[[str], None])
     @keys.add("escape", "enter")
     def _(event: KeyPressEvent) -> None:
         event.current_buffer.insert_text("\n")
+
+    @keys.add(Keys.Vt100MouseEvent)
+    def _(event: KeyPressEvent) -> None:
+        """Nobody asked for the mouse: it is a colour in what was pasted."""
 
     kept = _private(history, tell)
     session: PromptSession[str] = PromptSession(

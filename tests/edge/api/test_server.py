@@ -218,6 +218,7 @@ def test_the_model_is_listed(client: openai.OpenAI) -> None:
             "parts of type text",
         ),
         ({"extra_body": {"uhlm": {"model": "x"}}}, 400, "uhlm", "strategy"),
+        ({"extra_body": {"uhlm": {"strategy": "x"}}}, 400, "strategy", "must be local, cloud,"),
         ({"extra_body": {"colour": "red"}}, 400, "colour", "not supported"),
     ],
 )
