@@ -358,7 +358,7 @@ def test_a_port_in_use_is_told_before_the_model_is_loaded(invoke: Invoke) -> Non
         refused(invoke("cloud", "--port", str(port)), 1, str(port), "--port")
 
 
-@pytest.mark.parametrize("missing", ["starlette", "uvicorn", "httptools"])
+@pytest.mark.parametrize("missing", ["uvicorn", "httptools", "prometheus_client"])
 def test_without_its_extra_the_demo_says_what_to_install_and_chats_offline(
     invoke: Invoke, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
