@@ -8,8 +8,7 @@ import socket
 import threading
 from collections.abc import Mapping
 
-from ..common.errors import ConfigError
-from ..common.keys import MIN_KEY, Keys, server_keys
+from ..common.keys import Keys, server_keys
 from ..common.listen import check_tls, is_loopback, url_of
 from ..common.streams import complain
 from ..models.resolve import find_model
@@ -38,13 +37,7 @@ def run_verifier(
         ModelError: the model is refused.
         ResourceError: the address cannot be had.
     """
-    given = server_keys(environment, "UHLM_API_KEY", options.key_file)
-    if any(len(key) < MIN_KEY for key in given):
-        raise ConfigError(
-            f"the key in UHLM_API_KEY is shorter than {MIN_KEY} characters; make one with:"
-            " openssl rand -hex 32"
-        )
-    keys = Keys(given)
+    keys = Keys(server_keys(environment, "UHLM_API_KEY", options.key_file))
     check_tls(options.tls_certificate, options.tls_key)
     listener = bind(options, keys) if fd is None else socket.socket(fileno=fd)
     with listener:

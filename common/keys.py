@@ -62,13 +62,7 @@ def read_key_file(path: Path) -> list[str]:
     if not keys:
         raise ConfigError(f"key file {path} holds no key; write one into it, or do not name it")
     for i, key in keys.items():
-        if len(key) < MIN_KEY:
-            raise ConfigError(
-                f"key file {path}: the key in line {i} is shorter than {MIN_KEY} characters; make"
-                " one with: openssl rand -hex 32"
-            )
-        if not all("!" <= character <= "~" for character in key):
-            raise ConfigError(f"key file {path}: line {i} is no key: use letters and digits only")
+        _check(key, f"key file {path}: the key in line {i}")
     return list(keys.values())
 
 
@@ -76,10 +70,21 @@ def server_keys(environment: Mapping[str, str], variable: str, file: Path | None
     """The keys that a server lets in: that of a variable, then those of a file.
 
     Raises:
-        ConfigError: see `read_key_file`.
+        ConfigError: see `read_key_file`; or that of the variable is as wrong.
     """
     given = [environment[variable]] if environment.get(variable) else []
+    for key in given:
+        _check(key, f"the key in {variable}")
     return given if file is None else given + read_key_file(file.expanduser())
+
+
+def _check(key: str, where: str) -> None:
+    if len(key) < MIN_KEY:
+        raise ConfigError(
+            f"{where} is shorter than {MIN_KEY} characters; make one with: openssl rand -hex 32"
+        )
+    if not all("!" <= character <= "~" for character in key):
+        raise ConfigError(f"{where} is none: use letters and digits only")
 
 
 def _read(path: Path) -> bytes:

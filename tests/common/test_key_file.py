@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from uhlm_edge.common.errors import ConfigError
-from uhlm_edge.common.keys import read_key_file
+from uhlm_edge.common.keys import read_key_file, server_keys
 
 
 def key_file(folder: Path, content: bytes, mode: int = 0o600) -> Path:
@@ -73,3 +73,11 @@ def test_a_file_without_end_is_not_read_to_its_end(tmp_path: Path) -> None:
         file.truncate(1 << 40)
     with pytest.raises(ConfigError, match="too large"):
         read_key_file(path)
+
+
+@pytest.mark.parametrize("key", ["sk-canary-12345", "sk-canary 123456789", "sk-canary-\u00e9" * 4])
+def test_a_key_in_a_variable_is_held_to_the_same(key: str) -> None:
+    with pytest.raises(ConfigError, match="the key in UHLM_SERVE_KEY is") as caught:
+        server_keys({"UHLM_SERVE_KEY": key}, "UHLM_SERVE_KEY", None)
+    assert "canary" not in str(caught.value)
+    assert server_keys({"UHLM_SERVE_KEY": ""}, "UHLM_SERVE_KEY", None) == []
