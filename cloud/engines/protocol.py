@@ -26,13 +26,11 @@ class Upstream(Protocol):
         name: of the model, as the engine calls it.
         n_ctx: ids of a text that it takes.
         top: how many ids it tells of a position: the largest top-k of a session's sampler.
-        level: 3 if it keeps keys and values of a text's beginning for such questions, else 2.
     """
 
     name: str
     n_ctx: int
     top: int
-    level: int
 
     def rows(self, ids: Sequence[int], n: int) -> list[Top]:
         """The most likely ids after each of the last `n` of `ids`, in order. Any thread may ask.

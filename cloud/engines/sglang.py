@@ -42,8 +42,6 @@ class SglangUpstream:
         EngineError: it does not answer.
     """
 
-    level = 3
-
     def __init__(self, client: JsonClient, top: int, model: str | None = None) -> None:
         self.top = top
         self._client = client

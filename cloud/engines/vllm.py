@@ -1,8 +1,9 @@
 """vLLM as the large model: `/v1/completions` with token ids as the prompt.
 
-Log-probabilities of the next token come with one generated token, and keep vLLM's prefix cache;
-those inside the prompt come as `prompt_logprobs`, for which vLLM reads the whole text again. So a
-call that judges one draft is cheap, and one that weighs skipped tokens costs a prefill.
+Log-probabilities of the next token come with one generated token. Those inside a text come as
+`prompt_logprobs`, for which vLLM reads the whole text again and tells every position of it, or as
+those of the next token of each beginning, for which it keeps its prefix cache. The one costs as
+much as the text is long, the other about a block of the cache for each row.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from ...common.errors import EngineError, ModelError
 from .http import JsonClient
 from .protocol import Top
 
+_BLOCK = 16  # ids of a block of its prefix cache; some are larger
 _TOKEN = "token_id:"  # noqa: S105 - how vLLM names ids when asked to
 # Whatever the model's own generation settings are: log-probabilities of the plain model.
 _PLAIN = {
@@ -45,8 +47,6 @@ class VllmUpstream:
         EngineError: it does not answer.
     """
 
-    level = 2
-
     def __init__(self, client: JsonClient, top: int, model: str | None = None) -> None:
         self.top = top
         self._client = client
@@ -66,19 +66,23 @@ class VllmUpstream:
         body: dict[str, Any] = {
             **_PLAIN, "model": self.name, "prompt": list(ids), "logprobs": self.top
         }  # fmt: skip
-        if n > 1:
+        apart = n > 1 and len(ids) >= _BLOCK * n
+        if apart:
+            body["prompt"] = [list(ids[:end]) for end in range(len(ids) - n + 1, len(ids) + 1)]
+        elif n > 1:
             body["prompt_logprobs"] = self.top
         answer = self._client.post("/v1/completions", body)
         try:
-            (choice,) = answer["choices"]
-            inside = choice["prompt_logprobs"][len(ids) - n + 1 :] if n > 1 else []
+            choices = sorted(answer["choices"], key=lambda choice: choice["index"])
+            inside = [] if apart or n == 1 else choices[0]["prompt_logprobs"][len(ids) - n + 1 :]
             rows = [
                 _top({int(i): entry["logprob"] for i, entry in row.items()}, self.top)
                 for row in inside
             ]
-            (last,) = choice["logprobs"]["top_logprobs"]
-            rows.append(_top({_id(name): value for name, value in last.items()}, self.top))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            for choice in choices:
+                (last,) = choice["logprobs"]["top_logprobs"]
+                rows.append(_top({_id(name): value for name, value in last.items()}, self.top))
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise EngineError(f"{self._client.url} answers not as vLLM does ({error!r})") from None
         if len(rows) != n:
             raise EngineError(f"{self._client.url} tells {len(rows)} positions of {n}")

@@ -47,40 +47,46 @@ def vllm(model: FakeModel, body: dict[str, Any]) -> Answer:
 
     if body["model"] != model.name:
         return refuse(f"The model `{body['model']}` does not exist.", 404, "NotFoundError")
-    ids, top = body["prompt"], body["logprobs"]
-    inside = body.get("prompt_logprobs")
-    for kind, asked in (("sample", top), ("prompt", inside or 0)):
+    top, inside = body["logprobs"], body.get("prompt_logprobs")
+    for kind, name, asked in (
+        ("sample", "logprobs", top), ("prompt", "prompt_logprobs", inside or 0)
+    ):  # fmt: skip
         if asked > VLLM_MAX_LOGPROBS:
             return refuse(
                 f"Requested {kind} logprobs of {asked}, which is greater than max allowed: "
-                f"{VLLM_MAX_LOGPROBS}"
+                f"{VLLM_MAX_LOGPROBS} (parameter={name}, value={asked})"
             )
-    if len(ids) + body["max_tokens"] > N_CTX:
-        return refuse(f"This model's maximum context length is {N_CTX} tokens.")
-    row = log_probs(model, ids)
-    sampled = int(np.argsort(row)[len(row) // 2])  # an unlikely one: it is told in any case
-    told = {f"token_id:{i}": lp for i, lp in [*best(row, top), (sampled, float(row[sampled]))]}
-    choice: dict[str, Any] = {
-        "index": 0, "text": "x", "finish_reason": "length", "stop_reason": None,
-        "logprobs": {
-            "text_offset": [0], "token_logprobs": [float(row[sampled])],
-            "tokens": [f"token_id:{sampled}"], "top_logprobs": [told],
-        },
-        "prompt_logprobs": None,
-    }  # fmt: skip
-    if inside is not None:
-        choice["prompt_logprobs"] = [None]
-        for at in range(1, len(ids)):
-            row = log_probs(model, ids[:at])
-            kept = [*best(row, inside), (ids[at], float(row[ids[at]]))]
-            choice["prompt_logprobs"].append(
-                {str(i): {"logprob": lp, "rank": n, "decoded_token": "?"}
-                 for n, (i, lp) in enumerate(kept, 1)}
-            )  # fmt: skip
-    usage = {"prompt_tokens": len(ids), "completion_tokens": 1, "total_tokens": len(ids) + 1}
+    prompts = body["prompt"] if isinstance(body["prompt"][0], list) else [body["prompt"]]
+    choices = []
+    for index, ids in enumerate(prompts):
+        if len(ids) + body["max_tokens"] > N_CTX:
+            return refuse(f"This model's maximum context length is {N_CTX} tokens.")
+        row = log_probs(model, ids)
+        sampled = int(np.argsort(row)[len(row) // 2])  # an unlikely one: it is told in any case
+        told = {f"token_id:{i}": lp for i, lp in [(sampled, float(row[sampled])), *best(row, top)]}
+        choice: dict[str, Any] = {
+            "index": index, "text": "x", "finish_reason": "length", "stop_reason": None,
+            "logprobs": {
+                "text_offset": [0], "token_logprobs": [float(row[sampled])],
+                "tokens": [f"token_id:{sampled}"], "top_logprobs": [told],
+            },
+            "token_ids": None, "prompt_logprobs": None, "prompt_token_ids": None,
+        }  # fmt: skip
+        if inside is not None:
+            choice["prompt_logprobs"] = [None]
+            for at in range(1, len(ids)):
+                row = log_probs(model, ids[:at])
+                kept = [(ids[at], float(row[ids[at]])), *best(row, inside)]
+                choice["prompt_logprobs"].append(
+                    {str(i): {"logprob": lp, "rank": n, "decoded_token": "?"}
+                     for n, (i, lp) in enumerate(kept)}
+                )  # fmt: skip
+        choices.append(choice)
+    n_ids = sum(map(len, prompts))
+    usage = {"prompt_tokens": n_ids, "completion_tokens": 1, "total_tokens": n_ids + 1}
     return 200, {
         "id": "cmpl-1", "object": "text_completion", "created": 1, "model": model.name,
-        "choices": [choice], "usage": usage,
+        "choices": choices, "usage": usage,
     }  # fmt: skip
 
 

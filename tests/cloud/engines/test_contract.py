@@ -1,6 +1,7 @@
 """One contract for every engine: rows, rollback, sequences, room, and the exact distribution.
 
-llama.cpp runs for real, with the shipped LLM. vLLM and SGLang are servers that answer as they do.
+llama.cpp runs for real, with the shipped LLM. vLLM and SGLang are servers that answer as they do;
+`make test-vllm` runs vLLM for real too.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from uhlm_edge.models import shipped
 
 from ...fakes import CLOUD, DEVICE
 from . import servers
+from .real import RealVllm
 
 TOP = 20
 CELLS, SEQUENCES = 256, 4  # llama.cpp rounds cells up to this
@@ -50,7 +52,10 @@ def llama() -> Iterator[LlamaModel]:
     model.close()
 
 
-@pytest.fixture(params=["llama", "vllm", "sglang"])
+REAL = pytest.param("real vllm", marks=[pytest.mark.slow, pytest.mark.timeout(1800)])
+
+
+@pytest.fixture(params=["llama", "vllm", "sglang", REAL])
 def context(request: pytest.FixtureRequest) -> Iterator[Context]:
     if request.param == "llama":
         options = EngineOptions(n_threads=1, n_threads_batch=1)
@@ -58,6 +63,13 @@ def context(request: pytest.FixtureRequest) -> Iterator[Context]:
         made = LlamaContext(model, options, CELLS, SEQUENCES)
         yield made
         made.close()
+    elif request.param == "real vllm":
+        real: RealVllm = request.getfixturevalue("real_vllm")
+        upstream = UPSTREAMS["vllm"](JsonClient(real.url, servers.KEY), TOP)
+        vocab = request.getfixturevalue("llama").vocab
+        context = UpstreamContext(upstream, vocab, CELLS, SEQUENCES)
+        yield context
+        context.close()
     else:
         with servers.engine(request.param) as engine:
             upstream = UPSTREAMS[request.param](JsonClient(engine.url, servers.KEY), TOP)
@@ -152,12 +164,18 @@ def test_a_settled_token_follows_the_model_whatever_the_device_draws_from(kind: 
     assert 0.05 < kept.sum() < 0.95  # both ways were taken
 
 
-def test_one_row_of_vllm_keeps_its_prefix_cache() -> None:
+def test_vllm_reads_a_text_again_only_where_it_is_short() -> None:
+    long = TEXT * 4
     with servers.engine("vllm") as engine:
         upstream = VllmUpstream(JsonClient(engine.url, servers.KEY), TOP)
         upstream.rows(TEXT, 1)
-        upstream.rows(TEXT, 3)
-    assert ["prompt_logprobs" in body for body in engine.asked] == [True, False, True]
+        again = upstream.rows(long, 3)
+        apart = upstream.rows(long, 2)
+    assert ["prompt_logprobs" in body for body in engine.asked] == [True, False, True, False]
+    assert engine.asked[-1]["prompt"] == [long[:-1], long]
+    for a, b in zip(again[1:], apart, strict=True):
+        np.testing.assert_array_equal(a.ids, b.ids)
+        np.testing.assert_array_equal(a.log_probs, b.log_probs)
 
 
 def test_sglang_is_asked_from_the_first_row_on() -> None:
