@@ -22,6 +22,7 @@ from ...common.errors import (
     Refused,
     Rejected,
     Unreachable,
+    cause_of,
 )
 from ...common.listen import is_loopback
 from ...common.prompts import Message
@@ -230,8 +231,8 @@ class OpenAiEndpoint:
                     headers={"content-type": "application/json"}, timeout=self._timeout,
                     stream=True, allow_redirects=False,
                 )  # fmt: skip
-        except (requests.RequestException, OSError):
-            raise Unreachable(f"cannot reach {self.url}") from None
+        except (requests.RequestException, OSError) as error:
+            raise Unreachable(f"cannot reach {self.url} ({cause_of(error)})") from None
         if answer.status_code != 200:
             with answer:
                 raise self._refusal(answer)

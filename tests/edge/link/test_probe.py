@@ -63,4 +63,4 @@ def test_an_endpoint_that_is_away_is_told_at_the_start_and_the_device_goes_on() 
         assert assistant.handoff is not None
         assert assistant.handoff.endpoint is not None
     assert len(said) == 1
-    assert "cannot reach" in said[0]
+    assert "/v1 (Connection refused)" in said[0]
