@@ -7,6 +7,7 @@ brings no threshold, that of the layers below does not count.
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -161,7 +162,7 @@ def _validated(
     merged: Mapping[Path_, Any], origins: Mapping[Path_, str], others: Mapping[str, Any] = {}
 ) -> Config:
     try:
-        return Config.model_validate({**others, **_nested(merged)})
+        config = Config.model_validate({**others, **_nested(merged)})
     except ValidationError as error:
         known = keys()
         wrong: dict[Path_, list[Any]] = {}  # a value of several types has an error for each
@@ -174,6 +175,13 @@ def _validated(
             f"{'.'.join(path)} = {merged.get(path)!r} ({origins.get(path, 'default')}): "
             f"{requirement(errors)}"
         ) from None
+    for path, value in merged.items():
+        if isinstance(value, bool) and not isinstance(
+            functools.reduce(getattr, path, config), bool
+        ):
+            origin = origins.get(path, "default")
+            raise ConfigError(f"{'.'.join(path)} = {value} ({origin}): must be a number")
+    return config
 
 
 def as_environment(config: Config, section: str) -> dict[str, str]:

@@ -247,6 +247,13 @@ def test_a_value_that_cannot_be_says_which_and_why(
     assert reason in message
 
 
+def test_true_is_no_number(home: dict[str, str]) -> None:
+    for key in ("strategy.threshold", "chat.max_tokens", "sampler.top_k"):
+        own_file(home, f"{key} = true\n")
+        assert f"{key} = True (" in refusal(home)
+        assert refusal(home).endswith("must be a number")
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [(b"[chat\n", "Expected"), (b"\xff\xfe", "utf-8"), (None, "No such file or directory")],
