@@ -20,7 +20,10 @@ class UpstreamOptions(BaseModel):
     model: str | None = Field(None, description="as it calls it; unset: the first that it serves")
     key_file: Path | None = Field(None, description="file with its key")
     top: int = Field(
-        20, ge=1, le=1000, description="most likely tokens told of a position: the largest top-k"
+        40,
+        ge=1,
+        le=1000,
+        description="most likely tokens told of a position: the largest top-k; 40 is a device's",
     )
     timeout: float = Field(30.0, gt=0.0, le=600.0, description="seconds for one question")
 

@@ -14,7 +14,7 @@ def open_upstream(
     kind: Literal["vllm", "sglang"],
     url: str,
     key: str | None = None,
-    top: int = 20,
+    top: int = 40,
     model: str | None = None,
     timeout: float = 30.0,
 ) -> Upstream:

@@ -58,7 +58,7 @@ class VllmUpstream:
             if "max allowed" in str(error):
                 raise ModelError(
                     f"{client.url} tells fewer than {top} log-probabilities: start it with "
-                    f"--max-logprobs {top}, or give a smaller upstream_top ({error})"
+                    f"--max-logprobs {top}, or give a smaller verifier.upstream.top ({error})"
                 ) from None
             raise
 

@@ -84,6 +84,11 @@ def test_a_sampler_that_looks_further_than_the_engine_tells_is_refused() -> None
         asked(Sampler(temperature=0.0, top_k=0), weighted=True).check(limits, n_vocab)
 
 
+def test_a_device_with_the_default_sampler_is_taken_by_default() -> None:
+    request = replace(call(0, 1, PROMPT, 1, 0), settings=Settings(sampler=Sampler(), origin=5))
+    request.check(Limits(sampler_top_k=UpstreamOptions().top), len(CLOUD.vocab))
+
+
 def test_the_service_says_limit_and_model_of_the_engine(tmp_path: Path) -> None:
     key_file = tmp_path / "key"
     key_file.write_text(servers.KEY + "\n")
