@@ -80,9 +80,11 @@ class Driver:
         else:
             for left in scheduler.gather():
                 await scheduler.inbox.listen(left)
-        parts = scheduler.plan()
+        n = scheduler.open_calls
+        is_ahead = pace.is_ahead(n)
+        parts = scheduler.plan(in_halves=is_ahead)
         if parts:
-            pace.around(self._clock() - self._ended, scheduler.open_calls)
+            pace.around(self._clock() - self._ended, n)
         self._ended = math.inf
         if not parts:
             await self._hand_out(rows)
@@ -93,7 +95,6 @@ class Driver:
         if not rows and self._is_quick(parts):
             passed, is_ahead = scheduler.decode(parts), False
         else:
-            is_ahead = pace.is_ahead(scheduler.open_calls)
             loop = asyncio.get_running_loop()
             passing = loop.run_in_executor(model, scheduler.decode, parts, is_ahead)
             try:

@@ -170,11 +170,15 @@ class Scheduler:
         if quiet:
             self.pace.waited(1.0 - len(missing) / n)
 
-    def plan(self) -> list[Part]:
-        """Take in what came, begin what can begin, and say what goes into the next pass."""
+    def plan(self, in_halves: bool = False) -> list[Part]:
+        """Take in what came, begin what can begin, and say what goes into the next pass.
+
+        With `in_halves` at most half of those with short wishes go into it: the others follow in
+        the next, while the rows of these are handed out.
+        """
         self._take_in()
         self._admit()
-        return self._pack()
+        return self._pack(in_halves)
 
     def decode(
         self, parts: list[Part], keep: bool = False
@@ -282,11 +286,13 @@ class Scheduler:
         self._resume(call, None)
         return True
 
-    def _pack(self) -> list[Part]:
+    def _pack(self, in_halves: bool) -> list[Part]:
         """The next pass."""
         self._running = [call for call in self._running if not self._is_over(call)]
         asking = [call for call in self._running if call.left]  # others are given rows just now
         short, long = by_length(self._in_turn(asking), self._context.n_batch)
+        if in_halves:
+            short = short[: -(-len(self._running) // 2)]
         budget = self.pace.slice(self._context.n_batch, len(short), self._clock())
         return pack(short, long, self._context.n_batch, self._context.max_rows, budget)
 

@@ -66,6 +66,31 @@ def test_devices_that_go_in_halves_are_answered_as_each_alone() -> None:
     asyncio.run(serve())
 
 
+def test_devices_that_ask_all_at_once_are_split_and_none_is_left_out() -> None:
+    context = Fleeting()
+    of = Verifier(context, 500, 32)
+    always_ahead(of)
+    asked = [0] * 16
+
+    async def chat(i: int) -> None:
+        one = device(of, i)
+        await ask(of, one, 1)  # the prompt
+        for _ in range(10):
+            await ask(of, one, 2)
+            asked[i] += 1
+            assert max(asked) - min(asked) <= 3
+
+    async def serve() -> None:
+        steps = asyncio.create_task(of.driver.run())
+        await asyncio.gather(*(chat(i) for i in range(16)))
+        of.driver.close()
+        await steps
+
+    asyncio.run(serve())
+    widths = sorted(len(works) for works in context.passes)
+    assert widths[len(widths) // 2] == 8
+
+
 def test_half_of_the_devices_are_answered_while_the_model_works_for_the_others() -> None:
     first_waits, second_came, answered = threading.Event(), threading.Event(), threading.Event()
 
