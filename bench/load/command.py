@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import typer
@@ -49,6 +49,13 @@ def load(
     sessions: Annotated[
         int | None, typer.Option(help="Conversations that its own verifier holds; unset: all.")
     ] = None,
+    traffic: Annotated[
+        Literal["own", "demo"],
+        typer.Option(
+            help="Whose replies are played: the configured models', or the demo pair's, against "
+            "any model with as many ids."
+        ),
+    ] = "own",
     allow_remote: Annotated[
         bool, typer.Option("--allow-remote", help="A verifier on another machine, which is yours.")
     ] = False,
@@ -65,7 +72,7 @@ def load(
     from .plan import Load, Plan
     from .row import COLUMNS
     from .run import run_load
-    from .trace import device_rate, record
+    from .trace import device_rate, fits, record
 
     chat = config.chat.model_copy(update={"seed": 1, "max_tokens": 96})
     counts = numbers("--devices", devices)
@@ -85,11 +92,18 @@ def load(
         plan.check()
     shapes = [(plan.devices, plan.drafts) for plan in plans if plan.devices <= _MOST_SEQUENCES]
     rows = _references(loaded, shapes, "before") if reference else []
-    about = {**machine_info(), **build_info()}
+    about = {**machine_info(), **build_info(), "traffic": traffic}
+    traces = []
+    if traffic == "demo":
+        demo = _with_demo_pair(loaded)
+        with _verifier(demo) as (url, key, _):
+            traces = record(demo, HttpLink(url, key), say)
     with _verifier(loaded) as (url, key, pid):
         link = HttpLink(url, key, loaded.cloud.connect_timeout, loaded.cloud.ca_file)
-        traces = record(loaded, link, say)
+        traces = traces or record(loaded, link, say)
         info = link.info(Deadline(loaded.cloud.deadline))
+        if not fits(traces, info.fingerprint[0]):
+            raise UsageError(f"{info.model} has fewer ids than the demo pair: give --traffic own")
         rate = device_rate(traces)
         say(f"recorded {len(traces)} replies, {rate:.0f} tokens/s on the device alone")
         for plan in plans:
@@ -106,6 +120,19 @@ def load(
         ("reference", "of_bare", "read_of_bare", *COLUMNS) if reference else COLUMNS,
         picture=lambda rows, folder: load_over_devices(rows, folder / "load.png"),
         plot=plot,
+    )
+
+
+def _with_demo_pair(config: Config) -> Config:
+    """The shipped pair in place of the configured models, on this machine."""
+    return config.model_copy(
+        update={
+            "device": config.device.model_copy(update={"model": "demo-slm", "runtime": "llama"}),
+            "verifier": config.verifier.model_copy(
+                update={"model": "demo-llm", "runtime": "llama"}
+            ),
+            "cloud": config.cloud.model_copy(update={"url": None}),
+        }
     )
 
 

@@ -151,6 +151,13 @@ class _Recorder(WrappedLink):
             )
 
 
+def fits(traces: Sequence[Trace], n_vocab: int) -> bool:
+    """Does a model with so many ids know all those of the traces?"""
+    used = [max(trace.prompt) for trace in traces]
+    used += [max(t.settled, int(t.q.ids[-1])) for trace in traces for t in trace.turns]
+    return max(used) < n_vocab
+
+
 def device_rate(traces: Sequence[Trace]) -> float:
     """Tokens per second that the device alone reached while it was recorded."""
     return sum(len(t.turns) for t in traces) / max(1e-9, sum(t.seconds for t in traces))

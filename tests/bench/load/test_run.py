@@ -94,14 +94,23 @@ def test_a_picture_needs_an_answered_call(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_plays_real_drafts_against_a_verifier_of_its_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("more", "model"),
+    [([], "demo-llm"), (["--traffic", "demo"], "demo-slm")],
+)
+def test_the_command_plays_real_drafts_against_a_verifier_of_its_own(
+    tmp_path: Path, more: list[str], model: str
+) -> None:
     rows_file = tmp_path / "rows.json"
     words = ["--devices", "2", "--duration", "1", "--tokens-per-s", "0", "--upload-rate", "1"]
-    result = run(["bench", "load", *words, "--out", str(rows_file)], tmp_path, timeout=240)
+    words += more
+    set_ = {"UHLM_VERIFIER_MODEL": model}
+    result = run(["bench", "load", *words, "--out", str(rows_file)], tmp_path, b"", set_, 240)
     assert result.code == 0, result.err
     (row,) = json.loads(rows_file.read_text())
     assert row["calls"] > 0
     assert row["errors"] == 0
+    assert row["model"].startswith(model)
     assert 0.3 < row["accepted"] <= 1.0  # drafts of a trained pair
     assert row["batch_width"] >= 1.0
     assert row["verifier_cpu_ms_per_call"] > 0

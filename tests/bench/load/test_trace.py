@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from uhlm_edge.bench.load.trace import steps_of
+from uhlm_edge.bench.load.trace import fits, steps_of
 from uhlm_edge.wire.messages import Limits, Request, prefix_hash
 
 from .played import N_VOCAB, trace
@@ -51,3 +51,11 @@ def test_the_next_block_begins_after_the_draft_that_the_verifier_replaced() -> N
     assert {3, 9} <= ends
     whole = [step for step in blocks if step.begin + 5 <= len(TRACES[1].turns)]
     assert {len(step.drafts) for step in whole} == {5}
+
+
+def test_traffic_is_played_against_no_model_that_lacks_one_of_its_ids() -> None:
+    most = max(
+        max(*one.prompt, *(max(turn.settled, *turn.q.ids) for turn in one.turns)) for one in TRACES
+    )
+    assert fits(TRACES, most + 1)
+    assert not fits(TRACES, most)
