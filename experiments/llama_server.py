@@ -6,7 +6,9 @@ The program is that of the same llama.cpp: its source is in llama-cpp-python's s
 vendor/llama.cpp (`cmake -DLLAMA_BUILD_SERVER=ON`). Same model, same threads, eight clients that ask
 again at once, turn by turn:
 - llama-server: `/completion` with `n_predict` 1 and `cache_prompt`, a slot for each client; a
-  conversation grows by the token that came back and begins anew after 32.
+  conversation grows by the token that came back and begins anew after 32. Once with nothing but
+  the token, and once with the 64 most likely ones and their probabilities (`n_probs`): whoever
+  judges a draft needs those, and they are still not the whole distribution.
 - the verifier: `uhlm-edge bench load --tokens-per-s 0 --upload-rate 1`: one draft a call with its
   distribution, judged and weighed; recorded replies, with their prompts.
 """
@@ -27,9 +29,10 @@ from contextlib import ExitStack
 from ..models.resolve import find_model
 
 _REPLY = 32
+N_PROBS = 64
 
 
-async def _client(port: int, slot: int, end: float, times: list[float]) -> None:
+async def _client(port: int, slot: int, end: float, times: list[float], n_probs: int) -> None:
     writer: asyncio.StreamWriter | None = None
     ids: list[int] = []
     while time.monotonic() < end:
@@ -37,7 +40,7 @@ async def _client(port: int, slot: int, end: float, times: list[float]) -> None:
             ids = [300 + (7 * i + 31 * slot + len(times)) % 3000 for i in range(30)]
         body = json.dumps(
             {"prompt": ids, "n_predict": 1, "cache_prompt": True, "id_slot": slot,
-             "return_tokens": True, "ignore_eos": True}
+             "return_tokens": True, "ignore_eos": True, "n_probs": n_probs}
         ).encode()  # fmt: skip
         begun = time.monotonic()
         if writer is None:
@@ -56,13 +59,13 @@ async def _client(port: int, slot: int, end: float, times: list[float]) -> None:
         writer.close()
 
 
-def others(port: int, clients: int, seconds: float) -> tuple[float, float]:
+def others(port: int, clients: int, seconds: float, n_probs: int = 0) -> tuple[float, float]:
     """llama-server's calls per second, and the p95 of a call in milliseconds."""
     times: list[float] = []
 
     async def play() -> None:
         end = time.monotonic() + seconds
-        await asyncio.gather(*(_client(port, slot, end, times) for slot in range(clients)))
+        await asyncio.gather(*(_client(port, slot, end, times, n_probs) for slot in range(clients)))
 
     asyncio.run(play())
     return len(times) / seconds, 1e3 * statistics.quantiles(times, n=20)[-1]
@@ -99,7 +102,7 @@ def main() -> None:
         "-np", str(args.clients), "-c", str(1024 * args.clients), "-t", str(args.threads),
         "-tb", str(args.threads), "-ngl", "0",
     ]  # fmt: skip
-    found: list[tuple[float, float, float, float, float]] = []
+    found: list[tuple[float, ...]] = []
     with ExitStack() as stack:
         quiet = subprocess.DEVNULL
         server = subprocess.Popen(command, stdout=quiet, stderr=quiet)  # noqa: S603
@@ -116,15 +119,20 @@ def main() -> None:
         others(port, args.clients, 1.0)  # every slot has been used when it counts
         for _ in range(args.rounds):
             theirs = others(port, args.clients, args.seconds)
-            found.append((*theirs, *ours(args.clients, args.seconds, args.threads)))
+            told = others(port, args.clients, args.seconds, N_PROBS)
+            found.append((*theirs, *told, *ours(args.clients, args.seconds, args.threads)))
             print(found[-1], os.getloadavg()[0], file=sys.stderr)
-    a, a95, b, b95, read = (statistics.median(column) for column in zip(*found, strict=True))
-    ratio = statistics.median(row[2] / row[0] for row in found)
+    a, a95, c, c95, b, b95, read = (
+        statistics.median(column) for column in zip(*found, strict=True)
+    )
+    ratio, of_told = (statistics.median(row[4] / row[i] for row in found) for i in (0, 2))
     print("| | calls/s | p95 ms | ids read/s |\n| --- | ---: | ---: | ---: |")
     print(f"| llama-server | {a:.0f} | {a95:.0f} | - |")
+    print(f"| llama-server, {N_PROBS} probabilities | {c:.0f} | {c95:.0f} | - |")
     print(f"| verifier | {b:.0f} | {b95:.0f} | {read:.0f} |")
     print(
-        f"\n{args.clients} clients, {args.threads} threads, median of {args.rounds}: {ratio:.2f}x"
+        f"\n{args.clients} clients, {args.threads} threads, median of {args.rounds}: {ratio:.2f}x, "
+        f"and {of_told:.2f}x with probabilities"
     )
 
 
