@@ -174,6 +174,10 @@ def strategy(name: StrategyName) -> Strategy:
     return make_strategy(name, threshold=0.3, rate=0.7, draft_limit=2, target=Weighted(weight=0.5))
 
 
+def _at_once(_: float) -> None:
+    """Between two tries nobody waits: what is tried again is the point, not when."""
+
+
 def case(port: int, kind: str, name: StrategyName, pipelined: bool) -> Seen:
     """One reply whose calls fail from the third on, and one when the fault is over."""
     seen = Seen(kind, name, pipelined)
@@ -197,12 +201,12 @@ def case(port: int, kind: str, name: StrategyName, pipelined: bool) -> Seen:
         return call >= FIRST and failing.is_set()
 
     with FaultyProxy(port, fault) as proxy:
-        good = HttpLink(proxy.url, KEY)
+        good = HttpLink(proxy.url, KEY, sleep=_at_once)
         link: HttpLink | _Switch = good
         if kind in ELSEWHERE:
             where = ELSEWHERE[kind]
             where = proxy.url.replace("http", where) if where == "https" else where
-            bad = HttpLink(where, connect_timeout=0.1)
+            bad = HttpLink(where, connect_timeout=0.02, sleep=_at_once)
             link = _Switch(good, bad, elsewhere)
         engine = FakeEngine(SLM, 256)
         session = _Waiting(link, 30.0, Breaker(clock))
