@@ -85,6 +85,8 @@ def expected(device: Device, request: Request) -> tuple[int, list[int]]:
     tokens = [] if verdict.replacement is None else [verdict.replacement]
     while verdict.replacement is None and len(tokens) < request.bonus:
         text = whole + tokens
+        if (request.drafts or tokens) and text[-1] in CLOUD.vocab.end_ids:
+            break  # nothing follows an end
         tokens.append(bonus_token(p_after(text), REPLY.seed, len(text) - REPLY.origin))
     return verdict.accepted, tokens
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from uhlm_edge.cloud.verifier import Verifier
@@ -32,6 +32,7 @@ def verifier(context: FakeContext | None = None, n_ctx: int = 200, **more: int) 
 
 @settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3), st.integers(0, 3)), max_size=8))
+@example([(0, 2, 2), (0, 1, 2), (3, 3, 2), (0, 1, 2), (1, 2, 1)])  # whose last draft is an end
 def test_every_verdict_is_that_of_the_rule(rounds: list[tuple[int, int, int]]) -> None:
     device = Device(verifier())
     for drafts, skipped, n_supply in rounds:
