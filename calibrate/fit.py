@@ -112,9 +112,14 @@ def fit_law(replays: Sequence[Replay], estimator: EstimatorName, target_risk: fl
         elif risk is None:
             advice = f"no threshold keeps the risk at {target_risk}; adaptive is recommended"
     return Law(
-        **line._asdict(), averse=averse, prone=prone, risk=risk, levels=_levels(u, beta, estimator),
-        grid=_grid(u, beta, cluster, line, estimator), advice=advice,
-    )  # fmt: skip
+        **line._asdict(),
+        averse=averse,
+        prone=prone,
+        risk=risk,
+        levels=_levels(u, beta, estimator),
+        grid=_grid(u, beta, cluster, line, estimator),
+        advice=advice,
+    )
 
 
 def risk_threshold(u: Floats, beta: Floats, target: float) -> float | None:

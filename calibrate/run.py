@@ -146,9 +146,13 @@ def _write_head(
     target = calibration.target_risk
     quality, risk = compare(head, learnt, held_out, estimator, target)
     return HeadFile(
-        file=path.name, sha256=hashlib.sha256(path.read_bytes()).hexdigest(), estimator=estimator,
-        held_out=sum(len(replay.ids) for replay in held_out), quality=quality, risk=risk,
-    )  # fmt: skip
+        file=path.name,
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        estimator=estimator,
+        held_out=sum(len(replay.ids) for replay in held_out),
+        quality=quality,
+        risk=risk,
+    )
 
 
 def shadow_rows(pair: Pair, text: Text, advance: Callable[[int, int], None]) -> list[Replay]:

@@ -100,6 +100,13 @@ def server_config(
     import uvicorn  # an extra; the rest of this module does without
 
     return uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, lifespan="off",
-        timeout_graceful_shutdown=5, ssl_certfile=certificate, ssl_keyfile=key, **more,
-    )  # fmt: skip
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        timeout_graceful_shutdown=5,
+        ssl_certfile=certificate,
+        ssl_keyfile=key,
+        **more,
+    )

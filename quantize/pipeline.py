@@ -136,10 +136,15 @@ def prepare(
         report = None
         if request.report is not None:
             report = measure_quality(
-                original, [file.path for file in planned], request.report.samples,
-                request.report.texts, request.report.cloud, threads=request.threads,
-                progress=listener.stage("quality"), name=f"{source.name}.{source.dtype}.gguf",
-            )  # fmt: skip
+                original,
+                [file.path for file in planned],
+                request.report.samples,
+                request.report.texts,
+                request.report.cloud,
+                threads=request.threads,
+                progress=listener.stage("quality"),
+                name=f"{source.name}.{source.dtype}.gguf",
+            )
     return Prepared(
         tuple(file.path for file in planned), matrix if request.prompts else None, report
     )

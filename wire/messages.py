@@ -126,9 +126,15 @@ class Request:
         judged = ids[len(ids) - judge :]
         weights, drafts = unpack_q(q, judged, limits.weights_per_call, limits.wire_top)
         request = Request(
-            id=call, start=start, prefix=prefix, tokens=ids, weights=weights, drafts=drafts,
-            bonus=bonus, settings=None if settings is None else Settings.unpack(settings),
-        )  # fmt: skip
+            id=call,
+            start=start,
+            prefix=prefix,
+            tokens=ids,
+            weights=weights,
+            drafts=drafts,
+            bonus=bonus,
+            settings=None if settings is None else Settings.unpack(settings),
+        )
         request.check(limits, n_vocab)
         vars(request)["_packed"] = body  # what was sent, and need not be made again
         return request

@@ -171,9 +171,15 @@ class Info(BaseModel):
     def of(model: str, vocab: Vocabulary, n_ctx: int, limits: Limits) -> Info:
         """What a verifier that runs this model says."""
         return Info(
-            model=model, fingerprint=vocab.fingerprint, template=vocab.template, bos=vocab.bos,
-            eos=vocab.eos, end_ids=vocab.end_ids, n_ctx=n_ctx, limits=limits,
-        )  # fmt: skip
+            model=model,
+            fingerprint=vocab.fingerprint,
+            template=vocab.template,
+            bos=vocab.bos,
+            eos=vocab.eos,
+            end_ids=vocab.end_ids,
+            n_ctx=n_ctx,
+            limits=limits,
+        )
 
 
 def _small(value: float) -> float | int | str:

@@ -161,13 +161,19 @@ def measure_energy(
         end = clock()
         heats.append(read_heat(root, runner))
         return EnergyReport(
-            status="not measured", reason=reason, source=None, work=work, seconds=end - start,
+            status="not measured",
+            reason=reason,
+            source=None,
+            work=work,
+            seconds=end - start,
             prompt=_unmeasured(phases, "prompt", work.prompt_tokens, reason),
             generation=_unmeasured(phases, "generation", work.generated_tokens, reason),
-            flags=tuple(throttling_between(heats)), heat=_heat_row(heats),
+            flags=tuple(throttling_between(heats)),
+            heat=_heat_row(heats),
             battery=_battery_row(battery_before, read_battery(root), None),
-            radio=_radio_row(radio, work), missing=sensors.missing,
-        )  # fmt: skip
+            radio=_radio_row(radio, work),
+            missing=sensors.missing,
+        )
 
     second = sensors.second(power)
     recorder = Recorder(power, clock, beside=None if second is None else Recorder(second, clock))
@@ -222,13 +228,26 @@ def _report(
     # A processor's counters do not tell the power of the whole device.
     watts = None if recorder.source.name == "rapl" else recorder.watts(*run)
     return EnergyReport(
-        status=status, reason=reason, source=recorder.source.label, work=work, seconds=seconds,
-        idle_w=idle_w, idle_sd_w=recorder.spread(*idle),
-        idle_s=idle[1] - idle[0] if idle_w is not None else None, gross_j=gross, net_j=net,
-        prompt=prompt, generation=generation, samples=samples, hz=hz, flags=tuple(flags),
-        heat=_heat_row(heats), battery=_battery_row(*batteries, watts),
-        radio=_radio_row(radio, work), missing=missing,
-    )  # fmt: skip
+        status=status,
+        reason=reason,
+        source=recorder.source.label,
+        work=work,
+        seconds=seconds,
+        idle_w=idle_w,
+        idle_sd_w=recorder.spread(*idle),
+        idle_s=idle[1] - idle[0] if idle_w is not None else None,
+        gross_j=gross,
+        net_j=net,
+        prompt=prompt,
+        generation=generation,
+        samples=samples,
+        hz=hz,
+        flags=tuple(flags),
+        heat=_heat_row(heats),
+        battery=_battery_row(*batteries, watts),
+        radio=_radio_row(radio, work),
+        missing=missing,
+    )
 
 
 def _net(

@@ -68,8 +68,13 @@ def chat_workload(
         except KeyboardInterrupt:
             interrupted = True
         return WorkDone(
-            prompt_tokens, generated, replies, up, down,
-            busy_seconds(watch.calls[begun:], radio_tail_s), interrupted,
-        )  # fmt: skip
+            prompt_tokens,
+            generated,
+            replies,
+            up,
+            down,
+            busy_seconds(watch.calls[begun:], radio_tail_s),
+            interrupted,
+        )
 
     return run

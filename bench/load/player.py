@@ -103,9 +103,14 @@ class Player:
             if step.drafts:
                 end = len(trace.prompt) + step.begin + len(step.skipped)
                 whole = Request(
-                    id=0, start=0, prefix=b"", tokens=[*text[:end], *step.drafts],
-                    weights=(*skipped, *step.skipped), drafts=step.qs, settings=settings,
-                )  # fmt: skip
+                    id=0,
+                    start=0,
+                    prefix=b"",
+                    tokens=[*text[:end], *step.drafts],
+                    weights=(*skipped, *step.skipped),
+                    drafts=step.qs,
+                    settings=settings,
+                )
                 kind = "first" if settings is not None else "verify"
                 if await self.ask(whole, trace.settings, kind):
                     settings, skipped = None, ()

@@ -171,9 +171,13 @@ class StrategyCost:
 
     def __post_init__(self) -> None:
         numbers = (
-            self.device_ms_per_token, self.cloud_ms_per_call, self.calls_per_token,
-            self.up_bytes_per_call, self.down_bytes_per_call, self.drafts_per_call,
-        )  # fmt: skip
+            self.device_ms_per_token,
+            self.cloud_ms_per_call,
+            self.calls_per_token,
+            self.up_bytes_per_call,
+            self.down_bytes_per_call,
+            self.drafts_per_call,
+        )
         if not all(math.isfinite(number) and number >= 0 for number in numbers):
             raise UsageError(f"{self.strategy}: costs must be finite and not negative")
         if not 0 <= self.rejection_rate <= 1:

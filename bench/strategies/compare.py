@@ -294,11 +294,20 @@ def count_reply(line: int, text: str, loop: ReplyLoop | RotationLoop) -> Outcome
     stats, tokens = loop.stats, loop.tokens
     judged = [t for t in tokens if t.accepted is not None and t.index in loop.text.proposed]
     return Outcome(
-        line=line, tokens=len(tokens), seconds=stats.elapsed, device_seconds=stats.device_time,
-        drafts=stats.drafts, calls=stats.uploads + stats.audits, audits=stats.audits,
-        from_llm=stats.from_llm, skipped=sum(map(_was_skipped, tokens)), judged=len(judged),
-        rejected=sum(t.accepted is False for t in judged), threshold=stats.threshold, text=text,
-    )  # fmt: skip
+        line=line,
+        tokens=len(tokens),
+        seconds=stats.elapsed,
+        device_seconds=stats.device_time,
+        drafts=stats.drafts,
+        calls=stats.uploads + stats.audits,
+        audits=stats.audits,
+        from_llm=stats.from_llm,
+        skipped=sum(map(_was_skipped, tokens)),
+        judged=len(judged),
+        rejected=sum(t.accepted is False for t in judged),
+        threshold=stats.threshold,
+        text=text,
+    )
 
 
 def shadow_counts(

@@ -91,13 +91,19 @@ def assemble(
             strategy, head = choose(config, device, session, notify, environment)
             seed = config.chat.seed
             yield Assistant(
-                replace(device, head=head), session, strategy, system=config.chat.system,
+                replace(device, head=head),
+                session,
+                strategy,
+                system=config.chat.system,
                 max_tokens=config.chat.max_tokens,
                 seed=secrets.randbits(63) if seed is None else seed,
-                pipelined=PIPELINED[config.strategy.pipelined], known=known,
-                budget=budget if budget.counts else None, handoff=handoff, partners=partners,
+                pipelined=PIPELINED[config.strategy.pipelined],
+                known=known,
+                budget=budget if budget.counts else None,
+                handoff=handoff,
+                partners=partners,
                 alone=link is None and config.strategy.name == "local",
-            )  # fmt: skip
+            )
         finally:
             session.close()
             if partners is not None:

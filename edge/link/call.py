@@ -128,11 +128,15 @@ def exchange(call: Call, link: Link, info: Info, n_vocab: int) -> Reply:
         raise DraftsTooLarge
     weighed = [*call.skipped, *call.drafts] if call.is_contrast else call.skipped
     request = Request(
-        id=call.id, start=0, prefix=b"", tokens=ids,
+        id=call.id,
+        start=0,
+        prefix=b"",
+        tokens=ids,
         weights=[TOTAL if call.is_coupled else draft.weight for draft in weighed],
         drafts=[] if call.is_contrast else [call.sent(draft) for draft in call.drafts],
-        bonus=min(call.bonus, room, limits.bonus_per_call), settings=call.settings,
-    )  # fmt: skip
+        bonus=min(call.bonus, room, limits.bonus_per_call),
+        settings=call.settings,
+    )
     answer = _send(call, link, request, call.held, call.settings_sent, limits, n_vocab)
     if isinstance(answer, Conflict):
         held = answer.held if _agrees(answer, ids) else 0

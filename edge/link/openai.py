@@ -227,10 +227,14 @@ class OpenAiEndpoint:
         try:
             with self._timed():
                 answer = self._http.request(
-                    method, self.url + path, data=text,
-                    headers={"content-type": "application/json"}, timeout=self._timeout,
-                    stream=True, allow_redirects=False,
-                )  # fmt: skip
+                    method,
+                    self.url + path,
+                    data=text,
+                    headers={"content-type": "application/json"},
+                    timeout=self._timeout,
+                    stream=True,
+                    allow_redirects=False,
+                )
         except (requests.RequestException, OSError) as error:
             raise Unreachable(f"cannot reach {self.url} ({cause_of(error)})") from None
         if answer.status_code != 200:

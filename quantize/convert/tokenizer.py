@@ -100,8 +100,13 @@ def read_tokenizer(checkpoint: Checkpoint) -> TokenizerData:
         raise ModelError(f"{checkpoint.folder}: its tokenizer is damaged: {error!r}") from error
     add_bos, add_eos = _added_ends(checkpoint, settings, special)
     return replace(
-        data, special=special, end_ids=ends, add_bos=add_bos, add_eos=add_eos, template=template,
-    )  # fmt: skip
+        data,
+        special=special,
+        end_ids=ends,
+        add_bos=add_bos,
+        add_eos=add_eos,
+        template=template,
+    )
 
 
 def _parts(step: object, list_name: str) -> list[dict[str, Any]]:
