@@ -16,8 +16,6 @@ from .call import SHORT, Part
 from .scheduler import Rows, Scheduler
 from .sessions import SessionStore
 
-__all__ = ["Driver"]
-
 _QUICK = 0.01  # seconds of a pass, after which the network has its turn
 _LOOK_AGAIN, _SWEEP = 0.02, 5.0  # seconds, while calls wait for room, and while none do
 
