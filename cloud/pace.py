@@ -146,7 +146,7 @@ class Pace:
         The calls then go in two halves, which costs the fixed part of a pass once more, and hides
         what is done around the model for all of them. Now and then not, to see what that is.
         """
-        if n_open * self._around <= self._fixed:
+        if n_open < 2 or n_open * self._around <= self._fixed:
             return False
         self._in_halves = (self._in_halves + 1) % _TRY_EACH
         return self._in_halves != 0

@@ -168,8 +168,15 @@ def test_time_without_a_call_says_nothing_of_what_is_done_around_passes() -> Non
     pace.around(-float("inf"), 2)
     assert not pace.is_ahead(1)
     pace.passed(0.001, 1, is_short=True)
-    assert not pace.is_ahead(1)
     assert pace.is_ahead(1000)
+
+
+def test_a_call_alone_has_no_other_half() -> None:
+    pace = Pace()
+    pace.passed(0.001, 1, is_short=True)
+    pace.around(0.002, 1)
+    assert pace.is_ahead(2)
+    assert not pace.is_ahead(1)
 
 
 def test_what_another_thread_puts_in_wakes_whoever_listens() -> None:
