@@ -75,6 +75,7 @@ def test_an_abandoned_call_makes_no_further_tries() -> None:
 
 
 def test_a_call_that_hangs_ends_at_the_deadline_and_its_thread_after_it() -> None:
+    before = set(threading.enumerate())  # those of another test may be ending still
     link = RecordingLink()
     books = Books(link, seconds=0.1)
     release = threading.Event()
@@ -87,11 +88,11 @@ def test_a_call_that_hangs_ends_at_the_deadline_and_its_thread_after_it() -> Non
     release.set()
     books.ask()
     books.session.close()
-    names = [t.name for t in threading.enumerate() if t.name == "uhlm-link"]
-    for thread in threading.enumerate():
-        if thread.name == "uhlm-link":
-            thread.join(5)
-    assert len(names) <= 2
+    threads = [t for t in {*threading.enumerate()} - before if t.name == "uhlm-link"]
+    assert len(threads) <= 2
+    for thread in threads:
+        thread.join(20)
+    assert not any(thread.is_alive() for thread in threads)
 
 
 def test_an_interrupt_while_waiting_abandons_the_call(books: Books) -> None:
