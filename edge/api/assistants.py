@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -40,7 +40,7 @@ Grammar = Callable[[], Matching]
 _MOST_STRATEGIES = 32  # kept: an adaptive one has learnt something
 
 
-Begun = tuple[Assistant, Iterator[Event]]
+Begun = tuple[Assistant, Generator[Event, None, None]]
 """A reply: what makes it and no other, and its events."""
 
 

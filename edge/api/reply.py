@@ -64,7 +64,7 @@ class Reply(Iterator[Token]):
     def __init__(
         self,
         assistant: Assistant,
-        events: Iterator[Event],
+        events: Generator[Event, None, None],
         stops: Sequence[str],
         device: AbstractContextManager[object],
     ) -> None:
@@ -171,7 +171,7 @@ def _write(
 
 
 def _committed(
-    assistant: Assistant, events: Iterator[Event], written: _Written
+    assistant: Assistant, events: Generator[Event, None, None], written: _Written
 ) -> Generator[Token, None, None]:
     cache = assistant.device.cache
     held = cache.ids[: cache.engine.length]
@@ -184,7 +184,7 @@ def _committed(
             else:
                 written.verdicts.append(event)
     finally:
-        events.close()  # type: ignore[attr-defined]  # a generator
+        events.close()
         if assistant.budget is not None:
             written.budget = assistant.budget.to_json()
         if (loop := assistant.loop) is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Any, Literal
@@ -87,7 +87,7 @@ class Assistant:
         """Begin anew; the next reply has the seed that a conversation's reply `turn` has."""
         self.messages, self._turn = [], turn
 
-    def reply(self, text: str) -> Iterator[Event]:
+    def reply(self, text: str) -> Generator[Event, None, None]:
         """The reply to what the user says next, event by event.
 
         However it ends, the messages then hold what was said: a reply that was interrupted is kept
@@ -100,17 +100,17 @@ class Assistant:
             raise UsageError("the prompt is empty; say something")
         return self._reply([*self.messages, {"role": "user", "content": text}])
 
-    def answer(self, messages: Sequence[Message]) -> Iterator[Event]:
+    def answer(self, messages: Sequence[Message]) -> Generator[Event, None, None]:
         """The reply to a whole conversation, which replaces the one so far."""
         return self._reply(list(messages))
 
-    def _reply(self, messages: list[Message]) -> Iterator[Event]:
+    def _reply(self, messages: list[Message]) -> Generator[Event, None, None]:
         kept, ids = self._fit(messages)  # refuses what does not fit before anything is said
         return self._events(messages, kept, ids)
 
     def _events(
         self, messages: list[Message], kept: list[Message], ids: list[int]
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, None]:
         if len(kept) < len(messages):
             dropped = len(messages) - len(kept)
             yield Notice(

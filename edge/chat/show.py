@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -35,7 +35,7 @@ def tell(text: str) -> None:
 def show(
     assistant: Assistant,
     config: Config,
-    events: Iterator[Event],
+    events: Generator[Event, None, None],
     as_json: bool = False,
     status: bool = False,
 ) -> Shown:
@@ -76,7 +76,7 @@ def show(
                 elif isinstance(event, Token):
                     terminal.write(event)
     finally:
-        events.close()  # type: ignore[attr-defined]  # a generator: settle the books now
+        events.close()  # settle the books now
         if not as_json:
             print(flush=True)
     if as_json and (stats := assistant.costs()) is not None:

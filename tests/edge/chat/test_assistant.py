@@ -74,7 +74,7 @@ def test_a_reply_that_is_stopped_is_kept_as_far_as_it_came(p: Pair) -> None:
     talk = assistant(p)
     events = talk.reply("hi")
     said = [next(events) for _ in range(3)]
-    events.close()  # type: ignore[attr-defined]
+    events.close()
     text = "".join(event.text for event in said if isinstance(event, Token))
     assert talk.messages[-1] == {"role": "assistant", "content": text}
     assert talk.loop is not None

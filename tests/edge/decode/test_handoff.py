@@ -214,7 +214,7 @@ def test_a_reply_that_is_closed_early_keeps_what_was_shown(p: Pair) -> None:
         talk = assistant(p, OpenAiEndpoint(server.url, "big"), ALWAYS)
         events = talk.answer(ASK)
         next(events)
-        events.close()  # type: ignore[attr-defined]
+        events.close()
     assert talk.messages[-1]["content"] == "So"
 
 
