@@ -271,7 +271,7 @@ def certificate(
     ] = None,
 ) -> None:
     """Make a certificate of your own for a server at home. Needs openssl."""
-    from .common.certificate import make_certificate
+    from .common.keys import make_certificate
     from .configs.layers import config_folder
 
     made, key = make_certificate(hosts, out or config_folder())

@@ -18,8 +18,8 @@ from ..common.keys import Keys
 from ..common.logs import log_to_stderr
 from ..common.server import Server
 from .app import App
+from .guard import guarded_protocol
 from .options import VerifierOptions
-from .protocol import guarded_protocol
 from .service import Service
 
 LEAST_FILES = 16

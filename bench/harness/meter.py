@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 from ...common.errors import CloudError
 from ...edge.link.protocol import Deadline, Link, WrappedLink
-from ...lm.engines.protocol import Engine, Logits
-from ...lm.engines.wrapped import WrappedEngine
+from ...lm.engines.protocol import Engine, Logits, WrappedEngine
 from ...wire.messages import Conflict, Reply, Request
 
 

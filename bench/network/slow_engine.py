@@ -10,8 +10,7 @@ from dataclasses import replace
 from ...common.errors import UsageError
 from ...edge.cache import TokenCache
 from ...edge.chat.assistant import Assistant
-from ...lm.engines.protocol import Engine, Logits
-from ...lm.engines.wrapped import WrappedEngine
+from ...lm.engines.protocol import Engine, Logits, WrappedEngine
 
 
 class SlowEngine(WrappedEngine):

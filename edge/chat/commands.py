@@ -18,9 +18,8 @@ from ...configs.layers import changed, keys
 from ..policy.strategy import STRATEGIES
 from .adjust import adjust
 from .assistant import Assistant
-from .show import Shown, tell
+from .show import Shown, explained, tell
 from .terminal import Style, counted, fitted, size_of, summary
-from .why import explained
 
 _THRESHOLDS = ("averse", "prone", "risk", "adaptive")
 _AT_START = {("strategy", "partner"), ("chat", "history")}

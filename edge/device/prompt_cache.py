@@ -19,8 +19,7 @@ from typing import Protocol
 
 from ...common.errors import ContextFull, ResourceError
 from ...common.files import write_whole
-from ...lm.engines.protocol import Engine, Logits
-from ...lm.engines.wrapped import WrappedEngine
+from ...lm.engines.protocol import Engine, Logits, WrappedEngine
 from ...lm.ids import common_length
 
 _log = logging.getLogger("uhlm_edge.prompt_cache")

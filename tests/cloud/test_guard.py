@@ -16,8 +16,7 @@ import pytest
 import uvicorn
 
 from uhlm_edge.cloud.app import App
-from uhlm_edge.cloud.guard import Guard, Refusal
-from uhlm_edge.cloud.protocol import guarded_protocol
+from uhlm_edge.cloud.guard import Guard, Refusal, guarded_protocol
 from uhlm_edge.cloud.service import Service
 from uhlm_edge.cloud.verifier import Verifier
 from uhlm_edge.common.keys import Keys

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from uhlm_edge.common.certificate import make_certificate
 from uhlm_edge.common.errors import ResourceError, UsageError
+from uhlm_edge.common.keys import make_certificate
 
 from ..commands import RunningVerifier, run_here
 

@@ -11,7 +11,7 @@ import pytest
 from uhlm_edge.edge.chat.commands import Commands
 from uhlm_edge.edge.chat.keyboard import unquoted
 from uhlm_edge.edge.chat.piped import turns
-from uhlm_edge.edge.chat.why import explained
+from uhlm_edge.edge.chat.show import explained
 from uhlm_edge.edge.events import SkippedVerdict, Token
 
 from ...commands import Result, run_here
