@@ -65,6 +65,7 @@ def test_a_sequence_may_be_shortened_while_another_thread_reads_others(
         context.truncate(0, 0)
         with ThreadPoolExecutor(1) as other:
             passing = other.submit(context.decode, [Work(0, ids, 1)])
+            context.truncate(n, 1)
             while not passing.done():
                 context.truncate(n, 1)
         assert close_to(passing.result()[0], alone)
